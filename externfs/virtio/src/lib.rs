@@ -1,0 +1,1 @@
+//! The virtio-fs frontend for guests, a vhost-user backend.

@@ -1,0 +1,1 @@
+//! The hostfs plugin: one host directory, jailed.
