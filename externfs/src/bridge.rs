@@ -1,26 +1,137 @@
-//! placeholder, being written
+//! [`Bridge`]: one plugin, shared by any number of kernels.
+//!
+//! Locks, outermost first; none is held during a plugin call:
+//! ```text
+//! Bridge.sessions
+//!   Lookups shard | Handles shard
+//!     NodeTable shard
+//! ```
+
+use crate::error::Result;
 use crate::export::{Connect, Export};
 use crate::fs::ExternFs;
-use std::sync::Arc;
-/// Switches.
-#[derive(Clone, Debug, Default)]
+use crate::session::Session;
+use crate::table::{NodeEntry, NodeTable};
+use crate::types::{Change, FileKind, NodeId, NodeKey};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
+
+/// Switches that work for every plugin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BridgeOptions {
-    /// All changes answer EROFS.
+    /// Every change is answered with EROFS before the plugin hears of it.
     pub read_only: bool,
 }
-/// The bridge.
+
+/// A plugin with its node table. [`Connect::connect`] gives each kernel its own
+/// [`Export`] on it.
 pub struct Bridge<F: ExternFs> {
-    #[allow(dead_code)]
-    fs: Arc<F>,
+    pub(crate) fs: F,
+    pub(crate) options: BridgeOptions,
+    pub(crate) table: Arc<NodeTable<F>>,
+    /// Held for the bridge's life, so that the root keeps its number.
+    pub(crate) root: Arc<NodeEntry<F>>,
+    sessions: Mutex<Vec<Weak<Session<F>>>>,
+    kernels: AtomicUsize,
+    watchers: AtomicUsize,
+    watch_once: Once,
+    this: Weak<Bridge<F>>,
 }
+
 impl<F: ExternFs> Bridge<F> {
-    /// Over `fs`.
-    pub fn new(fs: F, _options: BridgeOptions) -> crate::Result<Arc<Bridge<F>>> {
-        Ok(Arc::new(Bridge { fs: Arc::new(fs) }))
+    /// Takes the plugin over.
+    ///
+    /// # Errors
+    /// What the plugin says when asked for its root.
+    pub fn new(fs: F, options: BridgeOptions) -> Result<Arc<Bridge<F>>> {
+        let root = fs.root()?;
+        let key = fs.key(&root);
+        let table = NodeTable::new(key.volume);
+        let (root, _) = table.intern(key, root, FileKind::Directory, Some(NodeId::ROOT));
+        Ok(Arc::new_cyclic(|this| Bridge {
+            fs,
+            options,
+            table,
+            root,
+            sessions: Mutex::default(),
+            kernels: AtomicUsize::new(0),
+            watchers: AtomicUsize::new(0),
+            watch_once: Once::new(),
+            this: this.clone(),
+        }))
+    }
+
+    /// The plugin.
+    pub fn fs(&self) -> &F {
+        &self.fs
+    }
+
+    /// Whether another kernel may change what this one remembers.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.kernels.load(Ordering::Relaxed) > 1
+    }
+
+    fn sessions(&self) -> Vec<Arc<Session<F>>> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub(crate) fn session_ended(&self) {
+        self.kernels.fetch_sub(1, Ordering::Relaxed);
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.retain(|session| session.strong_count() > 0);
+    }
+
+    /// A kernel can be notified from now on.
+    pub(crate) fn watcher_added(&self) {
+        self.watchers.fetch_add(1, Ordering::Relaxed);
+        self.watch_once.call_once(|| {
+            let bridge = self.this.clone();
+            let sink = Arc::new(move |change: Change<NodeKey>| {
+                if let Some(bridge) = bridge.upgrade() {
+                    bridge.changed_outside(change);
+                }
+            });
+            if let Err(error) = self.fs.watch(sink) {
+                tracing::warn!("changes made behind the mount will not be noticed: {error}");
+            }
+        });
+    }
+
+    pub(crate) fn watcher_gone(&self) {
+        self.watchers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Tells every kernel that knows the node, except the one that made the change.
+    pub(crate) fn tell(&self, change: &Change<NodeId>, author: Option<u64>) {
+        if self.watchers.load(Ordering::Relaxed) == 0 || (author.is_some() && !self.is_shared()) {
+            return;
+        }
+        for session in self.sessions() {
+            if Some(session.number()) != author {
+                session.told(change);
+            }
+        }
+    }
+
+    fn changed_outside(&self, change: Change<NodeKey>) {
+        let change = match change {
+            Change::Node { node, data } => self.table.find(node).map(|entry| Change::Node { node: entry.id, data }),
+            Change::Entry { parent, name } => self.table.find(parent).map(|entry| Change::Entry { parent: entry.id, name }),
+        };
+        if let Some(change) = change {
+            self.tell(&change, None);
+        }
     }
 }
+
 impl<F: ExternFs> Connect for Bridge<F> {
-    fn connect(&self) -> crate::Result<Arc<dyn Export>> {
-        Err(crate::Errno::EIO.into())
+    fn connect(&self) -> Result<Arc<dyn Export>> {
+        // A bridge is only ever made inside an Arc, and `self` keeps it alive.
+        let bridge = self.this.upgrade().ok_or(crate::Errno::ESTALE)?;
+        let session = Arc::new(Session::new(bridge));
+        self.kernels.fetch_add(1, Ordering::Relaxed);
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&session));
+        Ok(session)
     }
 }

@@ -196,7 +196,13 @@ pub trait ExternFs: Send + Sync + 'static {
     }
 
     /// renameat2(2).
-    fn rename(&self, caller: &Caller, from: (&Self::Node, Child<'_, Self::Node>), to: (&Self::Node, Child<'_, Self::Node>), flags: RenameFlags) -> Result<()> {
+    fn rename(
+        &self,
+        caller: &Caller,
+        from: (&Self::Node, Child<'_, Self::Node>),
+        to: (&Self::Node, Child<'_, Self::Node>),
+        flags: RenameFlags,
+    ) -> Result<()> {
         Err(Errno::EROFS.into())
     }
 

@@ -17,9 +17,11 @@ mod fs;
 mod interrupt;
 mod name;
 mod registry;
+mod session;
 mod table;
 mod types;
 
+pub mod example;
 pub mod helper;
 
 pub use bridge::{Bridge, BridgeOptions};

@@ -1,1 +1,292 @@
-//! placeholder
+//! The tables behind the numbers: [`NodeTable`] (which object is which number,
+//! one a bridge), [`Lookups`] (what one kernel remembers) and [`Handles`] (what
+//! it has open). Lookup counts live here and nowhere else.
+//!
+//! No lock of this file is held while a plugin is called, and none while a
+//! node is dropped: dropping one takes the node table's lock.
+
+use crate::error::{Errno, Result};
+use crate::fs::ExternFs;
+use crate::types::{FileKind, HandleId, NodeId, NodeKey};
+use hashbrown::{HashMap, HashTable};
+use slab::Slab;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+const SHARDS: usize = 16;
+
+/// Our tables are consistent after every statement that can panic (none does),
+/// so a poisoned lock means a panic elsewhere and the data is fine.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A node with its number, alive while any kernel remembers it or an operation
+/// uses it.
+pub(crate) struct NodeEntry<F: ExternFs> {
+    pub(crate) id: NodeId,
+    pub(crate) key: NodeKey,
+    pub(crate) node: F::Node,
+    pub(crate) kind: FileKind,
+    table: Weak<NodeTable<F>>,
+}
+
+impl<F: ExternFs> Drop for NodeEntry<F> {
+    fn drop(&mut self) {
+        if let Some(table) = self.table.upgrade() {
+            table.remove(self.key, self);
+        }
+    }
+}
+
+type Slot<F> = (u64, Weak<NodeEntry<F>>);
+
+/// Every known object, found by identity. Numbers are the plugin's own where
+/// they are unique, so that a user sees the host's inode numbers; an object on
+/// another volume, or one whose number is still in use by a predecessor, gets
+/// a number from the upper half.
+pub(crate) struct NodeTable<F: ExternFs> {
+    /// By `NodeKey::number`: two objects with one number meet in one shard.
+    shards: [Mutex<HashTable<Slot<F>>>; SHARDS],
+    hasher: hashbrown::DefaultHashBuilder,
+    home_volume: u64,
+    next_foreign: AtomicU64,
+    live: AtomicUsize,
+}
+
+impl<F: ExternFs> NodeTable<F> {
+    /// For a tree whose root lies on `home_volume`.
+    pub(crate) fn new(home_volume: u64) -> Arc<NodeTable<F>> {
+        Arc::new(NodeTable {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: hashbrown::DefaultHashBuilder::default(),
+            home_volume,
+            next_foreign: AtomicU64::new(1 << 63),
+            live: AtomicUsize::new(0),
+        })
+    }
+
+    fn shard(&self, hash: u64) -> MutexGuard<'_, HashTable<Slot<F>>> {
+        // The upper bits: the table itself uses the lower ones.
+        locked(&self.shards[(hash >> 40) as usize % SHARDS])
+    }
+
+    /// How many nodes any kernel remembers.
+    pub(crate) fn len(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// The entry with this identity, if there is one.
+    pub(crate) fn find(&self, key: NodeKey) -> Option<Arc<NodeEntry<F>>> {
+        let hash = self.hasher.hash_one(key.number);
+        // Entries that turn out to be others must be dropped after the lock.
+        let mut others = Vec::new();
+        let shard = self.shard(hash);
+        let found = Self::search(&shard, hash, key, &mut others);
+        drop(shard);
+        found
+    }
+
+    fn search(shard: &HashTable<Slot<F>>, hash: u64, key: NodeKey, others: &mut Vec<Arc<NodeEntry<F>>>) -> Option<Arc<NodeEntry<F>>> {
+        for (number, weak) in shard.iter_hash(hash) {
+            if *number != key.number {
+                continue;
+            }
+            if let Some(entry) = weak.upgrade() {
+                if entry.key == key {
+                    return Some(entry);
+                }
+                others.push(entry);
+            }
+        }
+        None
+    }
+
+    /// The entry for `node`, made if its identity is new. The second value is
+    /// the node handed in when another with that identity was there already.
+    pub(crate) fn intern(
+        self: &Arc<Self>,
+        key: NodeKey,
+        node: F::Node,
+        kind: FileKind,
+        fixed: Option<NodeId>,
+    ) -> (Arc<NodeEntry<F>>, Option<F::Node>) {
+        let hash = self.hasher.hash_one(key.number);
+        let mut others = Vec::new();
+        let mut shard = self.shard(hash);
+        if let Some(entry) = Self::search(&shard, hash, key, &mut others) {
+            drop(shard);
+            return (entry, Some(node));
+        }
+        let in_range = key.number > NodeId::ROOT.0 && key.number < 1 << 63;
+        let own_number = key.volume == self.home_volume && in_range && others.iter().all(|other| other.id.0 != key.number);
+        let id = fixed
+            .unwrap_or_else(|| if own_number { NodeId(key.number) } else { NodeId(self.next_foreign.fetch_add(1, Ordering::Relaxed)) });
+        let entry = Arc::new(NodeEntry { id, key, node, kind, table: Arc::downgrade(self) });
+        shard.insert_unique(hash, (key.number, Arc::downgrade(&entry)), |slot| self.hasher.hash_one(slot.0));
+        drop(shard);
+        self.live.fetch_add(1, Ordering::Relaxed);
+        (entry, None)
+    }
+
+    fn remove(&self, key: NodeKey, entry: *const NodeEntry<F>) {
+        let hash = self.hasher.hash_one(key.number);
+        let mut shard = self.shard(hash);
+        if let Ok(slot) = shard.find_entry(hash, |slot| std::ptr::eq(slot.1.as_ptr(), entry)) {
+            slot.remove();
+            self.live.fetch_sub(1, Ordering::Relaxed);
+        }
+        // A million forgotten nodes give their memory back.
+        if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
+            let room = shard.len() * 2;
+            shard.shrink_to(room, |slot| self.hasher.hash_one(slot.0));
+        }
+    }
+}
+
+struct Known<F: ExternFs> {
+    entry: Arc<NodeEntry<F>>,
+    lookups: u64,
+}
+
+/// What one kernel remembers, with its lookup counts.
+pub(crate) struct Lookups<F: ExternFs> {
+    shards: [Mutex<HashMap<u64, Known<F>>>; SHARDS],
+}
+
+impl<F: ExternFs> Lookups<F> {
+    pub(crate) fn new() -> Lookups<F> {
+        Lookups { shards: std::array::from_fn(|_| Mutex::default()) }
+    }
+
+    fn shard(&self, id: NodeId) -> MutexGuard<'_, HashMap<u64, Known<F>>> {
+        locked(&self.shards[id.0 as usize % SHARDS])
+    }
+
+    /// # Errors
+    /// ESTALE for a number that the kernel does not hold.
+    pub(crate) fn get(&self, id: NodeId) -> Result<Arc<NodeEntry<F>>> {
+        match self.shard(id).get(&id.0) {
+            Some(known) => Ok(known.entry.clone()),
+            None => Err(Errno::ESTALE.into()),
+        }
+    }
+
+    pub(crate) fn contains(&self, id: NodeId) -> bool {
+        self.shard(id).contains_key(&id.0)
+    }
+
+    /// One lookup more.
+    pub(crate) fn remember(&self, entry: &Arc<NodeEntry<F>>) {
+        self.shard(entry.id)
+            .entry(entry.id.0)
+            .and_modify(|known| known.lookups = known.lookups.saturating_add(1))
+            .or_insert_with(|| Known { entry: entry.clone(), lookups: 1 });
+    }
+
+    /// `count` lookups fewer, but never below none.
+    pub(crate) fn forget(&self, id: NodeId, count: u64) {
+        let mut shard = self.shard(id);
+        let Some(known) = shard.get_mut(&id.0) else { return };
+        known.lookups = known.lookups.saturating_sub(count);
+        if known.lookups > 0 {
+            return;
+        }
+        let gone = shard.remove(&id.0);
+        if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
+            let room = shard.len() * 2;
+            shard.shrink_to(room);
+        }
+        drop(shard);
+        drop(gone);
+    }
+
+    pub(crate) fn clear(&self) {
+        for shard in &self.shards {
+            let gone = std::mem::take(&mut *locked(shard));
+            drop(gone);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| locked(shard).len()).sum()
+    }
+}
+
+struct Held<T> {
+    generation: u32,
+    what: Arc<T>,
+}
+
+/// Open files or listings by number. A number is never given twice in a row,
+/// so a guest that uses one after its release gets EBADF, not a stranger.
+pub(crate) struct Handles<T> {
+    shards: [Mutex<Slab<Held<T>>>; SHARDS],
+    next: AtomicUsize,
+    open: AtomicUsize,
+    most: usize,
+}
+
+impl<T> Handles<T> {
+    /// At most `most` at a time.
+    pub(crate) fn new(most: usize) -> Handles<T> {
+        Handles { shards: std::array::from_fn(|_| Mutex::default()), next: AtomicUsize::new(0), open: AtomicUsize::new(0), most }
+    }
+
+    fn split(handle: HandleId) -> (usize, usize, u32) {
+        let low = handle.0 as u32 as usize;
+        (low % SHARDS, low / SHARDS, (handle.0 >> 32) as u32)
+    }
+
+    /// Whether one more may be opened.
+    ///
+    /// # Errors
+    /// ENFILE past the limit.
+    pub(crate) fn check_room(&self) -> Result<()> {
+        if self.open.load(Ordering::Relaxed) < self.most { Ok(()) } else { Err(Errno::ENFILE.into()) }
+    }
+
+    pub(crate) fn insert(&self, what: T) -> HandleId {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let shard = turn % SHARDS;
+        let generation = (turn / SHARDS) as u32;
+        let index = locked(&self.shards[shard]).insert(Held { generation, what: Arc::new(what) });
+        self.open.fetch_add(1, Ordering::Relaxed);
+        HandleId(u64::from(generation) << 32 | (index * SHARDS + shard) as u64)
+    }
+
+    /// # Errors
+    /// EBADF for a number that is not open.
+    pub(crate) fn get(&self, handle: HandleId) -> Result<Arc<T>> {
+        let (shard, index, generation) = Self::split(handle);
+        match locked(&self.shards[shard]).get(index) {
+            Some(held) if held.generation == generation => Ok(held.what.clone()),
+            _ => Err(Errno::EBADF.into()),
+        }
+    }
+
+    pub(crate) fn remove(&self, handle: HandleId) -> Option<Arc<T>> {
+        let (shard, index, generation) = Self::split(handle);
+        let mut slab = locked(&self.shards[shard]);
+        if slab.get(index).is_none_or(|held| held.generation != generation) {
+            return None;
+        }
+        let held = slab.remove(index);
+        drop(slab);
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        Some(held.what)
+    }
+
+    pub(crate) fn clear(&self) {
+        for shard in &self.shards {
+            let gone = std::mem::take(&mut *locked(shard));
+            self.open.fetch_sub(gone.len(), Ordering::Relaxed);
+            drop(gone);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+}

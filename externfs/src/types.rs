@@ -523,6 +523,10 @@ pub struct CachePolicy {
     pub listings: bool,
     /// Written data stays in the kernel until it writes back.
     pub writeback: bool,
+    /// Several kernels on one bridge see each other's changes at once: one
+    /// that cannot be notified then remembers nothing, whatever the times
+    /// above say. Off where the user has said that nobody else looks.
+    pub coherent: bool,
 }
 
 impl CachePolicy {
@@ -533,6 +537,7 @@ impl CachePolicy {
         negative: Duration::ZERO,
         listings: false,
         writeback: false,
+        coherent: true,
     };
 }
 
