@@ -1,1 +1,23 @@
-//! The test suites.
+//! The test suites: what they share.
+//!
+//! * [`op`], [`model`], [`driver`]: random operations, the reference model that
+//!   says what they do, and the comparison.
+//! * [`host_driver`], [`export_driver`]: running them with system calls and
+//!   through an [`externfs::Export`].
+//! * [`conformance`]: the suite that each plugin binds to.
+//! * [`fixture`]: directories, mounts, servers and guests that clean up after
+//!   themselves, and skipping aloud.
+
+pub mod driver;
+pub mod host_driver;
+pub mod model;
+pub mod op;
+pub mod stamp;
+
+/// How many random cases to run: `EXTERNFS_TEST_CASES` times `usual`, so that a
+/// night's run takes no other code than a minute's.
+#[must_use]
+pub fn cases(usual: u32) -> u32 {
+    let factor = std::env::var("EXTERNFS_TEST_CASES").ok().and_then(|text| text.parse::<u32>().ok());
+    usual.saturating_mul(factor.unwrap_or(1))
+}
