@@ -1,0 +1,179 @@
+//! Both ends of a transport that moves whole messages: [`SliceSource`] over a
+//! request that was read into a buffer, [`VecReply`] that collects an answer
+//! and hands it on in one piece.
+//!
+//! A /dev/fuse loop reads a request into a buffer of [`request_len`] bytes,
+//! hands `SliceSource::new(&buffer[..n])` to [`crate::Session::handle`] with a
+//! [`VecReply`] whose `send` writes to the device, and runs what comes back as
+//! [`crate::Outcome::Later`] on a thread of its own with a reply of its own.
+
+use crate::abi;
+use crate::transport::{REPLY_HEADER_LEN, Reply};
+use externfs::{DataSink, DataSource, WritePlace};
+use rustix::io::{Errno, ReadWriteFlags};
+use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
+
+/// Bytes of a buffer that takes any request of a kernel that agreed to
+/// `max_write`; reading from /dev/fuse with less fails with EINVAL.
+#[must_use]
+pub fn request_len(max_write: u32) -> usize {
+    max_write as usize + abi::REQUEST_OVERHEAD
+}
+
+/// A request in one piece.
+#[derive(Debug)]
+pub struct SliceSource<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> SliceSource<'a> {
+    /// Of these bytes, front to back.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> SliceSource<'a> {
+        SliceSource { rest: bytes }
+    }
+}
+
+impl DataSource for SliceSource<'_> {
+    fn take(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = buffer.len().min(self.rest.len());
+        let (head, rest) = self.rest.split_at(count);
+        buffer.iter_mut().zip(head).for_each(|(to, from)| *to = *from);
+        self.rest = rest;
+        Ok(count)
+    }
+
+    fn drain_to(&mut self, file: BorrowedFd<'_>, place: WritePlace, len: usize, sync: bool) -> io::Result<usize> {
+        let len = len.min(self.rest.len());
+        let mut flags = ReadWriteFlags::empty();
+        flags.set(ReadWriteFlags::DSYNC, sync);
+        let offset = match place {
+            WritePlace::At(offset) => offset,
+            WritePlace::End => {
+                flags |= ReadWriteFlags::APPEND;
+                // -1, as pwritev2(2) calls "the current position", would move
+                // it; with RWF_APPEND any other offset is ignored.
+                0
+            }
+        };
+        let mut done = 0;
+        while done < len {
+            let (head, _) = self.rest.split_at(len - done);
+            let at = if flags.contains(ReadWriteFlags::APPEND) { offset } else { offset.saturating_add(done as u64) };
+            match rustix::io::pwritev2(file, &[IoSlice::new(head)], at, flags) {
+                Ok(0) => break,
+                Ok(count) => {
+                    done += count;
+                    self.rest = self.rest.get(count..).unwrap_or_default();
+                }
+                Err(Errno::INTR) => {}
+                // What has arrived counts; the error comes again with the rest.
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(done)
+    }
+
+    fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+}
+
+/// An answer that is collected in one piece, header in front, and handed to
+/// `send` when it is complete. Made once and used for one answer after the
+/// other ([`VecReply::reuse`]): its memory is neither cleared nor given back.
+pub struct VecReply<S> {
+    bytes: Vec<u8>,
+    used: usize,
+    room: usize,
+    send: S,
+}
+
+impl<S> VecReply<S>
+where
+    S: FnMut(&[u8]) -> io::Result<()> + Send,
+{
+    /// With room for `capacity` bytes behind the header: what the session
+    /// agreed upon as `max_write` is enough for every answer.
+    pub fn new(capacity: usize, send: S) -> VecReply<S> {
+        VecReply { bytes: vec![0; REPLY_HEADER_LEN], used: 0, room: capacity, send }
+    }
+
+    /// Ready for the next answer.
+    pub fn reuse(&mut self) {
+        self.used = 0;
+    }
+
+    /// The next `len` bytes of the buffer. It grows to what is really used:
+    /// most answers are short.
+    fn space(&mut self, len: usize) -> &mut [u8] {
+        let start = REPLY_HEADER_LEN + self.used;
+        let end = start + len;
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        self.bytes.get_mut(start..end).unwrap_or_default()
+    }
+}
+
+impl<S> DataSink for VecReply<S>
+where
+    S: FnMut(&[u8]) -> io::Result<()> + Send,
+{
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() > self.room() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} bytes into {} of room", bytes.len(), self.room())));
+        }
+        self.space(bytes.len()).copy_from_slice(bytes);
+        self.used += bytes.len();
+        Ok(())
+    }
+
+    fn fill_from(&mut self, file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<usize> {
+        let len = len.min(self.room());
+        let mut done = 0;
+        while done < len {
+            let space = self.space(len - done);
+            match rustix::io::pread(file, space, offset.saturating_add(done as u64)) {
+                Ok(0) => break,
+                Ok(count) => {
+                    done += count;
+                    self.used += count;
+                }
+                Err(Errno::INTR) => {}
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(done)
+    }
+
+    fn room(&self) -> usize {
+        self.room - self.used
+    }
+}
+
+impl<S> Reply for VecReply<S>
+where
+    S: FnMut(&[u8]) -> io::Result<()> + Send,
+{
+    fn rewind(&mut self) {
+        self.used = 0;
+    }
+
+    fn finish(&mut self, header: [u8; REPLY_HEADER_LEN]) -> io::Result<()> {
+        if let Some(space) = self.bytes.first_chunk_mut() {
+            *space = header;
+        }
+        let end = REPLY_HEADER_LEN + self.used;
+        (self.send)(self.bytes.get(..end).unwrap_or_default())
+    }
+}
+
+impl<S> std::fmt::Debug for VecReply<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VecReply").field("used", &self.used).field("room", &self.room).finish_non_exhaustive()
+    }
+}

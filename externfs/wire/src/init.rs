@@ -1,0 +1,204 @@
+//! INIT: what kernel and server agree upon.
+//!
+//! | asked for | when |
+//! |---|---|
+//! | ASYNC_READ, BIG_WRITES, ATOMIC_O_TRUNC, EXPORT_SUPPORT, DONT_MASK, AUTO_INVAL_DATA, DO_READDIRPLUS, READDIRPLUS_AUTO, ASYNC_DIO, PARALLEL_DIROPS, MAX_PAGES, SETXATTR_EXT, INIT_EXT, CREATE_SUPP_GROUP, HAS_EXPIRE_ONLY, DIRECT_IO_ALLOW_MMAP | offered |
+//! | POSIX_ACL | the plugin honours ACLs |
+//! | POSIX_LOCKS, FLOCK_LOCKS | the plugin keeps locks; else the kernel keeps them itself, and every wait can be interrupted |
+//! | HANDLE_KILLPRIV_V2 | the plugin drops setuid and setgid; else the kernel asks for `security.capability` before each write |
+//! | SUBMOUNTS | the plugin announces volumes (only virtio-fs offers it) |
+//! | WRITEBACK_CACHE | the cache policy says so |
+//! | CACHE_SYMLINKS | the policy says that nobody else looks at or changes the tree |
+//! | PASSTHROUGH | a /dev/fuse transport that can register backing files, without WRITEBACK_CACHE, which excludes it |
+//!
+//! Never asked for: NO_OPEN_SUPPORT and NO_OPENDIR_SUPPORT (a handle keeps an
+//! unlinked file alive), SECURITY_CTX (labels are xattrs of the plugin's),
+//! HANDLE_KILLPRIV (V2 is the exact one), SPLICE_* and OVER_IO_URING (matters
+//! of a transport), ALLOW_IDMAP (ids would arrive as -1).
+
+use crate::abi::{self, InitFlags};
+use crate::codec::{Fields, Payload};
+use externfs::{CachePolicy, Errno, Error, Features};
+
+/// Which kernel is at the other end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TransportKind {
+    /// The host's own, through /dev/fuse.
+    DevFuse,
+    /// A guest's, through a virtio-fs device: no interrupts, no notifications.
+    Virtio,
+}
+
+/// Switches of a session, fixed by whoever makes the transport.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Which kernel is at the other end.
+    pub transport: TransportKind,
+    /// Most bytes of one WRITE, and with 4 KiB pages of one READ; 128 KiB to
+    /// 16 MiB, 1 MiB unless told. Kernels have a limit of their own (256 pages
+    /// unless `fs.fuse.max_pages_limit` says otherwise).
+    pub max_write: u32,
+    /// Most bytes that the kernel reads ahead; it can only lower its own figure.
+    pub max_readahead: u32,
+    /// Requests that the kernel keeps under way in the background (readahead,
+    /// asynchronous direct I/O, write-back).
+    pub max_background: u16,
+    /// Ask for a FLUSH at each close, although there is nothing to do in it:
+    /// no locks of ours, no write-back cache. It costs a round trip a close.
+    /// Wanted where a host reports late write errors at close (NFS, quotas).
+    pub flush_on_close: bool,
+    /// The transport can register backing files with the kernel
+    /// .
+    pub passthrough: bool,
+}
+
+impl Config {
+    /// What suits this transport.
+    #[must_use]
+    pub fn new(transport: TransportKind) -> Config {
+        Config { transport, max_write: 1 << 20, max_readahead: u32::MAX, max_background: 64, flush_on_close: false, passthrough: false }
+    }
+}
+
+/// Smallest `max_write`: a SETXATTR of the largest value (64 KiB) must still
+/// fit into a buffer made for a WRITE. Largest: what `max_pages` of 4 KiB express
+/// with room to spare.
+const MAX_WRITE_RANGE: (u32, u32) = (128 << 10, 16 << 20);
+/// The smallest page of any kernel; with larger ones a request holds more.
+const PAGE: u32 = 4096;
+/// Pages of one request for a kernel that does not negotiate them.
+const PAGES_UNNEGOTIATED: u32 = 32;
+
+/// `fuse_init_in`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct InitRequest {
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    pub(crate) max_readahead: u32,
+    pub(crate) flags: InitFlags,
+}
+
+impl InitRequest {
+    /// Until 7.35 the request ended behind `flags`; later kernels may add more.
+    pub(crate) fn parse(args: &[u8]) -> Result<InitRequest, Errno> {
+        let mut fields = Fields::new(args);
+        let (major, minor) = (fields.u32()?, fields.u32()?);
+        if major != abi::MAJOR {
+            // Nothing else of another major version's layout is known.
+            return Ok(InitRequest { major, minor, max_readahead: 0, flags: InitFlags::empty() });
+        }
+        let max_readahead = fields.u32()?;
+        let mut bits = u64::from(fields.u32()?);
+        if bits & InitFlags::INIT_EXT.bits() != 0 {
+            bits |= u64::from(fields.u32()?) << 32;
+        }
+        Ok(InitRequest { major, minor, max_readahead, flags: InitFlags::from_bits_retain(bits) })
+    }
+}
+
+/// What INIT came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Negotiated {
+    /// The minor version that both speak.
+    pub minor: u32,
+    /// What the kernel offered.
+    pub offered: InitFlags,
+    /// What both do.
+    pub flags: InitFlags,
+    /// Most bytes of one WRITE.
+    pub max_write: u32,
+    /// Most pages of one request.
+    pub max_pages: u16,
+    /// Most bytes that the kernel reads ahead.
+    pub max_readahead: u32,
+    /// Requests in the background.
+    pub max_background: u16,
+}
+
+/// The flags to ask for where a kernel offers them: the table above.
+fn wanted(config: &Config, features: Features, policy: CachePolicy) -> InitFlags {
+    let mut wanted = InitFlags::ASYNC_READ
+        | InitFlags::BIG_WRITES
+        | InitFlags::ATOMIC_O_TRUNC
+        | InitFlags::EXPORT_SUPPORT
+        | InitFlags::DONT_MASK
+        | InitFlags::AUTO_INVAL_DATA
+        | InitFlags::DO_READDIRPLUS
+        | InitFlags::READDIRPLUS_AUTO
+        | InitFlags::ASYNC_DIO
+        | InitFlags::PARALLEL_DIROPS
+        | InitFlags::MAX_PAGES
+        | InitFlags::SETXATTR_EXT
+        | InitFlags::INIT_EXT
+        | InitFlags::CREATE_SUPP_GROUP
+        | InitFlags::HAS_EXPIRE_ONLY
+        | InitFlags::DIRECT_IO_ALLOW_MMAP;
+    wanted.set(InitFlags::POSIX_ACL, features.posix_acl);
+    wanted.set(InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS, features.locks);
+    wanted.set(InitFlags::HANDLE_KILLPRIV_V2, features.kill_priv);
+    wanted.set(InitFlags::SUBMOUNTS, features.submounts);
+    wanted.set(InitFlags::WRITEBACK_CACHE, policy.writeback);
+    wanted.set(InitFlags::CACHE_SYMLINKS, !policy.coherent);
+    let passthrough = config.passthrough && config.transport == TransportKind::DevFuse && !policy.writeback;
+    wanted.set(InitFlags::PASSTHROUGH, passthrough);
+    wanted
+}
+
+/// Agrees with a kernel. None: it is to ask again with our major version.
+pub(crate) fn negotiate(
+    config: &Config,
+    features: Features,
+    policy: CachePolicy,
+    request: &InitRequest,
+) -> Result<Option<Negotiated>, Error> {
+    if request.major > abi::MAJOR {
+        return Ok(None);
+    }
+    if request.major < abi::MAJOR || request.minor < abi::MINOR_OLDEST {
+        let (oldest, major, minor) = (abi::MINOR_OLDEST, request.major, request.minor);
+        let reason = format!("the kernel speaks FUSE {major}.{minor}; 7.{oldest} (Linux 5.4) is the oldest that is served");
+        return Err(Error::because(Errno::EPROTO, reason));
+    }
+    let flags = wanted(config, features, policy) & request.flags;
+    let mut max_write = config.max_write.clamp(MAX_WRITE_RANGE.0, MAX_WRITE_RANGE.1);
+    if !flags.contains(InitFlags::MAX_PAGES) {
+        max_write = max_write.min(PAGES_UNNEGOTIATED * PAGE);
+    }
+    Ok(Some(Negotiated {
+        minor: request.minor.min(abi::MINOR),
+        offered: request.flags,
+        flags,
+        max_write,
+        max_pages: u16::try_from(max_write.div_ceil(PAGE)).unwrap_or(u16::MAX),
+        max_readahead: request.max_readahead.min(config.max_readahead),
+        max_background: config.max_background.max(1),
+    }))
+}
+
+/// `fuse_init_out`.
+pub(crate) fn encode(agreed: &Negotiated) -> Payload {
+    let bits = agreed.flags.bits();
+    let stack_depth = u32::from(agreed.flags.contains(InitFlags::PASSTHROUGH));
+    Payload::new()
+        .u32(abi::MAJOR)
+        .u32(agreed.minor)
+        .u32(agreed.max_readahead)
+        .u32(bits as u32)
+        .u16(agreed.max_background)
+        // Where the kernel slows its own background work: three quarters, as it does by default.
+        .u16((agreed.max_background / 4 * 3).max(1))
+        .u32(agreed.max_write)
+        // Times are exact to the nanosecond.
+        .u32(1)
+        .u16(agreed.max_pages)
+        .u16(0)
+        .u32((bits >> 32) as u32)
+        // The host file of a passthrough lies on a file system that is not stacked itself.
+        .u32(stack_depth)
+        .pad_to(64)
+}
+
+/// The answer to a kernel of a later major version: ours, and nothing else.
+pub(crate) fn encode_other_major() -> Payload {
+    Payload::new().u32(abi::MAJOR).u32(abi::MINOR).pad_to(64)
+}

@@ -1,0 +1,117 @@
+//! Open files: OPEN, CREATE, TMPFILE, READ, WRITE, FLUSH, RELEASE, FSYNC,
+//! FALLOCATE, LSEEK, COPY_FILE_RANGE.
+
+use super::Call;
+use crate::abi::{InitFlags, OpenReply};
+use crate::answer::{Answer, Held};
+use crate::codec::Payload;
+use crate::reply;
+use crate::request::{CopyArgs, Making, ReadArgs, ReleaseArgs, WriteArgs};
+use crate::transport::Reply;
+use externfs::*;
+
+/// The largest READ: 256 pages of 64 KiB, more than any kernel asks for. It
+/// keeps a hostile size from a plugin that makes a buffer of it.
+const READ_MAX: usize = 16 << 20;
+
+/// What the kernel may do with a file that was opened so.
+fn flags_of(call: &Call<'_>, handle: &Handle, open: OpenFlags) -> OpenReply {
+    let mut flags = reply::file_flags(handle.cache);
+    // With a page cache of its own a kernel must tell us when it is to be
+    // written; with locks of ours, whose they are. Else FLUSH has no meaning:
+    // pages written through mmap(2) go out when the mapping does.
+    let flush_matters = call.config.flush_on_close || call.terms.intersects(InitFlags::WRITEBACK_CACHE | InitFlags::POSIX_LOCKS);
+    flags.set(OpenReply::NOFLUSH, !flush_matters);
+    if open.direct {
+        flags |= OpenReply::PARALLEL_DIRECT_WRITES;
+    }
+    flags
+}
+
+pub(crate) fn open(call: &Call<'_>, flags: OpenFlags) -> Result<Answer> {
+    let handle = call.export.open(&call.caller, call.node, flags)?;
+    let payload = reply::put_open(Payload::new(), &handle, flags_of(call, &handle, flags), 0);
+    Ok(Answer::from(payload).holding(Held::File(handle.id)))
+}
+
+fn created(call: &Call<'_>, (entry, handle): (Entry, Handle), flags: OpenFlags) -> Result<Answer> {
+    let held = Held::NewFile(entry.id, handle.id);
+    match reply::entry(&entry) {
+        Ok(payload) => {
+            let payload = reply::put_open(payload, &handle, flags_of(call, &handle, flags), 0);
+            Ok(Answer::from(payload).holding(held))
+        }
+        Err(errno) => {
+            held.give_back(call.export);
+            Err(errno.into())
+        }
+    }
+}
+
+pub(crate) fn create(call: &Call<'_>, making: &Making<'_>, flags: CreateFlags) -> Result<Answer> {
+    let made = call.export.create(&call.maker(making.umask), call.node, making.name, flags)?;
+    created(call, made, flags.open)
+}
+
+pub(crate) fn tmp_file(call: &Call<'_>, umask: u32, flags: CreateFlags) -> Result<Answer> {
+    let made = call.export.create_unnamed(&call.maker(umask), call.node, flags)?;
+    created(call, made, flags.open)
+}
+
+pub(crate) fn read(call: &Call<'_>, args: &ReadArgs, reply: &mut dyn Reply) -> Result<Answer> {
+    // Fewer bytes than asked for would mean the end of the file.
+    if args.size > reply.room().min(READ_MAX) {
+        return Err(Error::because(Errno::EINVAL, format!("READ of {} bytes into a reply with room for {}", args.size, reply.room())));
+    }
+    call.export.read(args.handle, args.offset, args.size, reply)?;
+    Ok(Answer::in_reply())
+}
+
+pub(crate) fn write(call: &Call<'_>, args: &WriteArgs, source: &mut dyn DataSource) -> Result<Answer> {
+    if args.size != source.remaining() {
+        return Err(Error::because(Errno::EINVAL, format!("WRITE of {} bytes with {} bytes of data", args.size, source.remaining())));
+    }
+    let written = call.export.write(args.handle, args.offset, source, args.flags)?;
+    // Ours to guarantee, not the plugin's: the kernel takes more for a broken server.
+    Ok(reply::written(written.min(args.size) as u32).into())
+}
+
+pub(crate) fn flush(call: &Call<'_>, handle: HandleId, lock_owner: u64) -> Result<Answer> {
+    call.export.flush(handle, lock_owner)?;
+    Ok(Answer::empty())
+}
+
+pub(crate) fn release(call: &Call<'_>, args: &ReleaseArgs) -> Result<Answer> {
+    // The file is closed whatever FLUSH says; nobody is left to hear of it.
+    let flushed = if args.flush { call.export.flush(args.handle, args.lock_owner) } else { Ok(()) };
+    call.export.release(args.handle, args.flock_unlock.then_some(args.lock_owner));
+    flushed.map(|()| Answer::empty())
+}
+
+pub(crate) fn fsync(call: &Call<'_>, handle: HandleId, data_only: bool) -> Result<Answer> {
+    call.export.fsync(handle, data_only)?;
+    Ok(Answer::empty())
+}
+
+pub(crate) fn fallocate(call: &Call<'_>, handle: HandleId, range: (u64, u64), flags: FallocateFlags) -> Result<Answer> {
+    call.export.fallocate(handle, range.0, range.1, flags)?;
+    Ok(Answer::empty())
+}
+
+pub(crate) fn seek(call: &Call<'_>, handle: HandleId, offset: u64, what: SeekFor) -> Result<Answer> {
+    match call.export.seek(handle, offset, what) {
+        Ok(found) => Ok(reply::offset(found).into()),
+        // The kernel then treats every file as all data, which is always true.
+        Err(error) if error.errno() == Errno::EOPNOTSUPP => Err(Errno::ENOSYS.into()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The largest copy that the 32 bits of `fuse_write_out` can tell, in whole pages.
+const COPY_MAX_NARROW: u64 = 0xffff_f000;
+
+pub(crate) fn copy(call: &Call<'_>, args: &CopyArgs, wide: bool) -> Result<Answer> {
+    let length = if wide { args.length } else { args.length.min(COPY_MAX_NARROW) };
+    let copied = call.export.copy_range(args.from, args.to, length)?.min(length);
+    Ok(if wide { reply::offset(copied) } else { reply::written(copied as u32) }.into())
+}

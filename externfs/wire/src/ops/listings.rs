@@ -1,0 +1,51 @@
+//! Listings: OPENDIR, READDIR, READDIRPLUS, RELEASEDIR, FSYNCDIR.
+
+use super::Call;
+use crate::answer::{Answer, Held};
+use crate::codec::Payload;
+use crate::listing::Dirents;
+use crate::reply;
+use crate::request::ReadArgs;
+use externfs::*;
+
+/// The largest listing of one reply. Kernels ask for a page to 1 MiB.
+const LISTING_MAX: usize = 1 << 20;
+
+pub(crate) fn open_dir(call: &Call<'_>) -> Result<Answer> {
+    let handle = call.export.open_dir(call.node)?;
+    let payload = reply::put_open(Payload::new(), &handle, reply::dir_flags(&handle), 0);
+    Ok(Answer::from(payload).holding(Held::Listing(handle.id)))
+}
+
+pub(crate) fn read_dir(call: &Call<'_>, args: &ReadArgs, plus: bool, room: usize) -> Result<Answer> {
+    let limit = args.size.min(room).min(LISTING_MAX);
+    let mut listing = Dirents::new(call.export, limit, plus);
+    let read = if plus {
+        call.export.read_dir_plus(args.handle, args.offset, &mut listing)
+    } else {
+        call.export.read_dir(args.handle, args.offset, &mut listing)
+    };
+    if listing.is_empty() {
+        read?;
+        if listing.is_too_small() {
+            // As getdents(2) says it.
+            return Err(Errno::EINVAL.into());
+        }
+    } else if let Err(error) = read {
+        // What is there is right and its lookups are counted; the error comes
+        // out when the kernel goes on from the last entry.
+        tracing::debug!(%error, "a listing ended early");
+    }
+    let (bytes, taken) = listing.finish();
+    Ok(Answer::from(bytes).holding(Held::Nodes(taken)))
+}
+
+pub(crate) fn release_dir(call: &Call<'_>, handle: HandleId) -> Result<Answer> {
+    call.export.release_dir(handle);
+    Ok(Answer::empty())
+}
+
+pub(crate) fn fsync_dir(call: &Call<'_>, handle: HandleId, data_only: bool) -> Result<Answer> {
+    call.export.fsync_dir(handle, data_only)?;
+    Ok(Answer::empty())
+}
