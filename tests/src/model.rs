@@ -503,7 +503,7 @@ impl Model {
     pub fn check(&mut self, view: &TreeView) -> Result<(), String> {
         let mut expected = BTreeMap::new();
         self.collect(0, PathBuf::new(), &mut expected);
-        for path in view.keys().filter(|path| !expected.contains_key(*path)) {
+        if let Some(path) = view.keys().find(|path| !expected.contains_key(*path)) {
             return Err(format!("{path:?} is there and should not be"));
         }
         let mut identities: BTreeMap<Id, u64> = BTreeMap::new();
