@@ -1,1 +1,40 @@
-//! The FUSE frontend for the host.
+//! The FUSE frontend for the host: an [`externfs::Export`] mounted on a
+//! directory, by root or by an ordinary user.
+//!
+//! 1. [`FuseMount::mount`] makes the mount in the kernel;
+//! 2. the process may give up its privileges and put up a sandbox;
+//! 3. [`FuseMount::serve`] answers the kernel until somebody unmounts.
+//!
+//! Permissions are checked by the kernel (`default_permissions`). Advisory
+//! locks are kept by the kernel too and hold within one mount: other users of
+//! the same host files do not see them.
+//!
+//! Locks of this crate, outermost first; none is held during a call of the
+//! export:
+//! ```text
+//! passthrough::Backings.tables   (held during the ioctl that registers a file)
+//! phantom::Phantoms.expected
+//! watch::WatchQueue.notes
+//! serve::Shared.progress
+//! ```
+
+mod adapter;
+mod buffer;
+mod convert;
+mod error;
+mod helper;
+mod listing;
+mod mount;
+mod mountinfo;
+mod options;
+mod passthrough;
+mod phantom;
+mod serve;
+mod tuning;
+mod watch;
+
+pub use error::MountError;
+pub use mount::{FuseMount, Unmounter, unmount};
+pub use options::{MOUNT_OPTIONS, MountOptions, SERVE_OPTIONS, ServeOptions};
+pub use passthrough::PassthroughChoice;
+pub use serve::{ExitReason, ServeError, StopHandle};

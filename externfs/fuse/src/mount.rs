@@ -1,0 +1,280 @@
+//! [`FuseMount`]: the mount in the kernel, made before anything is served and
+//! before any sandbox is put up.
+//!
+//! Root mounts by mount(2), everybody else through fusermount3. A dead mount
+//! that a killed server left on the mount point (every access to it says
+//! ENOTCONN) is detached first, so that the next mount works at once.
+
+use crate::error::MountError;
+use crate::helper;
+use crate::mountinfo::{self, MountEntry};
+use crate::options::MountOptions;
+use crate::tuning::Tuning;
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+/// What `findmnt -t` shows.
+const KIND: &str = "fuse.externfs";
+
+/// Largest READ, in bytes; as large as a WRITE.
+const MAX_READ: u32 = 1 << 20;
+
+/// How long a FUSE mount that is in the way may take to answer before it
+/// counts as alive but stuck.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a dead mount may lie on top of another.
+const STALE_MAX: usize = 16;
+
+/// A mount whose requests nobody answers yet. Dropping it unmounts.
+#[derive(Debug)]
+pub struct FuseMount {
+    device: OwnedFd,
+    unmounter: Unmounter,
+    tuning: Tuning,
+    armed: bool,
+}
+
+impl FuseMount {
+    /// Mounts on `point`, to be shown as `source` in findmnt(8).
+    ///
+    /// Everything that touches the mount waits until [`FuseMount::serve`] runs.
+    ///
+    /// # Errors
+    /// One clear line each; see [`MountError`].
+    pub fn mount(source: &OsStr, point: &Path, options: &MountOptions) -> Result<FuseMount, MountError> {
+        let point = clear_place(point)?;
+        let device = match mount_as_root(source, &point, options) {
+            Ok(Some(device)) => device,
+            Ok(None) => mount_by_helper(source, &point, options)?,
+            Err(error) => return Err(error),
+        };
+        let entry = mountinfo::topmost(&point).map_err(MountError::NoProc)?.ok_or_else(|| MountError::NotMounted(point.clone()))?;
+        let tuning = Tuning::open(&entry.device);
+        Ok(FuseMount { device, unmounter: Unmounter { point, device: entry.device }, tuning, armed: true })
+    }
+
+    /// Unmounts this very mount, from any thread or process.
+    #[must_use]
+    pub fn unmounter(&self) -> Unmounter {
+        self.unmounter.clone()
+    }
+
+    /// For a process that only watches over the one that serves: lets go of the
+    /// device without unmounting. While it held the device, a dead server's
+    /// mount would wait for an answer instead of failing.
+    #[must_use]
+    pub fn into_unmounter(mut self) -> Unmounter {
+        self.armed = false;
+        self.unmounter.clone()
+    }
+
+    /// The device, for whoever serves; unmounting is then up to them.
+    pub(crate) fn into_parts(mut self) -> io::Result<(OwnedFd, Unmounter, Tuning)> {
+        let device = self.device.try_clone()?;
+        self.armed = false;
+        Ok((device, self.unmounter.clone(), std::mem::take(&mut self.tuning)))
+    }
+}
+
+impl Drop for FuseMount {
+    fn drop(&mut self) {
+        if self.armed
+            && let Err(error) = self.unmounter.unmount(true)
+        {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+/// Knows one mount, and unmounts it and no other.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unmounter {
+    point: PathBuf,
+    /// `major:minor`, so that a later mount in the same place is left alone.
+    device: String,
+}
+
+impl Unmounter {
+    /// Where it is mounted.
+    #[must_use]
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+
+    /// Whether it still is.
+    #[must_use]
+    pub fn is_mounted(&self) -> bool {
+        mountinfo::read().is_ok_and(|all| all.iter().any(|entry| entry.point == self.point && entry.device == self.device))
+    }
+
+    /// Unmounts it. With `lazy` it is taken out of sight at once and goes when
+    /// its last user does. Nothing to do is success.
+    ///
+    /// # Errors
+    /// [`MountError::Busy`] when it is in use, unless `lazy`.
+    pub fn unmount(&self, lazy: bool) -> Result<(), MountError> {
+        if !self.is_mounted() {
+            return Ok(());
+        }
+        match mountinfo::topmost(&self.point).map_err(MountError::NoProc)? {
+            Some(entry) if entry.device == self.device => detach(&self.point, lazy),
+            // Somebody mounted over it.
+            _ => Err(MountError::Busy(self.point.clone())),
+        }
+    }
+
+    /// Unmounts it, at once if nobody uses it and lazily otherwise.
+    ///
+    /// # Errors
+    /// What keeps it from that.
+    pub fn unmount_now(&self) -> Result<(), MountError> {
+        match self.unmount(false) {
+            Err(MountError::Busy(_)) => self.unmount(true),
+            other => other,
+        }
+    }
+}
+
+/// Unmounts the externfs that is mounted on `point`, whoever serves it, dead or
+/// alive.
+///
+/// # Errors
+/// [`MountError::NotMounted`] when there is none, else as [`Unmounter::unmount`].
+pub fn unmount(point: &Path, lazy: bool) -> Result<(), MountError> {
+    let place = absolute(point)?;
+    let mut entry = mountinfo::topmost(&place).map_err(MountError::NoProc)?;
+    if entry.is_none()
+        && let Ok(real) = fs::canonicalize(&place)
+    {
+        entry = mountinfo::topmost(&real).map_err(MountError::NoProc)?;
+    }
+    match entry {
+        Some(MountEntry { point, kind, .. }) if kind == KIND => detach(&point, lazy),
+        _ => Err(MountError::NotMounted(point.to_owned())),
+    }
+}
+
+fn detach(point: &Path, lazy: bool) -> Result<(), MountError> {
+    let flags = UnmountFlags::NOFOLLOW | if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+    match rustix::mount::unmount(point, flags) {
+        Ok(()) => Ok(()),
+        Err(Errno::BUSY) => Err(MountError::Busy(point.to_owned())),
+        Err(Errno::PERM) => helper::unmount(point, lazy),
+        // Not mounted any more: another one was faster.
+        Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(error) => Err(MountError::Unusable(point.to_owned(), error.into())),
+    }
+}
+
+/// The path without `.`, `..` and links except in its last component, which may
+/// be a dead mount that nothing may touch.
+fn absolute(point: &Path) -> Result<PathBuf, MountError> {
+    let (Some(parent), Some(name)) = (point.parent(), point.file_name()) else {
+        return fs::canonicalize(point).map_err(|error| place_error(point, error));
+    };
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let parent = fs::canonicalize(parent).map_err(|error| place_error(point, error))?;
+    Ok(parent.join(name))
+}
+
+fn place_error(point: &Path, error: io::Error) -> MountError {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => MountError::NoSuchDirectory(point.to_owned()),
+        Some(libc::ENOTDIR) => MountError::NotADirectory(point.to_owned()),
+        _ => MountError::Unusable(point.to_owned(), error),
+    }
+}
+
+/// The real path of a directory to mount on, cleared of dead mounts.
+fn clear_place(point: &Path) -> Result<PathBuf, MountError> {
+    let mut place = absolute(point)?;
+    for _ in 0..STALE_MAX {
+        if let Some(entry) = mountinfo::topmost(&place).map_err(MountError::NoProc)?
+            && entry.is_fuse()
+        {
+            if !is_dead(&place) {
+                let source = entry.source.to_string_lossy().into_owned();
+                return Err(MountError::InUse { point: place, kind: entry.kind, source });
+            }
+            tracing::warn!("a dead mount ({}) lay on {}: detached", entry.kind, place.display());
+            detach(&place, true)?;
+            continue;
+        }
+        let about = fs::symlink_metadata(&place).map_err(|error| place_error(point, error))?;
+        if about.is_symlink() {
+            place = fs::canonicalize(&place).map_err(|error| place_error(point, error))?;
+            continue;
+        }
+        if !about.is_dir() {
+            return Err(MountError::NotADirectory(place));
+        }
+        return Ok(place);
+    }
+    Err(MountError::Unusable(place, io::Error::from_raw_os_error(libc::ELOOP)))
+}
+
+/// Whether the server of the FUSE mount at `point` is gone. statfs(2) is never
+/// answered from the kernel's cache, as stat(2) is. A mount that does not
+/// answer at all lives; the thread that asks is left behind.
+fn is_dead(point: &Path) -> bool {
+    let (sender, receiver) = mpsc::channel();
+    let owned = point.to_owned();
+    let asked = thread::Builder::new().name("probe".into()).spawn(move || {
+        let answer = rustix::fs::statfs(&owned);
+        // Nobody listens any more once the time is up.
+        let _ = sender.send(matches!(answer, Err(Errno::NOTCONN | Errno::CONNABORTED)));
+    });
+    asked.is_ok() && receiver.recv_timeout(PROBE_TIMEOUT).unwrap_or(false)
+}
+
+fn open_device() -> Result<OwnedFd, MountError> {
+    let opened = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    opened.map_err(|error| MountError::of_device(error.into()))
+}
+
+/// By mount(2). None when that is not for us.
+fn mount_as_root(source: &OsStr, point: &Path, options: &MountOptions) -> Result<Option<OwnedFd>, MountError> {
+    let device = open_device()?;
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let mut data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions,max_read={MAX_READ}",
+        device.as_raw_fd(),
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw(),
+    );
+    if options.allow_other {
+        data.push_str(",allow_other");
+    }
+    let data = CString::new(data).map_err(|_| MountError::BadOption("a mount option contains a NUL".into()))?;
+    match rustix::mount::mount(source, point, KIND, options.flags(), data.as_c_str()) {
+        Ok(()) => Ok(Some(device)),
+        // Root of a container that may not mount.
+        Err(Errno::PERM) => Ok(None),
+        Err(Errno::NODEV) => Err(MountError::NoDevice),
+        Err(error) => Err(MountError::Refused(point.to_owned(), error.into())),
+    }
+}
+
+fn mount_by_helper(source: &OsStr, point: &Path, options: &MountOptions) -> Result<OwnedFd, MountError> {
+    if rustix::fs::accessat(CWD, point, Access::WRITE_OK, AtFlags::EACCESS).is_err() {
+        return Err(MountError::NotYours(point.to_owned()));
+    }
+    if options.suid || options.dev {
+        return Err(MountError::BadOption("suid and dev are for root: leave them out".into()));
+    }
+    let mut words: Vec<String> = options.words().into_iter().map(String::from).collect();
+    words.extend(["default_permissions".to_owned(), "subtype=externfs".to_owned(), format!("max_read={MAX_READ}")]);
+    helper::mount(&OsString::from(source), point, &words)
+}

@@ -1,0 +1,199 @@
+//! What can be chosen about a mount ([`MountOptions`], for the kernel) and
+//! about serving it ([`ServeOptions`], for us).
+
+use crate::error::MountError;
+use crate::passthrough::PassthroughChoice;
+use rustix::mount::MountFlags;
+use std::str::FromStr;
+
+/// Options of the mount itself. `default_permissions` is always on: the kernel
+/// checks who may do what, from the attributes that we tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MountOptions {
+    /// Other users may see the mount too; a user needs `user_allow_other` in
+    /// /etc/fuse.conf for it.
+    pub allow_other: bool,
+    /// `ro`.
+    pub read_only: bool,
+    /// Setuid and file capabilities count (`suid`; root only).
+    pub suid: bool,
+    /// Device nodes can be opened (`dev`; root only).
+    pub dev: bool,
+    /// `noexec`.
+    pub no_exec: bool,
+    /// `noatime`.
+    pub no_atime: bool,
+    /// `sync`.
+    pub synchronous: bool,
+    /// `dirsync`.
+    pub dir_sync: bool,
+}
+
+/// The mount options and a line of help for each.
+pub const MOUNT_OPTIONS: &[(&str, &str)] = &[
+    ("allow_other", "let all users of the host in (a user needs user_allow_other in /etc/fuse.conf)"),
+    ("ro", "read-only (rw is the default)"),
+    ("suid", "honour setuid and file capabilities (root only; nosuid is the default)"),
+    ("dev", "honour device nodes (root only; nodev is the default)"),
+    ("noexec", "run no programs from it"),
+    ("noatime", "do not count reading as access"),
+    ("sync", "write everything through at once"),
+    ("dirsync", "make changes of directories durable at once"),
+];
+
+impl MountOptions {
+    /// Takes one `-o` word; false if it is not one of these.
+    ///
+    /// # Errors
+    /// [`MountError::BadOption`] when it is given a value.
+    pub fn accept(&mut self, key: &str, value: Option<&str>) -> Result<bool, MountError> {
+        match key {
+            "allow_other" => self.allow_other = true,
+            "ro" => self.read_only = true,
+            "rw" => self.read_only = false,
+            "suid" => self.suid = true,
+            "nosuid" => self.suid = false,
+            "dev" => self.dev = true,
+            "nodev" => self.dev = false,
+            "noexec" => self.no_exec = true,
+            "exec" => self.no_exec = false,
+            "noatime" => self.no_atime = true,
+            "atime" => self.no_atime = false,
+            "sync" => self.synchronous = true,
+            "async" => self.synchronous = false,
+            "dirsync" => self.dir_sync = true,
+            // What mount(8) and fstab(5) add and means nothing to us, or is on anyway.
+            "defaults" | "default_permissions" | "auto" | "noauto" | "user" | "nouser" | "users" | "nofail" | "_netdev" | "relatime" => {}
+            _ => return Ok(false),
+        }
+        match value {
+            None => Ok(true),
+            Some(value) => Err(MountError::BadOption(format!("{key}={value}: {key} takes no value, write '{key}'"))),
+        }
+    }
+
+    pub(crate) fn flags(&self) -> MountFlags {
+        let mut flags = MountFlags::empty();
+        flags.set(MountFlags::RDONLY, self.read_only);
+        flags.set(MountFlags::NOSUID, !self.suid);
+        flags.set(MountFlags::NODEV, !self.dev);
+        flags.set(MountFlags::NOEXEC, self.no_exec);
+        flags.set(MountFlags::NOATIME, self.no_atime);
+        flags.set(MountFlags::SYNCHRONOUS, self.synchronous);
+        flags.set(MountFlags::DIRSYNC, self.dir_sync);
+        flags
+    }
+
+    /// The same for fusermount3, which adds nosuid and nodev itself.
+    pub(crate) fn words(&self) -> Vec<&'static str> {
+        let all = [
+            (self.allow_other, "allow_other"),
+            (self.read_only, "ro"),
+            (self.no_exec, "noexec"),
+            (self.no_atime, "noatime"),
+            (self.synchronous, "sync"),
+            (self.dir_sync, "dirsync"),
+        ];
+        all.into_iter().filter(|(on, _)| *on).map(|(_, word)| word).collect()
+    }
+}
+
+/// How requests are served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServeOptions {
+    /// Worker threads, at least one. More help only where requests wait (for a
+    /// disk, for a lock); each costs wake-ups.
+    pub threads: usize,
+    /// A /dev/fuse descriptor for each worker (`FUSE_DEV_IOC_CLONE`). Opens
+    /// /dev/fuse as serving starts, so it goes with no sandbox that forbids it.
+    pub clone_fd: bool,
+    /// FUSE passthrough.
+    pub passthrough: PassthroughChoice,
+}
+
+impl Default for ServeOptions {
+    fn default() -> ServeOptions {
+        ServeOptions { threads: 2, clone_fd: false, passthrough: PassthroughChoice::Auto }
+    }
+}
+
+/// The serving options and a line of help for each.
+pub const SERVE_OPTIONS: &[(&str, &str)] = &[
+    ("threads=N", "worker threads (default 2)"),
+    ("clone_fd", "a /dev/fuse descriptor for each worker"),
+    ("passthrough=auto|on|off", "let the kernel read and write host files directly (Linux 6.9, root; default auto)"),
+];
+
+/// Most worker threads that can be asked for: each has a 16 MiB buffer.
+const THREADS_MAX: usize = 64;
+
+fn parsed<T: FromStr<Err = String>>(key: &str, value: Option<&str>) -> Result<T, MountError> {
+    let value = value.ok_or_else(|| MountError::BadOption(format!("{key} needs a value: {key}=...")))?;
+    value.parse().map_err(MountError::BadOption)
+}
+
+impl ServeOptions {
+    /// Takes one `-o` word; false if it is not one of these.
+    ///
+    /// # Errors
+    /// [`MountError::BadOption`] when its value is missing or wrong.
+    pub fn accept(&mut self, key: &str, value: Option<&str>) -> Result<bool, MountError> {
+        match (key, value) {
+            ("threads", value) => {
+                let count = value.and_then(|text| text.parse().ok()).filter(|count| (1..=THREADS_MAX).contains(count));
+                self.threads = count.ok_or_else(|| {
+                    MountError::BadOption(format!("threads={}: it is a number from 1 to {THREADS_MAX}", value.unwrap_or_default()))
+                })?;
+            }
+            ("clone_fd", None) => self.clone_fd = true,
+            ("clone_fd", Some(value)) => return Err(MountError::BadOption(format!("clone_fd={value}: clone_fd takes no value"))),
+            ("passthrough", value) => self.passthrough = parsed(key, value)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_words_are_taken() {
+        let mut options = MountOptions::default();
+        for word in ["allow_other", "ro", "suid", "nodev", "noexec", "noatime", "defaults"] {
+            assert!(options.accept(word, None).unwrap(), "{word}");
+        }
+        assert!(options.allow_other && options.read_only && options.suid && !options.dev);
+        assert!(!options.accept("cache", Some("none")).unwrap());
+        assert!(options.accept("ro", Some("1")).unwrap_err().to_string().contains("takes no value"));
+        assert_eq!(options.words(), ["allow_other", "ro", "noexec", "noatime"]);
+        assert!(options.flags().contains(MountFlags::NODEV) && !options.flags().contains(MountFlags::NOSUID));
+    }
+
+    #[test]
+    fn the_default_honours_no_setuid_and_no_devices() {
+        let flags = MountOptions::default().flags();
+        assert_eq!(flags, MountFlags::NOSUID | MountFlags::NODEV);
+    }
+
+    #[test]
+    fn serve_words_are_checked() {
+        let mut options = ServeOptions::default();
+        assert!(options.accept("threads", Some("4")).unwrap());
+        assert!(options.accept("clone_fd", None).unwrap());
+        assert!(options.accept("passthrough", Some("off")).unwrap());
+        assert_eq!(options, ServeOptions { threads: 4, clone_fd: true, passthrough: PassthroughChoice::Off });
+        for (key, value) in [
+            ("threads", Some("0")),
+            ("threads", Some("x")),
+            ("threads", None),
+            ("passthrough", None),
+            ("passthrough", Some("1")),
+            ("clone_fd", Some("no")),
+        ] {
+            assert!(options.accept(key, value).is_err(), "{key} {value:?}");
+        }
+        assert!(!options.accept("ro", None).unwrap());
+    }
+}
