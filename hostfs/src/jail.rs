@@ -1,0 +1,231 @@
+//! [`Jail`]: the only place where a name becomes a descriptor.
+//!
+//! Everything a guest names is a single component, looked up in a directory
+//! whose descriptor was itself opened here, starting from the exported
+//! directory. So there is no path to climb out of; what remains to refuse is a
+//! component that is not what it seems: a symbolic link (never followed, also
+//! not when a process of the host swaps it in at the last moment), a magic
+//! link of procfs, and with `one-file-system` a mount point.
+//!
+//! Two resolvers do this, and the same tests run on both: openat2(2), where the
+//! kernel refuses (Linux 5.6), and a manual one for kernels and sandboxes that
+//! lack it. Descriptors made here are `O_PATH`: they open nothing, so a FIFO
+//! or a device does not notice. A regular file is opened for real through
+//! [`Jail::reopen`], which goes by descriptor and not by name.
+
+mod manual;
+mod openat2;
+
+use crate::attr::Stat;
+use crate::fault::Fault;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+/// For every descriptor of one component.
+const COMPONENT: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// For every real open: never wait, never gain a terminal.
+const REAL: OFlags = OFlags::CLOEXEC.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::NOFOLLOW);
+
+/// Who refuses what must not be followed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Resolver {
+    /// The kernel, by the `RESOLVE_` flags of openat2(2).
+    Openat2,
+    /// We, component by component.
+    Manual,
+}
+
+/// `/proc/self/fd` as the process `pid` sees it.
+struct ProcFd {
+    pid: u32,
+    dir: std::sync::Arc<OwnedFd>,
+}
+
+/// An exported directory. See the [module](self).
+pub(crate) struct Jail {
+    root: OwnedFd,
+    resolver: Resolver,
+    one_file_system: bool,
+    proc: Mutex<ProcFd>,
+}
+
+impl Jail {
+    /// Jails to what `root` stands for. `wanted` None takes openat2 where it
+    /// works.
+    ///
+    /// # Errors
+    /// ENOSYS or EPERM if openat2 was wanted and does not work; ENOENT if
+    /// there is no `/proc/self/fd`.
+    pub(crate) fn new(root: OwnedFd, wanted: Option<Resolver>, one_file_system: bool) -> Fault<Jail> {
+        let resolver = match wanted {
+            Some(Resolver::Manual) => Resolver::Manual,
+            Some(Resolver::Openat2) => openat2::probe(root.as_fd()).map(|()| Resolver::Openat2)?,
+            None => match openat2::probe(root.as_fd()) {
+                Ok(()) => Resolver::Openat2,
+                // Old kernels say ENOSYS; seccomp filters of containers EPERM.
+                Err(Errno::NOSYS | Errno::PERM) => Resolver::Manual,
+                Err(other) => return Err(other),
+            },
+        };
+        Ok(Jail { root, resolver, one_file_system, proc: Mutex::new(ProcFd::open()?) })
+    }
+
+    /// The directory of the operator's choice; links on the way are his.
+    pub(crate) fn open_root(path: &Path) -> Fault<OwnedFd> {
+        rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    pub(crate) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    pub(crate) fn resolver(&self) -> Resolver {
+        self.resolver
+    }
+
+    /// What `name` in `dir` is, as an `O_PATH` descriptor: a link's is the
+    /// link itself.
+    ///
+    /// # Errors
+    /// EXDEV for a mount point with `one-file-system`.
+    pub(crate) fn child(&self, dir: BorrowedFd<'_>, name: &CStr) -> Fault<OwnedFd> {
+        self.component(dir, name, COMPONENT)
+    }
+
+    /// As [`Jail::child`], of directories only.
+    ///
+    /// # Errors
+    /// ENOTDIR, or ELOOP for a link.
+    pub(crate) fn child_dir(&self, dir: BorrowedFd<'_>, name: &CStr) -> Fault<OwnedFd> {
+        self.component(dir, name, COMPONENT | OFlags::DIRECTORY)
+    }
+
+    fn component(&self, dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Fault<OwnedFd> {
+        check_component(name.to_bytes())?;
+        match self.resolver {
+            Resolver::Openat2 => openat2::component(dir, name, flags, self.one_file_system),
+            Resolver::Manual => manual::component(dir, name, flags, self.one_file_system),
+        }
+    }
+
+    /// The directory at the end of `path`, component by component from the
+    /// root; `subdir=` is the one path that this plugin ever walks.
+    ///
+    /// # Errors
+    /// EXDEV for `..` and for an absolute path, ELOOP or ENOTDIR for a link.
+    pub(crate) fn walk(&self, path: &[u8]) -> Fault<OwnedFd> {
+        if path.starts_with(b"/") {
+            return Err(Errno::XDEV);
+        }
+        let mut at = rustix::io::dup(&self.root)?;
+        for component in path.split(|&b| b == b'/') {
+            match component {
+                b"" | b"." => {}
+                b".." => return Err(Errno::XDEV),
+                name => at = self.child_dir(at.as_fd(), &CString::new(name).map_err(|_| Errno::INVAL)?)?,
+            }
+        }
+        Ok(at)
+    }
+
+    /// Makes and opens the regular file `name`. `O_EXCL` never follows a link
+    /// and never opens what is there.
+    pub(crate) fn create_new(&self, dir: BorrowedFd<'_>, name: &CStr, flags: OFlags, mode: Mode) -> Fault<OwnedFd> {
+        check_component(name.to_bytes())?;
+        rustix::fs::openat(dir, name, flags | OFlags::CREATE | OFlags::EXCL | REAL, mode)
+    }
+
+    /// Opens for real what the `O_PATH` descriptor `fd` stands for. The caller
+    /// has looked at it and knows that it is a regular file or a directory:
+    /// the magic link leads to that very object whatever names do meanwhile.
+    pub(crate) fn reopen_unchecked(&self, fd: BorrowedFd<'_>, flags: OFlags) -> Fault<OwnedFd> {
+        // Not `O_NOFOLLOW`: this one magic link is ours and is to be followed.
+        let flags = (flags | REAL).difference(OFlags::NOFOLLOW);
+        rustix::fs::openat(&*self.proc_fd()?, fd_name(fd).as_c_str(), flags, Mode::empty())
+    }
+
+    /// Opens the directory behind an `O_PATH` descriptor for reading.
+    pub(crate) fn reopen_dir(&self, dir: BorrowedFd<'_>) -> Fault<OwnedFd> {
+        rustix::fs::openat(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | REAL, Mode::empty())
+    }
+
+    /// `/proc/self/fd`, for calls that take a directory and a name.
+    pub(crate) fn proc_fd(&self) -> Fault<std::sync::Arc<OwnedFd>> {
+        let mut proc = self.proc.lock().unwrap_or_else(PoisonError::into_inner);
+        // After a fork our descriptors are listed elsewhere: the numbers in
+        // the old place are the parent's and may stand for anything.
+        if proc.pid != std::process::id() {
+            *proc = ProcFd::open()?;
+        }
+        Ok(proc.dir.clone())
+    }
+
+    /// Whether `dir` is the root or below it, found by climbing. For a
+    /// directory that is no longer where it was: has the host moved it within
+    /// the jail, or out of it?
+    pub(crate) fn contains(&self, dir: BorrowedFd<'_>) -> Fault<bool> {
+        /// More levels than that is a loop or an attack.
+        const LEVELS: usize = 1 << 16;
+        let root = Stat::of_fd(self.root())?.key();
+        let up = |from: BorrowedFd<'_>| {
+            rustix::fs::openat(from, c"..", COMPONENT | OFlags::DIRECTORY, Mode::empty())
+        };
+        let mut key = Stat::of_fd(dir)?.key();
+        let mut at = up(dir)?;
+        for _ in 0..LEVELS {
+            if key == root {
+                return Ok(true);
+            }
+            let above = Stat::of_fd(at.as_fd())?.key();
+            if above == key {
+                return Ok(false);
+            }
+            (key, at) = (above, up(at.as_fd())?);
+        }
+        Ok(false)
+    }
+
+    /// Another name for what `fd` stands for, also if it has none.
+    pub(crate) fn link(&self, fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> Fault<()> {
+        check_component(name.to_bytes())?;
+        // AT_EMPTY_PATH would need CAP_DAC_READ_SEARCH; the magic link does not.
+        rustix::fs::linkat(&*self.proc_fd()?, fd_name(fd).as_c_str(), dir, name, AtFlags::SYMLINK_FOLLOW)
+    }
+}
+
+impl ProcFd {
+    fn open() -> Fault<ProcFd> {
+        let pid = std::process::id();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(CWD, c"/proc/self/fd", flags, Mode::empty())?;
+        Ok(ProcFd { pid, dir: dir.into() })
+    }
+}
+
+/// The whole path of a descriptor in `/proc`, for calls that take nothing else.
+pub(crate) fn fd_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// The name of a descriptor in `/proc/self/fd`.
+pub(crate) fn fd_name(fd: BorrowedFd<'_>) -> rustix::path::DecInt {
+    rustix::path::DecInt::new(fd.as_raw_fd())
+}
+
+/// The bridge passes only checked names; this is the second line of defence,
+/// since everything rests on it.
+fn check_component(name: &[u8]) -> Fault<()> {
+    match name {
+        b"" | b"." | b".." => Err(Errno::INVAL),
+        _ if name.contains(&b'/') => Err(Errno::INVAL),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! One table of escapes, run on both resolvers.
+
+use super::*;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tempfile::TempDir;
+
+const RESOLVERS: [Resolver; 2] = [Resolver::Openat2, Resolver::Manual];
+
+/// `jail/` is exported, `outside/` must never be seen.
+struct Tree {
+    _top: TempDir,
+    jail: PathBuf,
+    outside: PathBuf,
+}
+
+impl Tree {
+    fn new() -> Tree {
+        let top = tempfile::tempdir().unwrap();
+        let (jail, outside) = (top.path().join("jail"), top.path().join("outside"));
+        std::fs::create_dir_all(jail.join("dir/deep")).unwrap();
+        std::fs::create_dir_all(outside.join("deep")).unwrap();
+        std::fs::write(outside.join("canary"), "canary").unwrap();
+        std::fs::write(jail.join("file"), "file").unwrap();
+        Tree { _top: top, jail, outside }
+    }
+
+    fn open(&self, resolver: Resolver, one_file_system: bool) -> Jail {
+        let root = Jail::open_root(&self.jail).unwrap();
+        let jail = Jail::new(root, Some(resolver), one_file_system).unwrap();
+        assert_eq!(jail.resolver(), resolver);
+        jail
+    }
+}
+
+fn c(text: &str) -> CString {
+    CString::new(text).unwrap()
+}
+
+fn ino(fd: &OwnedFd) -> u64 {
+    rustix::fs::fstat(fd).unwrap().st_ino
+}
+
+fn ino_of(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::symlink_metadata(path).unwrap().ino()
+}
+
+#[test]
+fn links_are_found_and_never_followed() {
+    let tree = Tree::new();
+    let targets: [(&str, &str); 8] = [
+        ("absolute", tree.outside.to_str().unwrap()),
+        ("relative", "../outside"),
+        ("up", ".."),
+        ("inside", "dir"),
+        ("to-file", "file"),
+        ("chain", "absolute"),
+        ("self", "self"),
+        ("proc", "/proc/self/root"),
+    ];
+    for (name, target) in targets {
+        symlink(target, tree.jail.join(name)).unwrap();
+    }
+    for resolver in RESOLVERS {
+        let jail = tree.open(resolver, false);
+        for (name, _) in targets {
+            let link = jail.child(jail.root(), &c(name)).unwrap();
+            assert_eq!(ino(&link), ino_of(&tree.jail.join(name)), "{resolver:?} {name}: the link itself");
+            let refused = jail.child_dir(jail.root(), &c(name)).unwrap_err();
+            assert!(matches!(refused, Errno::LOOP | Errno::NOTDIR), "{resolver:?} {name}: {refused}");
+            for path in [name.to_owned(), format!("{name}/deep"), format!("dir/../{name}")] {
+                assert!(jail.walk(path.as_bytes()).is_err(), "{resolver:?} {path}");
+            }
+            let refused = jail.create_new(jail.root(), &c(name), OFlags::WRONLY, Mode::RWXU).unwrap_err();
+            assert_eq!(refused, Errno::EXIST, "{resolver:?} {name}");
+        }
+    }
+    assert_eq!(std::fs::read(tree.outside.join("canary")).unwrap(), b"canary");
+    assert_eq!(std::fs::read_dir(&tree.outside).unwrap().count(), 2, "nothing was made outside");
+}
+
+#[test]
+fn a_component_is_one_component() {
+    let tree = Tree::new();
+    for resolver in RESOLVERS {
+        let jail = tree.open(resolver, false);
+        for name in ["", ".", "..", "/", "/etc", "dir/deep", "../outside", "dir/..", "/proc/self/root"] {
+            let name = c(name);
+            assert_eq!(jail.child(jail.root(), &name).unwrap_err(), Errno::INVAL, "{resolver:?} {name:?}");
+            assert_eq!(jail.child_dir(jail.root(), &name).unwrap_err(), Errno::INVAL, "{resolver:?} {name:?}");
+            let made = jail.create_new(jail.root(), &name, OFlags::WRONLY, Mode::RWXU);
+            assert_eq!(made.unwrap_err(), Errno::INVAL, "{resolver:?} {name:?}");
+            let file = jail.child(jail.root(), c"file").unwrap();
+            assert_eq!(jail.link(file.as_fd(), jail.root(), &name).unwrap_err(), Errno::INVAL, "{resolver:?} {name:?}");
+        }
+        let long = c(&"x".repeat(256));
+        assert_eq!(jail.child(jail.root(), &long).unwrap_err(), Errno::NAMETOOLONG);
+        assert_eq!(jail.child(jail.root(), c"missing").unwrap_err(), Errno::NOENT);
+    }
+}
+
+#[test]
+fn a_path_to_a_subdirectory_stays_below() {
+    let tree = Tree::new();
+    for resolver in RESOLVERS {
+        let jail = tree.open(resolver, false);
+        for good in ["dir/deep", "./dir//deep/", "dir/./deep"] {
+            assert_eq!(ino(&jail.walk(good.as_bytes()).unwrap()), ino_of(&tree.jail.join("dir/deep")), "{good}");
+        }
+        for (bad, errno) in [
+            ("..", Errno::XDEV),
+            ("dir/../..", Errno::XDEV),
+            ("dir/..", Errno::XDEV),
+            ("/", Errno::XDEV),
+            ("/etc", Errno::XDEV),
+            ("file", Errno::NOTDIR),
+            ("file/x", Errno::NOTDIR),
+            ("dir/missing", Errno::NOENT),
+            ("dir\0", Errno::INVAL),
+        ] {
+            assert_eq!(jail.walk(bad.as_bytes()).unwrap_err(), errno, "{resolver:?} {bad:?}");
+        }
+    }
+}
+
+#[test]
+fn magic_links_lead_nowhere() {
+    // Exporting /proc is allowed, if strange; its magic links are still not
+    // followed.
+    for resolver in RESOLVERS {
+        let jail = Jail::new(Jail::open_root(Path::new("/proc/self")).unwrap(), Some(resolver), false).unwrap();
+        for name in [c"root", c"cwd", c"exe"] {
+            assert!(jail.child_dir(jail.root(), name).is_err(), "{resolver:?} {name:?}");
+            let link = jail.child(jail.root(), name).unwrap();
+            assert_eq!(rustix::fs::fstat(&link).unwrap().st_mode & libc::S_IFMT, libc::S_IFLNK, "{resolver:?}");
+        }
+        assert!(jail.walk(b"fd/0").is_err());
+        assert!(jail.walk(b"root/etc").is_err());
+    }
+}
+
+#[test]
+fn one_file_system_ends_at_a_mount() {
+    // /proc is a mount below the root directory on every Linux.
+    for resolver in RESOLVERS {
+        let root = || Jail::open_root(Path::new("/")).unwrap();
+        let confined = Jail::new(root(), Some(resolver), true).unwrap();
+        assert_eq!(confined.child_dir(confined.root(), c"proc").unwrap_err(), Errno::XDEV, "{resolver:?}");
+        assert_eq!(confined.child(confined.root(), c"proc").unwrap_err(), Errno::XDEV, "{resolver:?}");
+        let free = Jail::new(root(), Some(resolver), false).unwrap();
+        assert!(free.child_dir(free.root(), c"proc").is_ok(), "{resolver:?}");
+    }
+}
+
+#[test]
+fn what_is_not_a_file_is_reached_without_opening_it() {
+    let tree = Tree::new();
+    let fifo = tree.jail.join("fifo");
+    rustix::fs::mknodat(CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+    for resolver in RESOLVERS {
+        let jail = tree.open(resolver, false);
+        let fd = jail.child(jail.root(), c"fifo").unwrap();
+        // A writer that does not wait finds no reader: nobody has opened it.
+        let writer = rustix::fs::openat(CWD, &fifo, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty());
+        assert_eq!(writer.unwrap_err(), Errno::NXIO, "{resolver:?}");
+        drop(fd);
+    }
+}
+
+#[test]
+fn containment_is_found_by_climbing() {
+    let tree = Tree::new();
+    let jail = tree.open(Resolver::Openat2, false);
+    let deep = jail.walk(b"dir/deep").unwrap();
+    assert!(jail.contains(deep.as_fd()).unwrap());
+    assert!(jail.contains(jail.root()).unwrap());
+    std::fs::rename(tree.jail.join("dir/deep"), tree.jail.join("moved")).unwrap();
+    assert!(jail.contains(deep.as_fd()).unwrap(), "moved within the jail");
+    std::fs::rename(tree.jail.join("moved"), tree.outside.join("moved")).unwrap();
+    assert!(!jail.contains(deep.as_fd()).unwrap(), "moved out of it");
+}
+
+/// Runs `f` again and again on another thread until it is dropped.
+struct Racer {
+    stop: std::sync::Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Racer {
+    fn start(mut f: impl FnMut() + Send + 'static) -> Racer {
+        let stop = std::sync::Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                f();
+            }
+        });
+        Racer { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Racer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[test]
+fn a_directory_swapped_for_a_link_does_not_leak() {
+    let tree = Tree::new();
+    symlink(&tree.outside, tree.jail.join("trap")).unwrap();
+    let (dir, trap) = (tree.jail.join("dir"), tree.jail.join("trap"));
+    let outside = ino_of(&tree.outside.join("deep"));
+    let inside = ino_of(&tree.jail.join("dir/deep"));
+    for resolver in RESOLVERS {
+        let jail = tree.open(resolver, false);
+        let (a, b) = (dir.clone(), trap.clone());
+        let _racer = Racer::start(move || {
+            rustix::fs::renameat_with(CWD, &a, CWD, &b, rustix::fs::RenameFlags::EXCHANGE).unwrap();
+        });
+        let (mut found, mut refused) = (0, 0);
+        let began = std::time::Instant::now();
+        while (found < 50 || refused < 50) && began.elapsed() < std::time::Duration::from_secs(20) {
+            match jail.walk(b"dir/deep") {
+                Ok(fd) => {
+                    assert_ne!(ino(&fd), outside, "{resolver:?} has left the jail");
+                    assert_eq!(ino(&fd), inside);
+                    found += 1;
+                }
+                Err(Errno::LOOP | Errno::NOTDIR) => refused += 1,
+                Err(other) => panic!("{resolver:?}: {other}"),
+            }
+        }
+        assert!(found > 0 && refused > 0, "the race was run: {found} {refused}");
+    }
+}

@@ -1,0 +1,264 @@
+//! Names that come, go and move.
+
+use crate::HostFs;
+use crate::attr::Stat;
+use crate::contents::open_flags;
+use crate::fault::fault;
+use crate::fdcache::DirFd;
+use crate::fs::c_name;
+use crate::node::{Inode, OpenFile};
+use externfs::{
+    Attr, Caller, Child, CreateFlags, Created, Errno, FileKind, Mode, Name, NewNode, Opened,
+    RenameFlags, Result,
+};
+use rustix::fs::{AtFlags, FileType, OFlags, RawMode};
+use rustix::io::Errno as Host;
+use std::ffi::{CStr, CString};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+type Node = Arc<Inode>;
+type File = Created<Node, Arc<OpenFile>>;
+
+/// Attempts to create or else open a name that others make and remove at the
+/// same time.
+const ATTEMPTS: usize = 8;
+
+impl HostFs {
+    /// See [`externfs::ExternFs::make`].
+    pub(crate) fn make_node(&self, caller: &Caller, parent: &Node, name: Name<'_>, new: &NewNode<'_>, mode: Mode) -> Result<(Node, Attr)> {
+        let (kind, device) = match *new {
+            NewNode::Directory | NewNode::Symlink(_) => (FileType::Directory, 0),
+            NewNode::Regular => (FileType::RegularFile, 0),
+            NewNode::Fifo => (FileType::Fifo, 0),
+            NewNode::Socket => (FileType::Socket, 0),
+            NewNode::CharDevice(d) => (FileType::CharacterDevice, rustix::fs::makedev(d.major, d.minor)),
+            NewNode::BlockDevice(d) => (FileType::BlockDevice, rustix::fs::makedev(d.major, d.minor)),
+        };
+        let is_device = matches!(new, NewNode::CharDevice(_) | NewNode::BlockDevice(_));
+        if self.options.nodev && is_device {
+            return Err(Errno::EPERM.into());
+        }
+        let host_mode = self.new_mode(mode, matches!(new, NewNode::Directory))?;
+        let dir = self.dir(parent)?;
+        let name = c_name(name)?;
+        self.own_name(parent, &name);
+        let acting = self.act_as(caller)?;
+        let made = match new {
+            NewNode::Directory => rustix::fs::mkdirat(&*dir, &name, host_mode),
+            NewNode::Symlink(target) => rustix::fs::symlinkat(*target, &*dir, &name),
+            _ => rustix::fs::mknodat(&*dir, &name, kind, host_mode, device),
+        };
+        drop(acting);
+        made.map_err(fault("making a name"))?;
+        self.sync_names(&dir)?;
+        let stat = self.find(dir.as_fd(), &name)?;
+        self.found(parent, name, &stat)
+    }
+
+    /// The mode to create with.
+    ///
+    /// # Errors
+    /// EPERM for setuid and setgid with `nosuid`; on a directory setgid only
+    /// says whose its children are.
+    fn new_mode(&self, mode: Mode, directory: bool) -> Result<rustix::fs::Mode> {
+        if self.options.nosuid && !directory && mode.bits() & 0o6000 != 0 {
+            return Err(Errno::EPERM.into());
+        }
+        Ok(rustix::fs::Mode::from_raw_mode(mode.bits() as RawMode))
+    }
+
+    /// See [`externfs::ExternFs::create`].
+    pub(crate) fn create_file(&self, caller: &Caller, parent: &Node, name: Name<'_>, flags: CreateFlags) -> Result<File> {
+        let dir = self.dir(parent)?;
+        let name = c_name(name)?;
+        for _ in 0..ATTEMPTS {
+            match self.create_new(caller, parent, (&dir, &name), flags) {
+                Err(error) if error.errno() == Errno::EEXIST && !flags.exclusive => {}
+                answer => return answer,
+            }
+            match self.open_existing(parent, (&dir, &name), flags) {
+                Err(error) if error.errno() == Errno::ENOENT => {}
+                answer => return answer,
+            }
+        }
+        // Somebody keeps making and removing it; the kernel looks again.
+        Err(Errno::ESTALE.into())
+    }
+
+    fn create_new(&self, caller: &Caller, parent: &Node, (dir, name): (&DirFd, &CStr), flags: CreateFlags) -> Result<File> {
+        let mode = self.new_mode(flags.mode, false)?;
+        // There is nothing to truncate, and truncation may be forbidden.
+        let how = open_flags(flags.open) - OFlags::TRUNC;
+        self.own_name(parent, name);
+        let acting = self.act_as(caller)?;
+        let created = self.with_spare_fds(|| self.jail.create_new(dir.as_fd(), name, how, mode));
+        drop(acting);
+        let fd = created.map_err(fault("creating a file"))?;
+        if self.options.sync {
+            rustix::fs::fsync(&fd).map_err(fault("fsync"))?;
+            self.sync_names(dir)?;
+        }
+        let stat = Stat::of_open(fd.as_fd())?;
+        let (node, attr) = self.found(parent, name.to_owned(), &stat)?;
+        let file = OpenFile::register(fd, node.clone(), flags.open.write);
+        Ok(Created { node, attr, opened: Opened { file, cache: self.cache_for_new() } })
+    }
+
+    fn open_existing(&self, parent: &Node, (dir, name): (&DirFd, &CStr), flags: CreateFlags) -> Result<File> {
+        let stat = self.find(dir.as_fd(), name)?;
+        if stat.kind()? != FileKind::Regular {
+            // The guest's kernel believed that there was nothing. ESTALE makes
+            // it look again and then do what open(2) does with this kind.
+            return Err(Errno::ESTALE.into());
+        }
+        let (node, _) = self.found(parent, name.to_owned(), &stat)?;
+        let opened = self.open_file(&node, flags.open).map_err(|error| match error.errno() {
+            // Replaced between the look and the opening: start again.
+            Errno::ESTALE => Errno::ENOENT.into(),
+            _ => error,
+        })?;
+        let attr = self.tell(&node, &Stat::of_open(opened.file.fd.as_fd())?)?;
+        Ok(Created { node, attr, opened })
+    }
+
+    /// See [`externfs::ExternFs::create_unnamed`].
+    pub(crate) fn create_tmpfile(&self, caller: &Caller, parent: &Node, flags: CreateFlags) -> Result<File> {
+        let mode = self.new_mode(flags.mode, false)?;
+        let dir = self.dir(parent)?;
+        let mut how = open_flags(flags.open) - OFlags::TRUNC | OFlags::TMPFILE | OFlags::CLOEXEC;
+        if flags.exclusive {
+            how |= OFlags::EXCL;
+        }
+        let acting = self.act_as(caller)?;
+        let created = self.with_spare_fds(|| rustix::fs::openat(&*dir, c".", how, mode));
+        drop(acting);
+        let fd = created.map_err(fault("creating a file without a name"))?;
+        let stat = Stat::of_open(fd.as_fd())?;
+        let node = Arc::new(Inode::new(stat.key(), stat.kind()?, None, c"".into()));
+        let attr = self.tell(&node, &stat)?;
+        let file = OpenFile::register(fd, node.clone(), flags.open.write);
+        Ok(Created { node, attr, opened: Opened { file, cache: self.cache_for_new() } })
+    }
+
+    /// See [`externfs::ExternFs::link`].
+    pub(crate) fn link_node(&self, node: &Node, parent: &Node, name: Name<'_>) -> Result<Attr> {
+        let dir = self.dir(parent)?;
+        let name = c_name(name)?;
+        let held = self.reach(node)?;
+        self.own_name(parent, &name);
+        self.own_change(node);
+        self.jail.link(held.as_fd(), dir.as_fd(), &name).map_err(fault("linking a file"))?;
+        self.sync_names(&dir)?;
+        let is_lost = {
+            let place = node.place();
+            place.pin.is_some() || place.parent.is_none()
+        };
+        if is_lost {
+            self.settle(node, parent.clone(), name.into_boxed_c_str());
+        }
+        self.tell(node, &Stat::of_open(held.as_fd())?)
+    }
+
+    /// See [`externfs::ExternFs::remove`].
+    pub(crate) fn remove_name(&self, parent: &Node, child: &Child<'_, Node>, directory: bool) -> Result<()> {
+        if self.options.append {
+            return Err(Errno::EPERM.into());
+        }
+        let dir = self.dir(parent)?;
+        let name = c_name(child.name)?;
+        let pinned = self.pin_victim(parent, &dir, &name, child.node);
+        self.own_name(parent, &name);
+        if let Some(node) = child.node {
+            self.own_change(node);
+        }
+        let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        let removed = rustix::fs::unlinkat(&*dir, &name, flags);
+        if removed.is_err() {
+            unpin(pinned);
+        }
+        removed.map_err(fault("removing a name"))?;
+        if let Some(node) = child.node.filter(|_| directory) {
+            self.dirs.remove(node.key());
+        }
+        self.sync_names(&dir)
+    }
+
+    /// Holds what is about to lose `name`.
+    fn pin_victim<'n>(&self, parent: &Node, dir: &DirFd, name: &CStr, victim: Option<&'n Node>) -> Option<&'n Node> {
+        victim.filter(|node| self.pin_before_removal(node, parent, dir, name))
+    }
+
+    /// See [`externfs::ExternFs::rename`].
+    pub(crate) fn rename_names(&self, caller: &Caller, from: (&Node, &Child<'_, Node>), to: (&Node, &Child<'_, Node>), flags: RenameFlags) -> Result<()> {
+        let (from_dir, to_dir) = (self.dir(from.0)?, self.dir(to.0)?);
+        let (from_name, to_name) = (c_name(from.1.name)?, c_name(to.1.name)?);
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        let (moved, victim) = (from.1.node, to.1.node);
+        // Two names of one file: rename(2) does nothing then.
+        let same = moved.zip(victim).is_some_and(|(a, b)| a.key() == b.key());
+        let host_flags = self.rename_flags(flags);
+        let pinned = if exchange || same { None } else { self.pin_victim(to.0, &to_dir, &to_name, victim) };
+        self.own_name(from.0, &from_name);
+        self.own_name(to.0, &to_name);
+        for node in [moved, victim].into_iter().flatten() {
+            self.own_change(node);
+        }
+        let whiteout = flags.contains(RenameFlags::WHITEOUT);
+        let acting = if whiteout { Some(self.act_as(caller)?) } else { None };
+        let renamed = rustix::fs::renameat_with(&*from_dir, &from_name, &*to_dir, &to_name, host_flags);
+        drop(acting);
+        if let Err(host) = renamed {
+            unpin(pinned);
+            let refused = self.options.append && host == Host::EXIST && !flags.contains(RenameFlags::NOREPLACE);
+            return Err(if refused { Errno::EPERM.into() } else { fault("renaming")(host) });
+        }
+        if !same {
+            if let Some(node) = moved {
+                self.move_place(node, from.0, &from_name, to.0, &to_name);
+            }
+            if let Some(node) = victim.filter(|_| exchange) {
+                self.move_place(node, to.0, &to_name, from.0, &from_name);
+            }
+        }
+        if let Some(node) = victim.filter(|node| !exchange && !same && node.kind() == FileKind::Directory) {
+            self.dirs.remove(node.key());
+        }
+        self.sync_names(&from_dir)?;
+        self.sync_names(&to_dir)
+    }
+
+    /// With `append` nothing may be replaced, and the host sees to it.
+    fn rename_flags(&self, flags: RenameFlags) -> rustix::fs::RenameFlags {
+        let mut host = rustix::fs::RenameFlags::from_bits_retain(flags.bits());
+        if self.options.append && !flags.contains(RenameFlags::EXCHANGE) {
+            host |= rustix::fs::RenameFlags::NOREPLACE;
+        }
+        host
+    }
+
+    /// `node` has moved, unless it is remembered under another of its names,
+    /// which is still right. One that had lost its name has one again.
+    fn move_place(&self, node: &Node, from: &Node, from_name: &CStr, to: &Node, to_name: &CString) {
+        let is_lost = node.place().pin.is_some();
+        if is_lost || node.is_at(from, from_name) {
+            self.settle(node, to.clone(), to_name.as_c_str().into());
+        }
+    }
+
+    /// See [`externfs::ExternFs::read_link`].
+    pub(crate) fn read_link_of(&self, node: &Node) -> Result<Vec<u8>> {
+        if node.kind() != FileKind::Symlink {
+            return Err(Errno::EINVAL.into());
+        }
+        let held = self.reach(node)?;
+        let target = rustix::fs::readlinkat(held.as_fd(), c"", Vec::with_capacity(128));
+        target.map(CString::into_bytes).map_err(fault("reading a link"))
+    }
+}
+
+/// The name stayed after all: forget the pin.
+fn unpin(node: Option<&Node>) {
+    let pin = node.and_then(|node| node.place().pin.take());
+    drop(pin);
+}

@@ -1,0 +1,248 @@
+//! From an [`Inode`] to something a system call can take: the surest thing
+//! there is, verified to be the same object.
+
+use crate::HostFs;
+use crate::attr::Stat;
+use crate::fault::{Fault, fault, stale};
+use crate::fdcache::DirFd;
+use crate::node::{Inode, OpenFile};
+use crate::pins::Pin;
+use externfs::{Errno, Error, FileKind, Result};
+use rustix::io::Errno as Host;
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// A descriptor of the object, by whoever keeps it.
+pub(crate) enum Held {
+    /// Open for I/O.
+    Open(Arc<OpenFile>),
+    /// `O_PATH`, for this operation only.
+    Own(OwnedFd),
+    /// `O_PATH`.
+    Pin(Arc<Pin>),
+    /// `O_PATH`.
+    Dir(Arc<DirFd>),
+}
+
+impl AsFd for Held {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Held::Open(file) => file.fd.as_fd(),
+            Held::Own(fd) => fd.as_fd(),
+            Held::Pin(pin) => pin.fd.as_fd(),
+            Held::Dir(dir) => dir.as_fd(),
+        }
+    }
+}
+
+impl Held {
+    /// Whether calls that refuse `O_PATH` take it.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self, Held::Open(_))
+    }
+}
+
+/// How an inode can be reached.
+pub(crate) enum Spot {
+    /// Surely.
+    Held(Held),
+    /// By a name that may lead to something else by now.
+    Named(Arc<DirFd>, Box<CStr>),
+}
+
+impl HostFs {
+    /// Runs `open`; if the process is out of descriptors, closes the spare
+    /// ones and tries once more.
+    pub(crate) fn with_spare_fds<T>(&self, mut open: impl FnMut() -> Fault<T>) -> Fault<T> {
+        match open() {
+            Err(Host::MFILE) => {
+                self.dirs.clear();
+                open()
+            }
+            answer => answer,
+        }
+    }
+
+    /// The descriptor of a directory, from the cache or through the
+    /// directories above it.
+    ///
+    /// # Errors
+    /// ENOTDIR for a node that is none; ESTALE if it is no longer in the jail.
+    pub(crate) fn dir(&self, node: &Arc<Inode>) -> Result<Arc<DirFd>> {
+        if node.kind() != FileKind::Directory {
+            return Err(Errno::ENOTDIR.into());
+        }
+        if node.key() == self.root_key {
+            return Ok(self.root.clone());
+        }
+        let cached = self.dirs.get(node.key());
+        if let Some(dir) = cached.as_ref().filter(|dir| dir.is_trusted() || self.options.is_exclusive()) {
+            return Ok(dir.clone());
+        }
+        self.dir_from_above(node).or_else(|error| match cached {
+            // The name no longer leads to it, but we still hold it: moved by
+            // the host within the jail it goes on, moved out it is lost.
+            Some(dir) if error.errno() == Errno::ESTALE && self.jail.contains(dir.as_fd()).unwrap_or(false) => {
+                dir.trust();
+                Ok(dir)
+            }
+            _ => {
+                self.dirs.remove(node.key());
+                Err(error)
+            }
+        })
+    }
+
+    /// Walks down to `node` from the nearest directory above it that is surely
+    /// in the jail. A loop, not recursion: trees are deep, stacks are not.
+    fn dir_from_above(&self, node: &Arc<Inode>) -> Result<Arc<DirFd>> {
+        /// A longer chain is a loop that racing renames of the host made.
+        const LEVELS: usize = 1 << 16;
+        let mut below: Vec<(Arc<Inode>, Box<CStr>)> = Vec::new();
+        let mut at = node.clone();
+        let mut dir = loop {
+            if at.key() == self.root_key {
+                break self.root.clone();
+            }
+            if let Some(dir) = self.dirs.get(at.key()).filter(|dir| dir.is_trusted()) {
+                break dir;
+            }
+            let (parent, name) = {
+                let place = at.place();
+                if let Some(pin) = &place.pin {
+                    // Removed: it takes no new names, but tells what it was.
+                    let fd = rustix::io::dup(&pin.fd).map_err(fault("holding a removed directory"))?;
+                    break Arc::new(DirFd::new(fd));
+                }
+                (place.parent.clone(), place.name.clone())
+            };
+            let parent = parent.ok_or(Errno::ESTALE)?;
+            below.push((std::mem::replace(&mut at, parent), name));
+            if below.len() > LEVELS {
+                return Err(Error::because(Errno::ESTALE, "directories above form a loop"));
+            }
+        };
+        while let Some((node, name)) = below.pop() {
+            dir = self.step_down(&dir, &node, &name)?;
+        }
+        Ok(dir)
+    }
+
+    /// `node`, which is called `name` in `above`.
+    fn step_down(&self, above: &DirFd, node: &Inode, name: &CStr) -> Result<Arc<DirFd>> {
+        if let Some(dir) = self.dirs.get(node.key()) {
+            let found = Stat::of_name(above.as_fd(), name).map_err(stale)?;
+            if found.key() != node.key() {
+                return Err(Errno::ESTALE.into());
+            }
+            dir.trust();
+            return Ok(dir);
+        }
+        let fd = self.with_spare_fds(|| self.jail.child_dir(above.as_fd(), name)).map_err(stale)?;
+        if Stat::of_open(fd.as_fd())?.key() != node.key() {
+            return Err(Errno::ESTALE.into());
+        }
+        let dir = Arc::new(DirFd::new(fd));
+        self.dirs.put(node.key(), dir.clone());
+        Ok(dir)
+    }
+
+    /// The surest way to `node`.
+    pub(crate) fn spot(&self, node: &Arc<Inode>) -> Result<Spot> {
+        if node.kind() == FileKind::Directory
+            && let Some(dir) = self.trusted_dir(node)
+        {
+            return Ok(Spot::Held(Held::Dir(dir)));
+        }
+        let (parent, name) = {
+            let place = node.place();
+            if let Some(file) = place.opened.upgrade() {
+                drop(place);
+                return Ok(Spot::Held(Held::Open(file)));
+            }
+            if let Some(pin) = &place.pin {
+                return Ok(Spot::Held(Held::Pin(pin.clone())));
+            }
+            (place.parent.clone(), place.name.clone())
+        };
+        match parent {
+            Some(parent) => Ok(Spot::Named(self.dir(&parent)?, name)),
+            None => Err(Errno::ESTALE.into()),
+        }
+    }
+
+    fn trusted_dir(&self, node: &Inode) -> Option<Arc<DirFd>> {
+        if node.key() == self.root_key {
+            return Some(self.root.clone());
+        }
+        self.dirs.get(node.key()).filter(|dir| dir.is_trusted())
+    }
+
+    /// A descriptor of `node`, which is surely that object.
+    pub(crate) fn reach(&self, node: &Arc<Inode>) -> Result<Held> {
+        self.reach_with_stat(node).map(|(held, _)| held)
+    }
+
+    /// As [`HostFs::reach`], with its status.
+    pub(crate) fn reach_with_stat(&self, node: &Arc<Inode>) -> Result<(Held, Stat)> {
+        let (dir, name) = match self.spot(node)? {
+            Spot::Held(held) => {
+                let stat = Stat::of_open(held.as_fd())?;
+                return Ok((held, stat));
+            }
+            Spot::Named(dir, name) => (dir, name),
+        };
+        let opened = self.with_spare_fds(|| self.jail.child(dir.as_fd(), &name));
+        let verified = opened.map_err(stale).and_then(|fd| {
+            let stat = Stat::of_open(fd.as_fd())?;
+            self.verify(node, &stat)?;
+            Ok((Held::Own(fd), stat))
+        });
+        verified.or_else(|error| self.despite_rename(node, error))
+    }
+
+    /// The status of `node`, without a descriptor if possible.
+    pub(crate) fn stat(&self, node: &Arc<Inode>) -> Result<Stat> {
+        let (dir, name) = match self.spot(node)? {
+            Spot::Held(held) => return Stat::of_open(held.as_fd()),
+            Spot::Named(dir, name) => (dir, name),
+        };
+        let found = Stat::of_name(dir.as_fd(), &name).map_err(stale);
+        let verified = found.and_then(|stat| self.verify(node, &stat).map(|()| stat));
+        verified.or_else(|error| self.despite_rename(node, error).map(|(_, stat)| stat))
+    }
+
+    /// A directory that the host has moved within the jail is still known by
+    /// the descriptor that we kept, if we did.
+    fn despite_rename(&self, node: &Arc<Inode>, error: Error) -> Result<(Held, Stat)> {
+        if error.errno() != Errno::ESTALE || node.kind() != FileKind::Directory {
+            return Err(error);
+        }
+        let dir = self.dir(node)?;
+        let stat = Stat::of_open(dir.as_fd())?;
+        Ok((Held::Dir(dir), stat))
+    }
+
+    /// ESTALE unless `stat` is that of `node`.
+    fn verify(&self, node: &Inode, stat: &Stat) -> Result<()> {
+        let same = stat.key() == node.key() && stat.kind()? == node.kind();
+        if same { Ok(()) } else { Err(Errno::ESTALE.into()) }
+    }
+
+    /// Holds `node` if `name` in `parent` is all that leads to it; called
+    /// before that name goes. Whether it worked is told so that it can be
+    /// undone should the name stay.
+    pub(crate) fn pin_before_removal(&self, node: &Arc<Inode>, parent: &Inode, dir: &DirFd, name: &CStr) -> bool {
+        if !node.is_at(parent, name) {
+            return false;
+        }
+        // If it cannot be held, the removal is still right; the node is stale.
+        let Ok(fd) = self.with_spare_fds(|| self.jail.child(dir.as_fd(), name)) else { return false };
+        let same = Stat::of_fd(fd.as_fd()).is_ok_and(|stat| stat.key() == node.key());
+        if same {
+            self.pins.pin(node, fd);
+        }
+        same
+    }
+}

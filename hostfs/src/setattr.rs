@@ -1,0 +1,190 @@
+//! Changing attributes and inode flags, and who may.
+
+use crate::HostFs;
+use crate::attr::Stat;
+use crate::fault::{Fault, fault};
+use crate::jail::fd_name;
+use crate::node::{Inode, OpenFile};
+use crate::reach::Held;
+use crate::sys;
+use externfs::{Access, Attr, Caller, Errno, FileKind, InodeFlags, Mode, Result, SetAttr, SetTime};
+use rustix::fs::{AtFlags, Gid, IFlags, OFlags, RawMode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
+use rustix::io::Errno as Host;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+impl HostFs {
+    /// See [`externfs::ExternFs::set_attr`]. Owner, mode, size, times, in this
+    /// order: a change of owner takes setuid away, so the mode comes after it;
+    /// every other change moves the times, so they come last. What precedes a
+    /// step that fails has happened: the host has no call for all at once.
+    pub(crate) fn change_attr(&self, node: &Arc<Inode>, file: Option<&Arc<OpenFile>>, change: &SetAttr) -> Result<Attr> {
+        let held = match file {
+            Some(file) => Held::Open(file.clone()),
+            None => self.reach(node)?,
+        };
+        self.own_change(node);
+        if change.uid.is_some() || change.gid.is_some() {
+            self.change_owner(held.as_fd(), change)?;
+        }
+        if change.kill_suid_sgid {
+            self.strip_setid(held.as_fd(), !held.is_open())?;
+        }
+        if let Some(mode) = change.mode {
+            self.change_mode(node.kind(), &held, mode)?;
+        }
+        if let Some(size) = change.size {
+            self.change_size(node, &held, file, size)?;
+        }
+        if change.atime.is_some() || change.mtime.is_some() {
+            self.change_times(&held, change)?;
+        }
+        if self.options.sync {
+            self.sync_attr(node, &held)?;
+        }
+        self.tell(node, &Stat::of_open(held.as_fd())?)
+    }
+
+    fn change_owner(&self, fd: BorrowedFd<'_>, change: &SetAttr) -> Result<()> {
+        let ids = &self.options.ids;
+        if ids.squash.is_some() {
+            // As a squashed user of NFS: what changes nothing is fine.
+            let stat = Stat::of_open(fd)?;
+            let same = change.uid.is_none_or(|uid| uid.0 == stat.uid()) && change.gid.is_none_or(|gid| gid.0 == stat.gid());
+            return if same { Ok(()) } else { Err(Errno::EPERM.into()) };
+        }
+        // An id without a counterpart: what chown(2) says on an idmapped mount.
+        let uid = change.uid.map(|uid| ids.uid_to_host(uid).ok_or(Errno::EINVAL)).transpose()?;
+        let gid = change.gid.map(|gid| ids.gid_to_host(gid).ok_or(Errno::EINVAL)).transpose()?;
+        let (uid, gid) = (uid.map(|uid| Uid::from_raw(uid.0)), gid.map(|gid| Gid::from_raw(gid.0)));
+        rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH).map_err(fault("chown"))
+    }
+
+    fn change_mode(&self, kind: FileKind, held: &Held, mode: Mode) -> Result<()> {
+        if kind == FileKind::Symlink {
+            return Err(Errno::EOPNOTSUPP.into());
+        }
+        if self.options.nosuid && kind != FileKind::Directory && mode.bits() & 0o6000 != 0 {
+            return Err(Errno::EPERM.into());
+        }
+        self.chmod(held.as_fd(), !held.is_open(), mode.bits()).map_err(fault("chmod"))
+    }
+
+    /// chmod of what `fd` stands for; `is_path` if it is an `O_PATH` one, which
+    /// fchmod(2) refuses.
+    pub(crate) fn chmod(&self, fd: BorrowedFd<'_>, is_path: bool, mode: u32) -> Fault<()> {
+        let bits = rustix::fs::Mode::from_raw_mode(mode as RawMode);
+        if !is_path {
+            return rustix::fs::fchmod(fd, bits);
+        }
+        match sys::chmod_path_fd(fd, mode) {
+            // Before Linux 6.6, or behind a filter that does not know it yet.
+            Err(Host::NOSYS | Host::PERM) => {
+                rustix::fs::chmodat(&*self.jail.proc_fd()?, fd_name(fd).as_c_str(), bits, AtFlags::empty())
+            }
+            answer => answer,
+        }
+    }
+
+    fn change_size(&self, node: &Arc<Inode>, held: &Held, file: Option<&Arc<OpenFile>>, size: u64) -> Result<()> {
+        match node.kind() {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(Errno::EISDIR.into()),
+            _ => return Err(Errno::EINVAL.into()),
+        }
+        if self.options.append && size < Stat::of_open(held.as_fd())?.size() {
+            return Err(Errno::EPERM.into());
+        }
+        if let Some(file) = file.filter(|file| file.writable) {
+            return rustix::fs::ftruncate(&file.fd, size).map_err(fault("truncate"));
+        }
+        let fd = self.open_for_real(held.as_fd(), OFlags::WRONLY)?;
+        rustix::fs::ftruncate(fd, size).map_err(fault("truncate"))
+    }
+
+    fn change_times(&self, held: &Held, change: &SetAttr) -> Result<()> {
+        let times = Timestamps { last_access: timespec(change.atime), last_modification: timespec(change.mtime) };
+        if held.is_open() {
+            return rustix::fs::futimens(held.as_fd(), &times).map_err(fault("utimens"));
+        }
+        let done = match rustix::fs::utimensat(held.as_fd(), c"", &times, AtFlags::EMPTY_PATH) {
+            // Kernels before 5.8 know no AT_EMPTY_PATH here.
+            Err(Host::INVAL | Host::NOENT) => {
+                let proc = self.jail.proc_fd().map_err(fault("opening /proc/self/fd"))?;
+                rustix::fs::utimensat(&*proc, fd_name(held.as_fd()).as_c_str(), &times, AtFlags::empty())
+            }
+            answer => answer,
+        };
+        done.map_err(fault("utimens"))
+    }
+
+    /// What fsync(2) can reach is synced; a link or a FIFO cannot be opened.
+    fn sync_attr(&self, node: &Inode, held: &Held) -> Result<()> {
+        let fd = match node.kind() {
+            _ if held.is_open() => return rustix::fs::fsync(held.as_fd()).map_err(fault("fsync")),
+            FileKind::Regular => self.open_for_real(held.as_fd(), OFlags::RDONLY)?,
+            FileKind::Directory => self.jail.reopen_dir(held.as_fd()).map_err(fault("opening a directory"))?,
+            _ => return Ok(()),
+        };
+        rustix::fs::fsync(fd).map_err(fault("fsync"))
+    }
+
+    /// Runs `call` on a descriptor that ioctl(2) takes.
+    fn with_ioctl_fd<T>(&self, node: &Arc<Inode>, file: Option<&Arc<OpenFile>>, call: impl Fn(BorrowedFd<'_>) -> Fault<T>) -> Result<T> {
+        let answer = match (file, node.kind()) {
+            (Some(file), _) => call(file.fd.as_fd()),
+            (None, FileKind::Regular) => {
+                let held = self.reach(node)?;
+                call(self.open_for_real(held.as_fd(), OFlags::RDONLY)?.as_fd())
+            }
+            (None, FileKind::Directory) => {
+                let dir = self.dir(node)?;
+                call(self.jail.reopen_dir(dir.as_fd()).map_err(fault("opening a directory"))?.as_fd())
+            }
+            // Anything else would have to be opened, which we never do.
+            _ => return Err(Errno::ENOTTY.into()),
+        };
+        answer.map_err(fault("ioctl of inode flags"))
+    }
+
+    /// See [`externfs::ExternFs::inode_flags`].
+    pub(crate) fn flags_of(&self, node: &Arc<Inode>, file: Option<&Arc<OpenFile>>) -> Result<InodeFlags> {
+        let flags = self.with_ioctl_fd(node, file, |fd| rustix::fs::ioctl_getflags(fd))?;
+        Ok(InodeFlags::from_bits_retain(flags.bits()))
+    }
+
+    /// See [`externfs::ExternFs::set_inode_flags`].
+    pub(crate) fn change_flags(&self, node: &Arc<Inode>, file: Option<&Arc<OpenFile>>, flags: InodeFlags) -> Result<()> {
+        self.own_change(node);
+        let flags = IFlags::from_bits_retain(flags.bits());
+        self.with_ioctl_fd(node, file, |fd| rustix::fs::ioctl_setflags(fd, flags))
+    }
+
+    /// See [`externfs::ExternFs::access`]. By the mode bits and the one
+    /// supplementary group that we know of; a kernel that checks by itself
+    /// knows all groups and the ACL, and does not ask.
+    pub(crate) fn check_access(&self, caller: &Caller, node: &Arc<Inode>, wanted: Access) -> Result<()> {
+        let stat = self.stat(node)?;
+        if self.options.read_only && wanted.contains(Access::WRITE) && !node.kind().is_device() {
+            return Err(Errno::EROFS.into());
+        }
+        let mode = stat.mode().bits();
+        let (uid, gid) = (self.options.ids.uid_to_guest(stat.uid()), self.options.ids.gid_to_guest(stat.gid()));
+        let granted = match caller.uid {
+            externfs::GuestUid(0) if mode & 0o111 != 0 || node.kind() == FileKind::Directory => 7,
+            externfs::GuestUid(0) => 6,
+            caller if caller == uid => mode >> 6 & 7,
+            _ if caller.gid == gid || caller.supplementary_group == Some(gid) => mode >> 3 & 7,
+            _ => mode & 7,
+        };
+        if wanted.bits() & !granted == 0 { Ok(()) } else { Err(Errno::EACCES.into()) }
+    }
+}
+
+fn timespec(time: Option<SetTime>) -> Timespec {
+    match time {
+        None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        Some(SetTime::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+        Some(SetTime::At(time)) => Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() },
+    }
+}

@@ -1,0 +1,136 @@
+//! The system calls that no safe wrapper offers. All of this crate's `unsafe`
+//! is here, one call a function, nothing decided.
+#![allow(unsafe_code)]
+
+use rustix::io::Errno;
+use std::ffi::{CStr, c_int, c_long, c_void};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+
+type Result<T> = std::result::Result<T, Errno>;
+
+/// The errno of the libc call that just failed.
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+fn check(answer: c_long) -> Result<usize> {
+    usize::try_from(answer).map_err(|_| last_errno())
+}
+
+/// Sets the calling thread's file-system uid; `u32::MAX` only asks. Returns
+/// the one before. There is no error: who wants to know asks again.
+pub(crate) fn set_fs_uid(uid: u32) -> u32 {
+    // SAFETY: takes and returns plain numbers; affects this thread only, since
+    // glibc and musl pass it straight to the kernel.
+    unsafe { libc::syscall(libc::SYS_setfsuid, c_long::from(uid)) as u32 }
+}
+
+/// As [`set_fs_uid`], for the group.
+pub(crate) fn set_fs_gid(gid: u32) -> u32 {
+    // SAFETY: as for `set_fs_uid`.
+    unsafe { libc::syscall(libc::SYS_setfsgid, c_long::from(gid)) as u32 }
+}
+
+/// Gives the calling thread a umask (and working directory) of its own.
+pub(crate) fn unshare_fs() -> Result<()> {
+    // SAFETY: CLONE_FS takes nothing away that Rust code relies on: the thread
+    // keeps a copy of root, working directory and umask.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }
+}
+
+/// Fills `buffer` with directory records and returns their length; 0 is the
+/// end of the listing.
+pub(crate) fn get_dents(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: the kernel writes at most `len` bytes to a buffer that we own.
+    check(unsafe { libc::syscall(libc::SYS_getdents64, fd.as_raw_fd(), buffer.as_mut_ptr(), buffer.len()) })
+}
+
+/// fchmodat2(2), Linux 6.6: chmod of what an `O_PATH` descriptor stands for.
+pub(crate) fn chmod_path_fd(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
+    const SYS_FCHMODAT2: c_long = 452;
+    // SAFETY: the path is a NUL-terminated constant; the rest are numbers.
+    check(unsafe { libc::syscall(SYS_FCHMODAT2, fd.as_raw_fd(), c"".as_ptr(), mode, libc::AT_EMPTY_PATH) }).map(drop)
+}
+
+/// `struct xattr_args` of linux/xattr.h.
+#[repr(C)]
+struct XattrArgs {
+    value: u64,
+    size: u32,
+    flags: u32,
+}
+
+/// getxattrat(2), Linux 6.13, of `name` in `dir`, which is not followed if it
+/// is a link. Returns the value's length; an empty `value` only asks for it.
+pub(crate) fn get_xattr_at(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, value: &mut [u8]) -> Result<usize> {
+    const SYS_GETXATTRAT: c_long = 464;
+    let args = XattrArgs {
+        value: if value.is_empty() { 0 } else { value.as_mut_ptr() as u64 },
+        size: u32::try_from(value.len()).map_err(|_| Errno::INVAL)?,
+        flags: 0,
+    };
+    // SAFETY: both strings end in NUL; `args` names a buffer that we own and
+    // lives through the call.
+    check(unsafe {
+        libc::syscall(
+            SYS_GETXATTRAT,
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+            attribute.as_ptr(),
+            (&raw const args).cast::<c_void>(),
+            size_of::<XattrArgs>(),
+        )
+    })
+}
+
+/// One of `F_OFD_GETLK`, `F_OFD_SETLK` and `F_OFD_SETLKW` of fcntl(2).
+pub(crate) fn ofd_lock(fd: BorrowedFd<'_>, command: c_int, lock: &mut libc::flock) -> Result<()> {
+    // SAFETY: `lock` is a valid struct flock for the call's duration.
+    check(c_long::from(unsafe { libc::fcntl(fd.as_raw_fd(), command, &raw mut *lock) })).map(drop)
+}
+
+/// Closes `fd` and tells what close(2) said; dropping it would not.
+pub(crate) fn close(fd: OwnedFd) -> Result<()> {
+    // SAFETY: the descriptor is ours and given up here.
+    check(c_long::from(unsafe { libc::close(fd.into_raw_fd()) })).map(drop)
+}
+
+/// The signal that ends a blocking lock call: its default is to be ignored, so
+/// one that arrives too late does nothing.
+const WAKE_SIGNAL: c_int = libc::SIGURG;
+
+extern "C" fn do_nothing(_signal: c_int) {}
+
+/// Makes [`wake_thread`] interrupt system calls of the calling thread. The
+/// handler does nothing, and no `SA_RESTART` lets the call go on.
+pub(crate) fn accept_wakes() -> Result<()> {
+    // SAFETY: the sigaction is wholly initialised (zero is valid for each
+    // field), its handler touches nothing, and unblocking a signal is sound.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = do_nothing as extern "C" fn(c_int) as usize;
+        check(c_long::from(libc::sigaction(WAKE_SIGNAL, &raw const action, std::ptr::null_mut())))?;
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, WAKE_SIGNAL);
+        match libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) {
+            0 => Ok(()),
+            number => Err(Errno::from_raw_os_error(number)),
+        }
+    }
+}
+
+/// The calling thread's number, for [`wake_thread`].
+pub(crate) fn thread_id() -> i32 {
+    rustix::thread::gettid().as_raw_nonzero().get()
+}
+
+/// Sends the wake signal to a thread of this process.
+pub(crate) fn wake_thread(thread: i32) {
+    // SAFETY: plain numbers; tgkill reaches threads of our own process only,
+    // and the signal's handler does nothing. A thread that is gone is ESRCH.
+    unsafe {
+        libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, WAKE_SIGNAL);
+    }
+}

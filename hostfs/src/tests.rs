@@ -1,0 +1,6 @@
+//! Behaviour that is hostfs's own. What every plugin shares is tested by the
+//! conformance suite.
+
+mod options;
+mod places;
+mod races;
