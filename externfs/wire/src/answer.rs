@@ -4,7 +4,9 @@
 use crate::codec::Payload;
 use externfs::{Export, HandleId, Lock, LockKind, NodeId};
 
-/// The payload of a reply.
+/// The payload of a reply. It lives on the stack for one request; a box would
+/// cost that request an allocation.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Body {
     Empty,
     Fixed(Payload),

@@ -177,3 +177,78 @@ impl<S> std::fmt::Debug for VecReply<S> {
         f.debug_struct("VecReply").field("used", &self.used).field("room", &self.room).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Seek, Write};
+    use std::os::fd::AsFd;
+    use std::sync::{Arc, Mutex};
+
+    fn file(contents: &[u8]) -> std::fs::File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(contents).unwrap();
+        file
+    }
+
+    fn contents(file: &mut std::fs::File) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_source_is_read_front_to_back() {
+        let mut source = SliceSource::new(b"abcdef");
+        let mut two = [0; 2];
+        assert_eq!((source.take(&mut two).unwrap(), &two, source.remaining()), (2, b"ab", 4));
+        let mut file = file(b"0123456789");
+        assert_eq!(source.drain_to(file.as_fd(), WritePlace::At(4), 2, true).unwrap(), 2);
+        assert_eq!(source.drain_to(file.as_fd(), WritePlace::End, 100, false).unwrap(), 2);
+        assert_eq!(source.drain_to(file.as_fd(), WritePlace::End, 100, false).unwrap(), 0);
+        assert_eq!(contents(&mut file), b"0123cd6789ef");
+        assert_eq!(source.take(&mut two).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_source_says_why_a_write_failed() {
+        let mut source = SliceSource::new(b"abc");
+        let error = source.drain_to(std::fs::File::open("/dev/null").unwrap().as_fd(), WritePlace::At(0), 3, false).unwrap_err();
+        assert_eq!((error.raw_os_error(), source.remaining()), (Some(libc::EBADF), 3));
+    }
+
+    #[test]
+    fn a_reply_is_sent_in_one_piece_and_used_again() {
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let send = {
+            let sent = sent.clone();
+            move |message: &[u8]| {
+                sent.lock().unwrap().push(message.to_vec());
+                Ok(())
+            }
+        };
+        let mut reply = VecReply::new(10, send);
+        let file = file(b"0123456789abcdef");
+        reply.put(b"ab").unwrap();
+        assert_eq!(reply.fill_from(file.as_fd(), 5, 3).unwrap(), 3);
+        assert_eq!((reply.room(), reply.put(b"123456").is_err()), (5, true));
+        assert_eq!(reply.fill_from(file.as_fd(), 14, 5).unwrap(), 2, "the end of the file");
+        assert_eq!(reply.fill_from(file.as_fd(), 0, 100).unwrap(), 3, "no more than fits");
+        reply.finish([7; 16]).unwrap();
+        reply.reuse();
+        reply.put(b"gone").unwrap();
+        reply.rewind();
+        reply.put(b"x").unwrap();
+        reply.finish([8; 16]).unwrap();
+        assert_eq!(*sent.lock().unwrap(), [[&[7; 16][..], b"ab567ef012"].concat(), [&[8; 16][..], b"x"].concat()]);
+    }
+
+    #[test]
+    fn a_reply_says_why_a_read_failed() {
+        let mut reply = VecReply::new(10, |_: &[u8]| Ok(()));
+        let directory = std::fs::File::open("/").unwrap();
+        assert_eq!(reply.fill_from(directory.as_fd(), 0, 5).unwrap_err().raw_os_error(), Some(libc::EISDIR));
+        assert_eq!(reply.room(), 10);
+    }
+}

@@ -32,3 +32,6 @@ pub use init::{Config, Negotiated, TransportKind};
 pub use opcode::{Counts, Opcode};
 pub use session::Session;
 pub use transport::{Later, Outcome, REPLY_HEADER_LEN, Reply};
+
+#[cfg(test)]
+mod tests;

@@ -137,7 +137,8 @@ impl std::fmt::Debug for Session {
     }
 }
 
-/// What became of an operation.
+/// What became of an operation; see [`Body`] for its size.
+#[allow(clippy::large_enum_variant)]
 enum Done {
     Answer(Answer),
     Wait { handle: HandleId, lock: Lock },

@@ -125,7 +125,7 @@ mod tests {
         (0..1000).for_each(|unique| waiting.interrupt(unique));
         assert_eq!(waiting.state().early.len(), EARLY_MAX);
         assert_eq!(waiting.enter(999).err(), Some(Errno::EINTR));
-        let tickets: Vec<_> = (0..WAITING_MAX as u64).map(|unique| waiting.enter(unique).unwrap()).collect();
+        let tickets: Vec<_> = (2000..2000 + WAITING_MAX as u64).map(|unique| waiting.enter(unique).unwrap()).collect();
         assert_eq!(waiting.enter(5000).err(), Some(Errno::ENOLCK));
         waiting.end_all(true);
         assert!(tickets.iter().all(|ticket| ticket.interrupt().is_raised()));

@@ -1,0 +1,139 @@
+//! What is agreed upon, kernel by kernel.
+
+use super::fake::Fake;
+use super::*;
+use crate::init::{self, InitRequest};
+use externfs::{CachePolicy, Features};
+
+/// Everything that Linux 5.4 offers (7.31, no `flags2`).
+const OFFERED_7_31: u64 = 0x03ff_ffff;
+/// Everything that Linux 6.1 offers a virtio-fs server (7.38).
+const OFFERED_7_38: u64 = 0x7fff_ffff | 0xb_0000_0000;
+
+fn agree(minor: u32, offered: u64, config: Config, features: Features, policy: CachePolicy) -> crate::Negotiated {
+    let request = InitRequest { major: 7, minor, max_readahead: 131_072, flags: InitFlags::from_bits_retain(offered) };
+    init::negotiate(&config, features, policy, &request).unwrap().unwrap()
+}
+
+const ALWAYS: InitFlags = InitFlags::ASYNC_READ
+    .union(InitFlags::BIG_WRITES)
+    .union(InitFlags::ATOMIC_O_TRUNC)
+    .union(InitFlags::EXPORT_SUPPORT)
+    .union(InitFlags::DONT_MASK)
+    .union(InitFlags::AUTO_INVAL_DATA)
+    .union(InitFlags::DO_READDIRPLUS)
+    .union(InitFlags::READDIRPLUS_AUTO)
+    .union(InitFlags::ASYNC_DIO)
+    .union(InitFlags::PARALLEL_DIROPS)
+    .union(InitFlags::MAX_PAGES);
+
+const LATER: InitFlags = InitFlags::SETXATTR_EXT.union(InitFlags::INIT_EXT);
+const NEWEST: InitFlags = InitFlags::CREATE_SUPP_GROUP.union(InitFlags::HAS_EXPIRE_ONLY).union(InitFlags::DIRECT_IO_ALLOW_MMAP);
+
+#[test]
+fn a_plain_plugin_asks_for_what_is_always_right() {
+    let virtio = Config::new(TransportKind::Virtio);
+    for (minor, offered, expected) in [
+        (31, OFFERED_7_31, ALWAYS),
+        (38, OFFERED_7_38, ALWAYS | LATER | InitFlags::HAS_EXPIRE_ONLY),
+        (45, OFFERED_7_45, ALWAYS | LATER | NEWEST),
+    ] {
+        let agreed = agree(minor, offered, virtio, Features::default(), CachePolicy::NONE);
+        assert_eq!(agreed.flags, expected, "7.{minor}");
+        assert_eq!((agreed.minor, agreed.max_write, agreed.max_pages, agreed.max_readahead), (minor, 1 << 20, 256, 131_072));
+    }
+    assert_eq!(agree(99, u64::MAX, virtio, Features::default(), CachePolicy::NONE).minor, 45);
+    assert_eq!(agree(45, 0, virtio, Features::default(), CachePolicy::NONE).flags, InitFlags::empty());
+}
+
+#[test]
+fn each_ability_brings_its_flags() {
+    let virtio = Config::new(TransportKind::Virtio);
+    let plain = agree(45, OFFERED_7_45, virtio, Features::default(), CachePolicy::NONE).flags;
+    let added = |features, policy, config| agree(45, OFFERED_7_45, config, features, policy).flags.difference(plain);
+    let none = Features::default();
+    let policy = CachePolicy::NONE;
+    assert_eq!(added(Features { posix_acl: true, ..none }, policy, virtio), InitFlags::POSIX_ACL);
+    assert_eq!(added(Features { locks: true, ..none }, policy, virtio), InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS);
+    assert_eq!(added(Features { kill_priv: true, ..none }, policy, virtio), InitFlags::HANDLE_KILLPRIV_V2);
+    assert_eq!(added(Features { submounts: true, ..none }, policy, virtio), InitFlags::SUBMOUNTS);
+    assert_eq!(added(none, CachePolicy { writeback: true, ..policy }, virtio), InitFlags::WRITEBACK_CACHE);
+    assert_eq!(added(none, CachePolicy { coherent: false, ..policy }, virtio), InitFlags::CACHE_SYMLINKS);
+
+    let device = Config { passthrough: true, ..Config::new(TransportKind::DevFuse) };
+    assert_eq!(added(none, policy, device), InitFlags::PASSTHROUGH);
+    assert_eq!(added(none, CachePolicy { writeback: true, ..policy }, device), InitFlags::WRITEBACK_CACHE, "the two exclude each other");
+    assert_eq!(added(none, policy, Config { passthrough: true, ..virtio }), InitFlags::empty(), "a guest has no files of ours");
+}
+
+#[test]
+fn sizes_are_bounded() {
+    let config = |max_write| Config { max_write, max_readahead: 65536, ..Config::new(TransportKind::DevFuse) };
+    let agreed = |max_write, offered| agree(45, offered, config(max_write), Features::default(), CachePolicy::NONE);
+    assert_eq!((agreed(0, OFFERED_7_45).max_write, agreed(0, OFFERED_7_45).max_pages), (128 << 10, 32));
+    assert_eq!((agreed(u32::MAX, OFFERED_7_45).max_write, agreed(u32::MAX, OFFERED_7_45).max_pages), (16 << 20, 4096));
+    assert_eq!((agreed(1 << 20, 0).max_write, agreed(1 << 20, 0).max_pages), (128 << 10, 32), "MAX_PAGES was not offered");
+    assert_eq!(agreed(1 << 20, OFFERED_7_45).max_readahead, 65536);
+}
+
+#[test]
+#[cfg(target_endian = "little")]
+fn the_answer_is_what_the_kernel_reads() {
+    let kernel = Kernel::raw(Fake { features: Features::default(), ..Fake::default() }, Config::new(TransportKind::Virtio));
+    let answer = kernel.call(Opcode::Init, 0, &init_args(45, OFFERED_7_45));
+    assert_eq!((answer.errno, answer.payload.len()), (0, 64));
+    let flags = (ALWAYS | LATER | NEWEST).bits();
+    let expected = Bytes::new().u32(7).u32(45).u32(131_072).u32(flags as u32).u32(64 | 48 << 16).u32(1 << 20).u32(1).u32(256);
+    assert_eq!(answer.payload, expected.u32((flags >> 32) as u32).raw(&[0; 28]).0);
+    assert_eq!(kernel.session.negotiated().unwrap().offered.bits(), OFFERED_7_45);
+}
+
+#[test]
+fn a_short_init_of_an_old_kernel_is_understood() {
+    let kernel = Kernel::raw(Fake::default(), Config::new(TransportKind::Virtio));
+    let args = init_args(31, OFFERED_7_31);
+    assert_eq!(args.0.len(), 16);
+    assert_eq!(kernel.call(Opcode::Init, 0, &args).errno, 0);
+    assert_eq!(kernel.session.negotiated().unwrap().minor, 31);
+}
+
+#[test]
+fn other_versions_are_told_so() {
+    let kernel = Kernel::raw(Fake::default(), Config::new(TransportKind::Virtio));
+    let later = kernel.call(Opcode::Init, 0, &Bytes::new().u32(8).u32(0).raw(&[1; 100]));
+    assert_eq!((later.errno, later.u32(0), later.u32(4)), (0, 7, 45));
+    assert_eq!(kernel.call(Opcode::GetAttr, 1, &Bytes::new().raw(&[0; 16])).errno, libc::EIO, "nothing is agreed yet");
+    for (major, minor) in [(7, 30), (6, 99), (0, 0)] {
+        assert_eq!(kernel.call(Opcode::Init, 0, &Bytes::new().u32(major).u32(minor).u64(0)).errno, libc::EPROTO, "{major}.{minor}");
+    }
+    assert!(kernel.session.negotiated().is_none());
+}
+
+#[test]
+fn nothing_is_served_before_init_or_after_destroy() {
+    let kernel = Kernel::raw(Fake::default(), Config::new(TransportKind::Virtio));
+    for (opcode, args) in well_formed() {
+        if opcode.is_silent() {
+            kernel.silent(opcode, NODE, &args);
+        } else if opcode != Opcode::Init {
+            assert_eq!(kernel.call(opcode, NODE, &args).errno, libc::EIO, "{opcode}");
+        }
+    }
+    assert!(kernel.calls().is_empty());
+    assert_eq!(kernel.call(Opcode::Init, 0, &init_args(45, OFFERED_7_45)).errno, 0);
+    assert_eq!(kernel.call(Opcode::GetAttr, 1, &Bytes::new().raw(&[0; 16])).errno, 0);
+    assert_eq!(kernel.call(Opcode::Destroy, 0, &Bytes::new()).errno, 0);
+    assert_eq!(kernel.calls().last().unwrap(), "reset");
+    assert_eq!(kernel.call(Opcode::GetAttr, 1, &Bytes::new().raw(&[0; 16])).errno, libc::EIO);
+}
+
+#[test]
+fn a_second_init_is_a_guest_that_rebooted() {
+    let kernel = Kernel::new();
+    kernel.call(Opcode::Lookup, 1, &Bytes::new().text("a"));
+    kernel.call(Opcode::Open, 1, &Bytes::new().u64(0));
+    assert_eq!(kernel.fake.held(), (1, 1));
+    assert_eq!(kernel.call(Opcode::Init, 0, &init_args(38, OFFERED_7_38)).errno, 0);
+    assert_eq!(kernel.fake.held(), (0, 0));
+    assert_eq!(kernel.session.negotiated().unwrap().minor, 38);
+}
