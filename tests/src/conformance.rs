@@ -106,12 +106,9 @@ pub fn run_check(name: &str, make: fn() -> Subject) {
 #[macro_export]
 macro_rules! conformance {
     ($make:path) => {
-        fn main() {
-            $crate::harness::main(
-                $crate::conformance::CHECKS
-                    .iter()
-                    .map(|&(name, _)| $crate::harness::Case::new(name, move || $crate::conformance::run_check(name, $make))),
-            );
+        fn main() -> std::process::ExitCode {
+            let checks = $crate::conformance::CHECKS.iter();
+            $crate::harness::main(checks.map(|&(name, _)| $crate::harness::Case::new(name, move || $crate::conformance::run_check(name, $make))))
         }
     };
 }

@@ -126,7 +126,13 @@ impl ExportDriver {
     fn with<T>(&self, path: &TreePath, use_it: impl FnOnce(&ExportDriver, &Entry) -> Result<T>) -> std::result::Result<T, Errno> {
         let mut at = self.export.lookup_self(self.root).map_err(errno)?;
         for component in path.components() {
-            let next = Name::new(component).map_err(Error::from).and_then(|name| self.export.lookup(&self.caller, at.id, name));
+            // A kernel looks at the type before it asks for anything more.
+            let next = match at.attr.kind {
+                FileKind::Directory => {
+                    Name::new(component).map_err(Error::from).and_then(|name| self.export.lookup(&self.caller, at.id, name))
+                }
+                _ => Err(Errno::ENOTDIR.into()),
+            };
             self.export.forget(at.id, 1);
             at = next.map_err(errno)?;
         }

@@ -5,6 +5,7 @@
 //! * [`host_driver`], [`export_driver`]: running them with system calls and
 //!   through an [`externfs::Export`].
 //! * [`conformance`]: the suite that each plugin binds to.
+//! * [`fixture`]: directories, mounts and servers that clean up after themselves.
 //! * [`harness`]: a runner with time limits, skips and leak checks.
 
 // A test says what it expects where it expects it.
@@ -13,11 +14,13 @@
 pub mod conformance;
 pub mod driver;
 pub mod export_driver;
+pub mod fixture;
 pub mod guest;
 pub mod harness;
 pub mod host_driver;
 pub mod model;
 pub mod op;
+pub mod random;
 pub mod stamp;
 
 /// How many random cases to run: `EXTERNFS_TEST_CASES` times `usual`, so that a

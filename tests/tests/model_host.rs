@@ -1,17 +1,18 @@
 //! The reference model against the host's own file system: the model itself is
 //! what is tested here. A difference means that the model is wrong.
 
-use externfs_tests::{driver, host_driver::HostDriver, op};
-use proptest::prelude::*;
+use externfs_tests::host_driver::HostDriver;
+use externfs_tests::{driver, fixture, harness, random};
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: externfs_tests::cases(150), failure_persistence: None, ..ProptestConfig::default() })]
+fn main() -> std::process::ExitCode {
+    harness::main(externfs_tests::cases![the_model_is_what_the_host_does])
+}
 
-    #[test]
-    fn the_model_is_what_the_host_does(ops in op::ops(60)) {
-        rustix::process::umask(rustix::fs::Mode::empty());
-        let dir = tempfile::tempdir().unwrap();
-        let result = driver::run(&ops, &mut HostDriver::new(dir.path()));
-        prop_assert!(result.is_ok(), "{}", result.unwrap_err());
-    }
+fn the_model_is_what_the_host_does() {
+    fixture::need_root();
+    rustix::process::umask(rustix::fs::Mode::empty());
+    random::check_lists(150, 60, |ops| {
+        let dir = fixture::temp_dir();
+        driver::run(ops, &mut HostDriver::new(dir.path()))
+    });
 }

@@ -1,0 +1,437 @@
+//! What tests stand on: temporary trees, mounts, servers and second file
+//! systems. Each ends with its guard, by process id, also when a test panics.
+
+use crate::harness::skip;
+use rustix::process::{Pid, Signal};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Longest that anything here may take to begin or to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A fresh directory that everybody may enter.
+#[must_use]
+pub fn temp_dir() -> TempDir {
+    let dir = tempfile::Builder::new().prefix("externfs-test-").tempdir().expect("a temporary directory");
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    dir
+}
+
+/// The `externfs` program: `EXTERNFS_BIN`, or built now if need be.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Some(given) = std::env::var_os("EXTERNFS_BIN") {
+            let given = PathBuf::from(given);
+            assert!(given.is_file(), "EXTERNFS_BIN={} is no file", given.display());
+            return given;
+        }
+        let own = std::env::current_exe().expect("own path");
+        let profile = own.ancestors().find(|dir| dir.ends_with("debug") || dir.ends_with("release")).expect("cargo's target directory");
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "-p", "externfs-tools", "--bin", "externfs"]).current_dir(workspace());
+        if profile.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo").success(), "the externfs program does not build");
+        profile.join("externfs")
+    })
+}
+
+/// The repository.
+#[must_use]
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace holds this crate")
+}
+
+/// Where downloaded and built helpers are kept between runs.
+#[must_use]
+pub fn cache_dir() -> PathBuf {
+    let dir = std::env::var_os("EXTERNFS_TEST_CACHE").map_or_else(|| workspace().join("target/tools"), PathBuf::from);
+    std::fs::create_dir_all(&dir).expect("the cache directory");
+    dir
+}
+
+/// Skips the running case unless `program` can be run.
+pub fn need_program(program: &str, package: &str) -> PathBuf {
+    let own = cache_dir().join("bin").join(program);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    std::iter::once(own)
+        .chain(places.map(|dir| dir.join(program)))
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| skip(format!("{program} is not installed: apt-get install {package}")))
+}
+
+/// Skips the running case unless it is root's.
+pub fn need_root() {
+    if !rustix::process::geteuid().is_root() {
+        skip("needs root: run the tests with sudo");
+    }
+}
+
+/// Skips the running case unless FUSE works here.
+pub fn need_fuse() {
+    if let Err(error) = File::options().read(true).write(true).open("/dev/fuse") {
+        skip(format!("cannot open /dev/fuse: {error}"));
+    }
+}
+
+/// Runs a command to its end and returns what it said.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn output(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"))
+}
+
+/// Runs a command that must succeed, and returns its standard output.
+///
+/// # Panics
+/// With its own words when it fails.
+pub fn succeed(command: &mut Command) -> String {
+    let done = output(command);
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{command:?}: {}\n{said}{}", done.status, String::from_utf8_lossy(&done.stderr));
+    said
+}
+
+/// A shell command line that must succeed.
+pub fn shell(line: &str) -> String {
+    succeed(Command::new("sh").args(["-euc", line]))
+}
+
+/// Polls until `ready`, or fails with `what`.
+pub fn wait_for(what: &str, mut ready: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !ready() {
+        assert!(Instant::now() < end, "{what}: not within {} s", PATIENCE.as_secs());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether something is mounted exactly at `path`.
+#[must_use]
+pub fn is_mounted(path: &Path) -> bool {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let wanted = path.as_os_str().to_string_lossy();
+    table.lines().any(|line| line.split(' ').nth(4) == Some(&wanted))
+}
+
+/// A child process that does not outlive the test.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+    command: String,
+    _logs: TempDir,
+}
+
+impl Process {
+    /// Starts it, with its output kept for [`Process::log`].
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(command: &mut Command) -> Process {
+        let logs = temp_dir();
+        let log = logs.path().join("log");
+        let out = File::create(&log).expect("log");
+        let err = out.try_clone().expect("log");
+        let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
+        let child = child.unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        Process { child, log, command: format!("{command:?}"), _logs: logs }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has said so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub fn wait(&mut self, seconds: u64) -> std::process::ExitStatus {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                return status;
+            }
+            assert!(Instant::now() < end, "{} still runs after {seconds} s; it said:\n{}", self.command, self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Polls until `ready`; says what the process said if it is not, or dies.
+    pub fn wait_until(&mut self, what: &str, mut ready: impl FnMut() -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !ready() {
+            let dead = self.has_ended();
+            assert!(!dead && Instant::now() < end, "{}: {what} (ended: {dead}); it said:\n{}", self.command, self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = Pid::from_raw(self.child.id() as i32) {
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+
+    /// Resident memory in bytes.
+    #[must_use]
+    pub fn resident(&self) -> u64 {
+        self.status_field("VmRSS:") * 1024
+    }
+
+    /// The largest that its resident memory has been, in bytes.
+    #[must_use]
+    pub fn peak_resident(&self) -> u64 {
+        self.status_field("VmHWM:") * 1024
+    }
+
+    fn status_field(&self, field: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    }
+
+    /// Descriptors that it has open, as their targets.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<PathBuf> {
+        let listing = std::fs::read_dir(format!("/proc/{}/fd", self.id())).into_iter().flatten().flatten();
+        listing.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let said = self.log();
+            if !said.trim().is_empty() {
+                eprintln!("--- {} said:\n{said}---", self.command);
+            }
+        }
+    }
+}
+
+/// Takes a mount away, whatever its server's state.
+pub fn unmount(path: &Path) {
+    let end = Instant::now() + Duration::from_secs(5);
+    while is_mounted(path) {
+        let lazy = Instant::now() > end;
+        let flags = if lazy { rustix::mount::UnmountFlags::DETACH } else { rustix::mount::UnmountFlags::empty() };
+        if rustix::mount::unmount(path, flags).is_err() {
+            // An ordinary user asks the helper.
+            let flag = if lazy { "-uz" } else { "-u" };
+            let _ = Command::new("fusermount3").args([flag, "--"]).arg(path).stderr(Stdio::null()).status();
+        }
+        if is_mounted(path) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        if Instant::now() > end + Duration::from_secs(5) {
+            eprintln!("{} stays mounted", path.display());
+            return;
+        }
+    }
+}
+
+/// A directory exported by a plugin and mounted through FUSE.
+pub struct Mount {
+    /// The server.
+    pub server: Process,
+    point: TempDir,
+}
+
+impl Mount {
+    /// `externfs mount hostfs SOURCE ... -o OPTIONS`, by a server that stays
+    /// the test's child.
+    ///
+    /// # Panics
+    /// With the server's words when it does not mount.
+    #[must_use]
+    pub fn new(source: &Path, options: &str) -> Mount {
+        Mount::with(source, options, |_| {})
+    }
+
+    /// The same, with a change to the server's command line.
+    #[must_use]
+    pub fn with(source: &Path, options: &str, adjust: impl FnOnce(&mut Command)) -> Mount {
+        need_fuse();
+        let point = temp_dir();
+        let mut command = Command::new(binary());
+        command.args(["mount", "hostfs"]).arg(source).arg(point.path()).arg("-f");
+        if !options.is_empty() {
+            command.args(["-o", options]);
+        }
+        adjust(&mut command);
+        let mut server = Process::start(&mut command);
+        let path = point.path().to_path_buf();
+        server.wait_until("does not mount", || is_mounted(&path));
+        Mount { server, point }
+    }
+
+    /// Where.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.point.path()
+    }
+
+    /// Unmounts as a user would, and checks that the server ends by itself
+    /// with success.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn finish(mut self) {
+        succeed(Command::new(binary()).arg("umount").arg(self.path()));
+        let status = self.server.wait(10);
+        assert!(status.success(), "the server ended with {status}: {}", self.server.log());
+        assert!(!is_mounted(self.path()), "still mounted after the server's end");
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        unmount(self.point.path());
+    }
+}
+
+/// A directory served to guests on vhost-user sockets.
+pub struct Server {
+    /// The process.
+    pub process: Process,
+    sockets: Vec<PathBuf>,
+    point: Option<PathBuf>,
+    _dir: TempDir,
+}
+
+impl Server {
+    /// `externfs serve hostfs SOURCE --socket ... -o OPTIONS`, with `guests`
+    /// sockets, and mounted on the host too with `mount`.
+    ///
+    /// # Panics
+    /// With the server's words when it does not come up.
+    #[must_use]
+    pub fn new(source: &Path, options: &str, guests: usize, mount: bool) -> Server {
+        let dir = temp_dir();
+        let sockets: Vec<PathBuf> = (0..guests).map(|i| dir.path().join(format!("{i}.sock"))).collect();
+        let mut command = Command::new(binary());
+        command.args(["serve", "hostfs"]).arg(source).args(["--tag", "host"]);
+        for socket in &sockets {
+            command.arg("--socket").arg(socket);
+        }
+        if !options.is_empty() {
+            command.args(["-o", options]);
+        }
+        let point = mount.then(|| dir.path().join("mnt"));
+        if let Some(point) = &point {
+            need_fuse();
+            std::fs::create_dir(point).expect("mount point");
+            command.arg("--mount").arg(point);
+        }
+        let mut process = Process::start(&mut command);
+        process.wait_until("does not listen", || sockets.iter().all(|s| s.exists()) && point.as_ref().is_none_or(|p| is_mounted(p)));
+        Server { process, sockets, point, _dir: dir }
+    }
+
+    /// The socket of a guest.
+    #[must_use]
+    pub fn socket(&self, guest: usize) -> &Path {
+        &self.sockets[guest]
+    }
+
+    /// Where it is mounted on the host.
+    #[must_use]
+    pub fn mount_point(&self) -> &Path {
+        self.point.as_deref().expect("started with mount")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(point) = &self.point {
+            unmount(point);
+        }
+    }
+}
+
+/// A second file system: ext4 on a loop device.
+pub struct LoopFs {
+    dir: TempDir,
+}
+
+impl LoopFs {
+    /// Of so many MiB.
+    ///
+    /// # Panics
+    /// When it cannot be made although this is root.
+    #[must_use]
+    pub fn new(mebibytes: u64) -> LoopFs {
+        need_root();
+        need_program("mkfs.ext4", "e2fsprogs");
+        let dir = temp_dir();
+        let (image, point) = (dir.path().join("image"), dir.path().join("mnt"));
+        File::create(&image).and_then(|file| file.set_len(mebibytes << 20)).expect("image");
+        std::fs::create_dir(&point).expect("mount point");
+        succeed(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=0"]).arg(&image));
+        let mounted = output(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&point));
+        if !mounted.status.success() {
+            skip(format!("no loop devices here: {}", String::from_utf8_lossy(&mounted.stderr).trim()));
+        }
+        LoopFs { dir }
+    }
+
+    /// Its root.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("mnt")
+    }
+}
+
+impl Drop for LoopFs {
+    fn drop(&mut self) {
+        unmount(&self.path());
+    }
+}
+
+/// A checksum of a file's contents, for comparing what two sides see.
+///
+/// # Panics
+/// When it cannot be read.
+#[must_use]
+pub fn checksum(path: &Path) -> u64 {
+    let mut file = File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let mut buffer = vec![0; 1 << 20];
+    // FNV-1a over 64-bit words: fast enough for a quarter of a gigabyte.
+    let mut sum = 0xcbf2_9ce4_8422_2325_u64;
+    loop {
+        let count = file.read(&mut buffer).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        if count == 0 {
+            return sum;
+        }
+        for word in buffer[..count].chunks(8) {
+            let mut bytes = [0; 8];
+            bytes[..word.len()].copy_from_slice(word);
+            sum = (sum ^ u64::from_le_bytes(bytes)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
