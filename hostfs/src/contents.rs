@@ -5,10 +5,7 @@ use crate::attr::Stat;
 use crate::fault::fault;
 use crate::node::{Inode, OpenFile};
 use crate::options::Cache;
-use externfs::{
-    DataSource, Errno, Error, FallocateFlags, FileCache, FileKind, OpenFlags, Opened, Result, StatFs, WriteFlags,
-    WritePlace,
-};
+use externfs::{DataSource, Errno, Error, FallocateFlags, FileCache, FileKind, OpenFlags, Opened, Result, StatFs, WriteFlags, WritePlace};
 use rustix::fs::OFlags;
 use rustix::io::Errno as Host;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -54,7 +51,7 @@ impl HostFs {
             Cache::Auto if stat.stamp() == node.last_told() && !flags.truncate => FileCache::Keep,
             Cache::Auto | Cache::None => FileCache::Drop,
         };
-        Ok(Opened { file: OpenFile::register(fd, node.clone(), flags.write), cache })
+        Ok(Opened { file: OpenFile::register(fd, node.clone(), flags.write, &self.locks), cache })
     }
 
     /// A regular file, known to be one, opened for I/O.

@@ -39,11 +39,7 @@ impl Server {
     pub(crate) fn current() -> Server {
         let needed = CapabilitySet::SETUID | CapabilitySet::SETGID;
         let can_switch = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed));
-        Server {
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-            can_switch,
-        }
+        Server { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw(), can_switch }
     }
 
     /// Whether objects are made as their callers.

@@ -69,11 +69,13 @@ impl HostFs {
         let root_key = Stat::of_fd(jail.root())?.key();
         let root_node = Inode::new(root_key, FileKind::Directory, None, c"".into());
         let budget = Budget::current();
+        let server = Server::current();
+        tracing::debug!(resolver = ?jail.resolver(), creates_as_caller = server.can_switch(), "hostfs opened");
         Ok(HostFs {
             root: Arc::new(DirFd::new(rustix::io::dup(jail.root())?)),
             root_key,
             root_node: Arc::new(root_node),
-            server: Server::current(),
+            server,
             dirs: DirCache::new(budget.dirs),
             pins: Pins::new(budget.pins),
             locks: Arc::default(),
@@ -289,7 +291,13 @@ impl ExternFs for HostFs {
         self.make_node(caller, parent, name, new, mode)
     }
 
-    fn create(&self, caller: &Caller, parent: &Arc<Inode>, name: Name<'_>, flags: CreateFlags) -> Result<Created<Arc<Inode>, Arc<OpenFile>>> {
+    fn create(
+        &self,
+        caller: &Caller,
+        parent: &Arc<Inode>,
+        name: Name<'_>,
+        flags: CreateFlags,
+    ) -> Result<Created<Arc<Inode>, Arc<OpenFile>>> {
         self.create_file(caller, parent, name, flags)
     }
 
@@ -305,7 +313,13 @@ impl ExternFs for HostFs {
         self.remove_name(parent, &child, directory)
     }
 
-    fn rename(&self, caller: &Caller, from: (&Arc<Inode>, Child<'_, Arc<Inode>>), to: (&Arc<Inode>, Child<'_, Arc<Inode>>), flags: RenameFlags) -> Result<()> {
+    fn rename(
+        &self,
+        caller: &Caller,
+        from: (&Arc<Inode>, Child<'_, Arc<Inode>>),
+        to: (&Arc<Inode>, Child<'_, Arc<Inode>>),
+        flags: RenameFlags,
+    ) -> Result<()> {
         self.rename_names(caller, (from.0, &from.1), (to.0, &to.1), flags)
     }
 

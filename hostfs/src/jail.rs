@@ -172,9 +172,7 @@ impl Jail {
         /// More levels than that is a loop or an attack.
         const LEVELS: usize = 1 << 16;
         let root = Stat::of_fd(self.root())?.key();
-        let up = |from: BorrowedFd<'_>| {
-            rustix::fs::openat(from, c"..", COMPONENT | OFlags::DIRECTORY, Mode::empty())
-        };
+        let up = |from: BorrowedFd<'_>| rustix::fs::openat(from, c"..", COMPONENT | OFlags::DIRECTORY, Mode::empty());
         let mut key = Stat::of_fd(dir)?.key();
         let mut at = up(dir)?;
         for _ in 0..LEVELS {

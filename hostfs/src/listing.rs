@@ -44,12 +44,8 @@ impl<'a> Record<'a> {
         let (&[kind], _) = rest.split_first_chunk::<1>()?;
         let name = bytes.get(19..len)?;
         let name = name.get(..name.iter().position(|&b| b == 0)?)?;
-        let entry = DirEntry {
-            name,
-            ino: u64::from_ne_bytes(*ino),
-            kind: FileKind::from_dirent_type(kind),
-            next: u64::from_ne_bytes(*next),
-        };
+        let entry =
+            DirEntry { name, ino: u64::from_ne_bytes(*ino), kind: FileKind::from_dirent_type(kind), next: u64::from_ne_bytes(*next) };
         Some(Record { entry, len })
     }
 }

@@ -49,22 +49,19 @@ impl LockTable {
 /// no descriptor of it is left, what they hold goes: by close(2) for those
 /// that did close it, and for the rest because their guest is gone.
 #[derive(Default)]
-pub(crate) struct Lockers(Mutex<Option<(Arc<LockTable>, Vec<(u64, LockFamily)>)>>);
+pub(crate) struct Lockers(Mutex<Vec<(u64, LockFamily)>>);
 
 impl Lockers {
-    fn add(&self, table: &Arc<LockTable>, owner: u64, family: LockFamily) {
-        let mut lockers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, owners) = lockers.get_or_insert_with(|| (table.clone(), Vec::new()));
+    fn add(&self, owner: u64, family: LockFamily) {
+        let mut owners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !owners.contains(&(owner, family)) {
             owners.push((owner, family));
         }
     }
 
-    pub(crate) fn release(&mut self, key: NodeKey) {
-        if let Some((table, owners)) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
-            for (owner, family) in owners {
-                table.release(key, owner, family);
-            }
+    pub(crate) fn release(&mut self, table: &LockTable, key: NodeKey) {
+        for (owner, family) in self.0.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            table.release(key, owner, family);
         }
     }
 }
@@ -111,7 +108,7 @@ impl HostFs {
     /// ENOLCK when guests hold as many as descriptors can be spared for.
     fn holder(&self, file: &OpenFile, wanted: &Lock) -> Result<Arc<OwnedFd>> {
         let who = (file.node.key(), wanted.owner, wanted.family);
-        file.lockers.add(&self.locks, wanted.owner, wanted.family);
+        file.lockers.add(wanted.owner, wanted.family);
         {
             let holders = self.locks.holders();
             if let Some(fd) = holders.get(&who) {

@@ -7,10 +7,7 @@ use crate::fault::fault;
 use crate::fdcache::DirFd;
 use crate::fs::c_name;
 use crate::node::{Inode, OpenFile};
-use externfs::{
-    Attr, Caller, Child, CreateFlags, Created, Errno, FileKind, Mode, Name, NewNode, Opened,
-    RenameFlags, Result,
-};
+use externfs::{Attr, Caller, Child, CreateFlags, Created, Errno, FileKind, Mode, Name, NewNode, Opened, RenameFlags, Result};
 use rustix::fs::{AtFlags, FileType, OFlags, RawMode};
 use rustix::io::Errno as Host;
 use std::ffi::{CStr, CString};
@@ -101,7 +98,7 @@ impl HostFs {
         }
         let stat = Stat::of_open(fd.as_fd())?;
         let (node, attr) = self.found(parent, name.to_owned(), &stat)?;
-        let file = OpenFile::register(fd, node.clone(), flags.open.write);
+        let file = OpenFile::register(fd, node.clone(), flags.open.write, &self.locks);
         Ok(Created { node, attr, opened: Opened { file, cache: self.cache_for_new() } })
     }
 
@@ -126,7 +123,7 @@ impl HostFs {
     pub(crate) fn create_tmpfile(&self, caller: &Caller, parent: &Node, flags: CreateFlags) -> Result<File> {
         let mode = self.new_mode(flags.mode, false)?;
         let dir = self.dir(parent)?;
-        let mut how = open_flags(flags.open) - OFlags::TRUNC | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let mut how = (open_flags(flags.open) - OFlags::TRUNC) | OFlags::TMPFILE | OFlags::CLOEXEC;
         if flags.exclusive {
             how |= OFlags::EXCL;
         }
@@ -137,7 +134,7 @@ impl HostFs {
         let stat = Stat::of_open(fd.as_fd())?;
         let node = Arc::new(Inode::new(stat.key(), stat.kind()?, None, c"".into()));
         let attr = self.tell(&node, &stat)?;
-        let file = OpenFile::register(fd, node.clone(), flags.open.write);
+        let file = OpenFile::register(fd, node.clone(), flags.open.write, &self.locks);
         Ok(Created { node, attr, opened: Opened { file, cache: self.cache_for_new() } })
     }
 
@@ -190,7 +187,13 @@ impl HostFs {
     }
 
     /// See [`externfs::ExternFs::rename`].
-    pub(crate) fn rename_names(&self, caller: &Caller, from: (&Node, &Child<'_, Node>), to: (&Node, &Child<'_, Node>), flags: RenameFlags) -> Result<()> {
+    pub(crate) fn rename_names(
+        &self,
+        caller: &Caller,
+        from: (&Node, &Child<'_, Node>),
+        to: (&Node, &Child<'_, Node>),
+        flags: RenameFlags,
+    ) -> Result<()> {
         let (from_dir, to_dir) = (self.dir(from.0)?, self.dir(to.0)?);
         let (from_name, to_name) = (c_name(from.1.name)?, c_name(to.1.name)?);
         let exchange = flags.contains(RenameFlags::EXCHANGE);

@@ -6,7 +6,7 @@
 //! than the name and are tried first: a file that the guest has open, and the
 //! pin that is taken before the name is removed.
 
-use crate::locks::Lockers;
+use crate::locks::{LockTable, Lockers};
 use crate::pins::Pin;
 use externfs::{FileKind, NodeKey};
 use std::ffi::CStr;
@@ -112,12 +112,13 @@ pub struct OpenFile {
     pub(crate) writable: bool,
     /// Whose locks came through this file; they go with it.
     pub(crate) lockers: Lockers,
+    locks: Arc<LockTable>,
 }
 
 impl OpenFile {
     /// Makes it known to its inode, which from now on is reached through it.
-    pub(crate) fn register(fd: OwnedFd, node: Arc<Inode>, writable: bool) -> Arc<OpenFile> {
-        let file = Arc::new(OpenFile { fd, node, writable, lockers: Lockers::default() });
+    pub(crate) fn register(fd: OwnedFd, node: Arc<Inode>, writable: bool, locks: &Arc<LockTable>) -> Arc<OpenFile> {
+        let file = Arc::new(OpenFile { fd, node, writable, lockers: Lockers::default(), locks: locks.clone() });
         let before = std::mem::replace(&mut file.node.place().opened, Arc::downgrade(&file));
         drop(before);
         file
@@ -126,7 +127,7 @@ impl OpenFile {
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        self.lockers.release(self.node.key);
+        self.lockers.release(&self.locks, self.node.key);
         // A dead weak reference would keep this file's memory for as long as
         // the inode is remembered.
         let mut place = self.node.place();

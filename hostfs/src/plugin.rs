@@ -29,7 +29,7 @@ impl Plugin for HostFsPlugin {
 
     fn open(&self, source: &Source) -> Result<Arc<dyn Connect>, UsageError> {
         let options = Options::parse(&source.options)?;
-        let bridge_options = BridgeOptions { read_only: options.read_only, ..BridgeOptions::default() };
+        let bridge_options = BridgeOptions { read_only: options.read_only };
         let fs = open(&source.path, options)?;
         let bridge = Bridge::new(fs, bridge_options);
         let bridge = bridge.map_err(|error| UsageError(format!("cannot export '{}': {error}", source.path.display())))?;
@@ -96,9 +96,7 @@ fn refuse_jail(path: &Path, options: &Options, error: Errno) -> UsageError {
 fn check_readable(path: &Path, root: &OwnedFd) -> Result<(), UsageError> {
     let wanted = Access::READ_OK | Access::EXEC_OK;
     rustix::fs::accessat(root.as_fd(), c".", wanted, rustix::fs::AtFlags::EACCESS).map_err(|error| match error {
-        Errno::ACCESS => {
-            UsageError(format!("'{}' is not readable for this user: chmod u+rx it, or run as its owner", path.display()))
-        }
+        Errno::ACCESS => UsageError(format!("'{}' is not readable for this user: chmod u+rx it, or run as its owner", path.display())),
         other => UsageError(format!("cannot read '{}': {other}", path.display())),
     })
 }

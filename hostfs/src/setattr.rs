@@ -79,9 +79,7 @@ impl HostFs {
         }
         match sys::chmod_path_fd(fd, mode) {
             // Before Linux 6.6, or behind a filter that does not know it yet.
-            Err(Host::NOSYS | Host::PERM) => {
-                rustix::fs::chmodat(&*self.jail.proc_fd()?, fd_name(fd).as_c_str(), bits, AtFlags::empty())
-            }
+            Err(Host::NOSYS | Host::PERM) => rustix::fs::chmodat(&*self.jail.proc_fd()?, fd_name(fd).as_c_str(), bits, AtFlags::empty()),
             answer => answer,
         }
     }

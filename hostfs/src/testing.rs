@@ -45,6 +45,14 @@ impl Tree {
         self.top.path().join("outside").join(path)
     }
 
+    /// Descriptors of this process for what is below the exported directory.
+    pub(crate) fn fds_below(&self) -> usize {
+        let below = self.host("");
+        let links = std::fs::read_dir("/proc/self/fd").unwrap();
+        let targets = links.filter_map(|link| std::fs::read_link(link.unwrap().path()).ok());
+        targets.filter(|target| target.starts_with(&below) && *target != below.components().collect::<PathBuf>()).count()
+    }
+
     pub(crate) fn root(&self) -> Node {
         self.fs.root().unwrap()
     }
@@ -185,9 +193,3 @@ impl DataSink for Room {
         self.max - self.bytes.len()
     }
 }
-
-/// How many descriptors this process has open.
-pub(crate) fn open_fds() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-

@@ -30,14 +30,10 @@ const ECHO_MS: u64 = 1000;
 /// a needless look by a guest.
 const ECHOES_MAX: usize = 1 << 14;
 
-const NAMES: WatchFlags =
-    WatchFlags::CREATE.union(WatchFlags::DELETE).union(WatchFlags::MOVED_FROM).union(WatchFlags::MOVED_TO);
+const NAMES: WatchFlags = WatchFlags::CREATE.union(WatchFlags::DELETE).union(WatchFlags::MOVED_FROM).union(WatchFlags::MOVED_TO);
 
-const EVENTS: WatchFlags = NAMES
-    .union(WatchFlags::MODIFY)
-    .union(WatchFlags::ATTRIB)
-    .union(WatchFlags::ONLYDIR)
-    .union(WatchFlags::EXCL_UNLINK);
+const EVENTS: WatchFlags =
+    NAMES.union(WatchFlags::MODIFY).union(WatchFlags::ATTRIB).union(WatchFlags::ONLYDIR).union(WatchFlags::EXCL_UNLINK);
 
 /// A running watch; dropping it ends its thread.
 pub(crate) struct Watch {

@@ -8,8 +8,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 /// A single component cannot be absolute nor climb, so `BENEATH` costs nothing
 /// and holds should a caller ever pass more.
-const RESOLVE: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_SYMLINKS);
+const RESOLVE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_SYMLINKS);
 
 /// Whether it is there and permitted.
 pub(super) fn probe(dir: BorrowedFd<'_>) -> Fault<()> {
