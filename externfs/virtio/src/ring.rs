@@ -1,0 +1,253 @@
+//! [`Ring`]: one virtqueue while it runs: what is available, what is used,
+//! and when the guest has to be told.
+
+use crate::chain::{ChainReply, ChainSource};
+use crate::fence::Spans;
+use crate::memory::Memory;
+use crate::statistics::Counters;
+use rustix::fs::FileType;
+use rustix::net::SendFlags;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+
+/// Largest queue, in descriptors (the virtio specification's limit).
+const QUEUE_SIZE_MAX: u16 = 32768;
+
+/// Where a queue lies, in the frontend's virtual addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RingPlace {
+    pub(crate) descriptors: u64,
+    pub(crate) available: u64,
+    pub(crate) used: u64,
+}
+
+/// How a queue begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RingStart {
+    /// Descriptors: a power of two.
+    pub(crate) size: u16,
+    pub(crate) place: RingPlace,
+    /// Next entry of the available ring to look at.
+    pub(crate) next_available: u16,
+    /// `VIRTIO_F_RING_EVENT_IDX` was negotiated.
+    pub(crate) event_index: bool,
+}
+
+/// A request that the guest made available.
+pub(crate) struct Chain {
+    /// What it is returned by.
+    pub(crate) head: u16,
+    pub(crate) source: ChainSource,
+    pub(crate) reply: ChainReply,
+}
+
+struct State {
+    queue: Queue,
+    memory: Arc<Memory>,
+    /// Cleared for good when the guest takes the queue away: from then on its
+    /// memory is not ours, whatever still runs.
+    open: bool,
+}
+
+/// A running queue. Its thread takes from it; whoever finishes a request
+/// returns it.
+pub(crate) struct Ring {
+    place: RingPlace,
+    counters: Arc<Counters>,
+    state: Mutex<State>,
+    /// Tells the guest. Apart from the state: QEMU replaces it at any time.
+    call: Mutex<Option<Arc<Call>>>,
+}
+
+impl Ring {
+    /// Begins a queue: every part of it lies in guest memory, or it is refused.
+    pub(crate) fn start(start: RingStart, memory: Arc<Memory>, counters: Arc<Counters>) -> Result<Ring, String> {
+        let broken = |error: virtio_queue::Error| error.to_string();
+        let mut queue = Queue::new(QUEUE_SIZE_MAX).map_err(broken)?;
+        queue.try_set_size(start.size).map_err(|_| format!("a queue cannot have {} descriptors", start.size))?;
+        place_queue(&mut queue, start.place, &memory)?;
+        queue.set_event_idx(start.event_index);
+        queue.set_next_avail(start.next_available);
+        // Not when its base is set: the frontend says where it lies after that.
+        let used = queue.used_idx(memory.guest(), Ordering::Acquire).map_err(broken)?;
+        queue.set_next_used(used.0);
+        let state = Mutex::new(State { queue, memory, open: true });
+        Ok(Ring { place: start.place, counters, state, call: Mutex::new(None) })
+    }
+
+    /// Plain fields that are right after each statement: a panic elsewhere
+    /// leaves nothing half done that the checks of the next access miss.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The guest's memory has changed around the queue.
+    pub(crate) fn remap(&self, memory: Arc<Memory>) -> Result<(), String> {
+        let mut state = self.state();
+        place_queue(&mut state.queue, self.place, &memory)?;
+        state.memory = memory;
+        Ok(())
+    }
+
+    /// Uses another descriptor to tell the guest; None tells it no more.
+    pub(crate) fn set_call(&self, call: Option<Arc<Call>>) {
+        *self.call.lock().unwrap_or_else(PoisonError::into_inner) = call;
+    }
+
+    /// The guest takes it away: nothing is written to its memory from now on.
+    /// Returns the next entry of the available ring.
+    pub(crate) fn close(&self) -> u16 {
+        let mut state = self.state();
+        state.open = false;
+        state.queue.next_avail()
+    }
+
+    /// Whether the guest's memory was taken away.
+    pub(crate) fn is_memory_lost(&self) -> bool {
+        self.state().memory.is_lost()
+    }
+
+    /// The next request, if there is one.
+    ///
+    /// # Errors
+    /// The guest broke the queue's rules: the reason for the log.
+    pub(crate) fn pop(&self) -> Result<Option<Chain>, String> {
+        let mut state = self.state();
+        if !state.open {
+            return Ok(None);
+        }
+        let memory = Arc::clone(&state.memory);
+        let mut available = state.queue.iter(memory.guest()).map_err(|error| error.to_string())?;
+        let Some(descriptors) = available.next() else {
+            return Ok(None);
+        };
+        drop(state);
+        let head = descriptors.head_index();
+        let mut readable = Spans::new(Arc::clone(&memory));
+        let mut writable = Spans::new(Arc::clone(&memory));
+        let mut writing = false;
+        // The iterator ends without a word where a chain is wrong; the last
+        // descriptor that it gave then still names a next one.
+        let mut unfinished = true;
+        for descriptor in descriptors {
+            if descriptor.is_write_only() {
+                writing = true;
+            } else if writing {
+                return Err(format!("chain {head} has a readable descriptor behind a writable one"));
+            }
+            let side = if writing { &mut writable } else { &mut readable };
+            side.push(descriptor.addr(), descriptor.len() as usize).map_err(|reason| format!("chain {head}: {reason}"))?;
+            unfinished = descriptor.has_next();
+        }
+        if unfinished {
+            return Err(format!("chain {head} loops, leaves its table or cannot be read"));
+        }
+        Ok(Some(Chain { head, source: ChainSource::new(readable), reply: ChainReply::new(writable) }))
+    }
+
+    /// Whether a request is available, at the price of one look.
+    pub(crate) fn has_next(&self) -> bool {
+        let state = self.state();
+        let next = state.queue.next_avail();
+        state.queue.avail_idx(state.memory.guest(), Ordering::Relaxed).is_ok_and(|index| index.0 != next)
+    }
+
+    /// Returns a request with an answer of `len` bytes, and tells the guest
+    /// if it wants to know.
+    pub(crate) fn push(&self, head: u16, len: u32) -> Result<(), String> {
+        let mut state = self.state();
+        if !state.open {
+            return Ok(());
+        }
+        let State { queue, memory, .. } = &mut *state;
+        let told = queue.add_used(memory.guest(), head, len).and_then(|()| queue.needs_notification(memory.guest()));
+        drop(state);
+        if told.map_err(|error| error.to_string())? {
+            self.call();
+        }
+        Ok(())
+    }
+
+    fn call(&self) {
+        let call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(call) = call.as_ref() {
+            self.counters.calls.add(1);
+            call.send();
+        }
+    }
+
+    /// Asks the guest for a kick with its next request. True when one is there
+    /// already, which will have none.
+    pub(crate) fn enable_kicks(&self) -> Result<bool, String> {
+        let mut state = self.state();
+        let State { queue, memory, open } = &mut *state;
+        if !*open {
+            return Ok(false);
+        }
+        queue.enable_notification(memory.guest()).map_err(|error| error.to_string())
+    }
+
+    /// Tells the guest that we look by ourselves.
+    pub(crate) fn disable_kicks(&self) -> Result<(), String> {
+        let mut state = self.state();
+        let State { queue, memory, open } = &mut *state;
+        if !*open {
+            return Ok(());
+        }
+        queue.disable_notification(memory.guest()).map_err(|error| error.to_string())
+    }
+}
+
+fn place_queue(queue: &mut Queue, place: RingPlace, memory: &Memory) -> Result<(), String> {
+    let find = |what: &str, address: u64| {
+        memory.guest_address(address).ok_or_else(|| format!("the {what} at {address:#x} is not in guest memory"))
+    };
+    let wrong = |error: virtio_queue::Error| error.to_string();
+    queue.try_set_desc_table_address(find("descriptor table", place.descriptors)?).map_err(wrong)?;
+    queue.try_set_avail_ring_address(find("available ring", place.available)?).map_err(wrong)?;
+    queue.try_set_used_ring_address(find("used ring", place.used)?).map_err(wrong)?;
+    queue.set_ready(true);
+    if queue.is_valid(memory.guest()) { Ok(()) } else { Err("a ring is not all in guest memory".into()) }
+}
+
+/// A descriptor that interrupts the guest.
+#[derive(Debug)]
+pub(crate) struct Call {
+    fd: OwnedFd,
+    is_socket: bool,
+}
+
+impl Call {
+    /// QEMU gives an eventfd, User Mode Linux one end of a stream socket,
+    /// because it needs SIGIO.
+    pub(crate) fn new(fd: OwnedFd) -> Result<Call, String> {
+        let kind = event_kind(&fd)?;
+        Ok(Call { fd, is_socket: kind == FileType::Socket })
+    }
+
+    /// Full means that the guest has interrupts waiting, closed that it is
+    /// gone, which its connection will tell: neither is ours to mind.
+    pub(crate) fn send(&self) {
+        let one = 1_u64.to_ne_bytes();
+        let _ = match self.is_socket {
+            true => rustix::net::send(&self.fd, &one, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
+            false => rustix::io::write(&self.fd, &one),
+        };
+    }
+}
+
+/// Checks a descriptor that is waited on or written to for signalling, and
+/// makes it non-blocking: whatever it is, it must not hold a thread.
+pub(crate) fn event_kind(fd: &OwnedFd) -> Result<FileType, String> {
+    let failed = |error| format!("its file descriptor: {error}");
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(fd).map_err(failed)?.st_mode);
+    // An eventfd has no type at all.
+    if !matches!(kind, FileType::Socket | FileType::Fifo | FileType::Unknown) {
+        return Err(format!("its file descriptor is no eventfd, pipe or socket but a {kind:?}"));
+    }
+    let flags = rustix::fs::fcntl_getfl(fd).map_err(failed)?;
+    rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK).map_err(failed)?;
+    Ok(kind)
+}

@@ -1,0 +1,163 @@
+//! [`Vring`]: what a frontend has told about one queue so far, and the queue
+//! itself once everything is known.
+//!
+//! Frontends tell it in different orders and again at any time. A queue runs
+//! as soon as it is complete and enabled; it pauses when disabled, keeping its
+//! state, and ends when its place or base changes or its base is asked for.
+
+use crate::memory::Memory;
+use crate::ring::{Call, Ring, RingPlace, RingStart};
+use crate::worker::{Guest, Job, Worker};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// What a queue needs from its device to run.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) guest: &'a Arc<Guest>,
+    pub(crate) memory: Option<&'a Arc<Memory>>,
+    pub(crate) event_index: bool,
+}
+
+/// One queue, configured piece by piece.
+pub(crate) struct Vring {
+    index: usize,
+    size: Option<u16>,
+    place: Option<RingPlace>,
+    base: u16,
+    kick: Option<Arc<OwnedFd>>,
+    call: Option<Arc<Call>>,
+    error: Option<Arc<Call>>,
+    enabled: bool,
+    /// Before `ring`: its thread ends first.
+    worker: Option<Worker>,
+    ring: Option<Arc<Ring>>,
+}
+
+impl Vring {
+    pub(crate) fn new(index: usize) -> Vring {
+        Vring { index, size: None, place: None, base: 0, kick: None, call: None, error: None, enabled: false, worker: None, ring: None }
+    }
+
+    /// Number of descriptors.
+    pub(crate) fn set_size(&mut self, size: u32) -> Result<(), String> {
+        let size = u16::try_from(size).map_err(|_| format!("a queue cannot have {size} descriptors"))?;
+        self.close();
+        self.size = Some(size);
+        Ok(())
+    }
+
+    pub(crate) fn set_place(&mut self, place: RingPlace) {
+        // Said again about a running queue, it changes nothing.
+        if self.place != Some(place) {
+            self.close();
+            self.place = Some(place);
+        }
+    }
+
+    /// Next entry of the available ring.
+    pub(crate) fn set_base(&mut self, base: u32) -> Result<(), String> {
+        let base = u16::try_from(base).map_err(|_| format!("{base} is no index of an available ring"))?;
+        self.close();
+        self.base = base;
+        Ok(())
+    }
+
+    pub(crate) fn set_call(&mut self, call: Option<Call>) {
+        self.call = call.map(Arc::new);
+        if let Some(ring) = &self.ring {
+            ring.set_call(self.call.clone());
+        }
+    }
+
+    pub(crate) fn set_error(&mut self, error: Option<Call>) {
+        self.error = error.map(Arc::new);
+    }
+
+    pub(crate) fn set_kick(&mut self, kick: OwnedFd, around: &Surroundings<'_>) -> Result<(), String> {
+        self.worker = None;
+        self.kick = Some(Arc::new(kick));
+        self.run(around)
+    }
+
+    /// Before anything else is known of it.
+    pub(crate) fn start_enabled(&mut self, enabled: bool) {
+        self.enabled = enabled;
+    }
+
+    pub(crate) fn set_enabled(&mut self, enabled: bool, around: &Surroundings<'_>) -> Result<(), String> {
+        self.enabled = enabled;
+        if !enabled {
+            self.worker = None;
+        }
+        self.run(around)
+    }
+
+    /// The guest's memory has changed.
+    pub(crate) fn set_memory(&mut self, around: &Surroundings<'_>) -> Result<(), String> {
+        match (&self.ring, around.memory) {
+            (Some(ring), Some(memory)) => ring.remap(Arc::clone(memory)),
+            (Some(_), None) => {
+                self.close();
+                Ok(())
+            }
+            (None, _) => self.run(around),
+        }
+    }
+
+    /// Lets it run if it can and does not yet.
+    pub(crate) fn run(&mut self, around: &Surroundings<'_>) -> Result<(), String> {
+        let (Some(kick), Some(size), Some(place), Some(memory)) = (&self.kick, self.size, self.place, around.memory) else {
+            return Ok(());
+        };
+        if !self.enabled || self.worker.is_some() {
+            return Ok(());
+        }
+        let ring = match &self.ring {
+            Some(ring) => Arc::clone(ring),
+            None => {
+                let start = RingStart { size, place, next_available: self.base, event_index: around.event_index };
+                let ring = Ring::start(start, Arc::clone(memory), Arc::clone(&around.guest.counters))?;
+                ring.set_call(self.call.clone());
+                Arc::new(ring)
+            }
+        };
+        let job = Job {
+            index: self.index,
+            ring: Arc::clone(&ring),
+            kick: Arc::clone(kick),
+            error: self.error.clone(),
+            guest: Arc::clone(around.guest),
+        };
+        self.ring = Some(ring);
+        self.worker = Some(Worker::start(job).map_err(|error| format!("no thread for queue {}: {error}", self.index))?);
+        Ok(())
+    }
+
+    /// Ends it for good, with its kick descriptor: QEMU's way to stop a
+    /// queue. Returns the next entry of the available ring.
+    pub(crate) fn stop(&mut self) -> u16 {
+        self.worker = None;
+        self.kick = None;
+        self.close();
+        self.base
+    }
+
+    /// Its thread ends, its requests in progress are done; what waits on other
+    /// threads still may answer until [`Vring::stop`].
+    pub(crate) fn pause(&mut self) {
+        self.worker = None;
+    }
+
+    fn close(&mut self) {
+        self.worker = None;
+        if let Some(ring) = self.ring.take() {
+            self.base = ring.close();
+        }
+    }
+}
+
+impl Drop for Vring {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
