@@ -134,8 +134,6 @@ impl HostFs {
         if self.options.append && !harmless.contains(flags) {
             return Err(Errno::EPERM.into());
         }
-        // The kernel leaves this to us without saying who asks.
-        self.strip_setid(file.fd.as_fd(), false)?;
         self.own_change(&file.node);
         let mode = rustix::fs::FallocateFlags::from_bits_retain(flags.bits() as u32);
         rustix::fs::fallocate(&file.fd, mode, offset, length).map_err(fault("fallocate"))?;
@@ -149,7 +147,6 @@ impl HostFs {
             // writes, and those are looked at.
             return Err(Errno::EOPNOTSUPP.into());
         }
-        self.strip_setid(to.0.fd.as_fd(), false)?;
         self.own_change(&to.0.node);
         let (mut read_at, mut write_at) = (from.1, to.1);
         let length = usize::try_from(length).unwrap_or(usize::MAX);

@@ -207,7 +207,10 @@ impl ExportDriver {
 
     fn link(&self, from: &TreePath, to: &TreePath) -> Answer {
         self.with(from, |this, source| {
-            let made = this.at(to, |this, parent, name| this.export.link(&this.caller, source.id, parent, name))?;
+            let made = this.at(to, |this, parent, name| match this.check_there(parent, name) {
+                Ok(()) => Err(Errno::EEXIST.into()),
+                Err(_) => this.export.link(&this.caller, source.id, parent, name),
+            })?;
             this.export.forget(made.id, 1);
             Ok(Value::Done)
         })
@@ -220,10 +223,25 @@ impl ExportDriver {
             RenameHow::Exchange => RenameFlags::EXCHANGE,
         };
         self.at(from, |this, old, old_name| {
-            this.at(to, |this, new, new_name| this.export.rename(&this.caller, (old, old_name), (new, new_name), flags))
-                .map_err(Error::from)
+            this.at(to, |this, new, new_name| {
+                this.check_there(old, old_name)?;
+                this.export.rename(&this.caller, (old, old_name), (new, new_name), flags)
+            })
+            .map_err(Error::from)
         })
         .map(|()| Value::Done)
+    }
+
+    /// A kernel has looked a name up before it asks for its removal.
+    fn check_there(&self, parent: NodeId, name: Name<'_>) -> Result<()> {
+        self.export.lookup(&self.caller, parent, name).map(|entry| self.export.forget(entry.id, 1))
+    }
+
+    fn remove(&self, path: &TreePath, remove: impl FnOnce(&ExportDriver, NodeId, Name<'_>) -> Result<()>) -> Answer {
+        self.at(path, |this, parent, name| {
+            this.check_there(parent, name)?;
+            remove(this, parent, name).map(|()| Value::Done)
+        })
     }
 
     fn set_attr(&self, path: &TreePath, change: &SetAttr) -> Answer {
@@ -259,8 +277,8 @@ impl ExportDriver {
                 self.make(path, &new, *mode)
             }
             Op::Link { from, to } => self.link(from, to),
-            Op::Unlink { path } => self.at(path, |t, parent, name| t.export.unlink(&t.caller, parent, name)).map(|()| Value::Done),
-            Op::Rmdir { path } => self.at(path, |t, parent, name| t.export.rmdir(&t.caller, parent, name)).map(|()| Value::Done),
+            Op::Unlink { path } => self.remove(path, |t, parent, name| t.export.unlink(&t.caller, parent, name)),
+            Op::Rmdir { path } => self.remove(path, |t, parent, name| t.export.rmdir(&t.caller, parent, name)),
             Op::Rename { from, to, how } => self.rename(from, to, *how),
             Op::Chmod { path, mode } => self.chmod(path, *mode),
             Op::Chown { path, uid, gid } => {

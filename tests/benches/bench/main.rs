@@ -1,79 +1,168 @@
-//! Benchmarks: our mounts against the native file system and against peers,
-//! interleaved so that a noisy machine is noisy for all alike.
-//!
-//! ```text
-//! cargo bench -p externfs-tests -- host                 # everything on the host
-//! cargo bench -p externfs-tests -- guest                # UML and QEMU guests
-//! cargo bench -p externfs-tests -- on NAME=DIR ...      # any directories; the first is what the others are compared with
-//! cargo bench -p externfs-tests -- compare OLD NEW      # two files written with --json
-//! ```
-//! Options: `--rounds N`, `--files N`, `--mib N`, `--pinned` (client and server
-//! on one CPU: the steadier way to judge code), `--only TEXT` (steps whose name
-//! contains it), `--json FILE`, `--dir DIR` (where the trees lie: a journalled
-//! ext4, or figures mean little).
+//! Benchmarks: our mounts and guests against the native file system and against
+//! peers, interleaved so that a noisy machine is noisy for all alike. How to run
+//! and read them: tests/benches/README.md.
 
-mod guests;
-mod map;
-mod measure;
-mod report;
-mod steps;
-mod targets;
+mod clock;
+mod fault;
+mod guest;
+mod host;
+mod record;
+mod rounds;
+mod sizes;
+mod table;
+mod work;
 
-use measure::{Plan, measure};
+use clap::{Args, Parser, Subcommand};
+use fault::{Result, fault};
+use host::Scheduling;
+use record::Report;
+use sizes::Sizes;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use targets::Target;
+use work::{ROWS, Row};
 
-/// What the command line says.
-#[derive(Clone, Debug)]
-struct Arguments {
-    words: Vec<String>,
-    plan: Plan,
+#[derive(Parser)]
+#[command(about = "Benchmarks of externfs", after_help = "Run as: cargo bench -p externfs-tests -- host --quick")]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+    /// Cargo adds it.
+    #[arg(long, hide = true, global = true)]
+    bench: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Mounts on this host: native, ours, bindfs, fuse-overlayfs
+    Host {
+        #[command(flatten)]
+        common: Common,
+        /// Columns to run, separated by commas; all by default
+        #[arg(long, value_delimiter = ',')]
+        targets: Vec<String>,
+        /// Schedulings to run, separated by commas
+        #[arg(long, value_delimiter = ',', default_value = "default,pinned")]
+        scheduling: Vec<Scheduling>,
+        /// Where the loop image lies
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// Guests: QEMU against virtiofsd, User Mode Linux against its in-kernel hostfs
+    Guest {
+        #[command(flatten)]
+        common: Common,
+        /// Kinds to run, separated by commas
+        #[arg(long, value_delimiter = ',', default_value = "qemu,uml")]
+        kinds: Vec<guest::Kind>,
+        /// The peer; by default from PATH or target/tools/bin
+        #[arg(long, value_name = "PATH")]
+        virtiofsd: Option<PathBuf>,
+        /// A kernel image for QEMU with its modules beside; by default Debian's cloud kernel, downloaded once
+        #[arg(long, value_name = "DIR")]
+        kernel: Option<PathBuf>,
+    },
+    /// Directories that are there already; ratios are to the first
+    On {
+        #[command(flatten)]
+        common: Common,
+        /// Where the first is native, names that begin with `ours` are ours, and others are peers
+        #[arg(required = true, value_name = "NAME=DIR")]
+        places: Vec<String>,
+        /// Schedulings of the client to run, separated by commas
+        #[arg(long, value_delimiter = ',', default_value = "default")]
+        scheduling: Vec<Scheduling>,
+    },
+    /// What changed between two files written with --json
+    Compare {
+        /// The earlier
+        old: PathBuf,
+        /// The later
+        new: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct Common {
+    /// Rounds, each of which visits every target with every row [default: 5, quick 3]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    /// Fewer operations and rounds
+    #[arg(long)]
+    quick: bool,
+    /// Also write every value to a file
+    #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    dir: PathBuf,
+    /// Rows to run, separated by commas; `*` at the end stands for any rest
+    #[arg(long, value_delimiter = ',', value_name = "ROW")]
+    only: Vec<String>,
 }
 
-fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut parsed = Arguments { words: Vec::new(), plan: Plan::default(), json: None, dir: std::env::temp_dir() };
-    let mut rest = arguments;
-    while let Some(argument) = rest.next() {
-        let mut value = || rest.next().ok_or(format!("{argument} needs a value"));
-        let number = |text: String| text.parse::<usize>().map_err(|_| format!("{text} is no number"));
-        match argument.as_str() {
-            // Cargo adds it.
-            "--bench" => {}
-            "--pinned" => parsed.plan.pinned = true,
-            "--rounds" => parsed.plan.rounds = number(value()?)?.max(1),
-            "--files" => parsed.plan.files = number(value()?)?.max(10),
-            "--mib" => parsed.plan.mebibytes = number(value()?)?.max(1),
-            "--only" => parsed.plan.only.push(value()?),
-            "--json" => parsed.json = Some(value()?.into()),
-            "--dir" => parsed.dir = value()?.into(),
-            other if other.starts_with('-') => return Err(format!("unknown option {other}; see the head of tests/benches/bench/main.rs")),
-            word => parsed.words.push(word.to_owned()),
-        }
+impl Common {
+    fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { 3 } else { 5 })
     }
-    Ok(parsed)
+
+    /// The rows chosen among those for which `fit`.
+    fn rows(&self, fit: fn(&Row) -> bool) -> Result<Vec<&'static Row>> {
+        let matches = |row: &Row, wanted: &String| match wanted.strip_suffix('*') {
+            Some(start) => row.name.starts_with(start),
+            None => row.name == wanted,
+        };
+        let known = || ROWS.iter().filter(|row| fit(row));
+        if let Some(unknown) = self.only.iter().find(|wanted| !known().any(|row| matches(row, wanted))) {
+            return fault(format!("no row {unknown}; there are {}", known().map(|row| row.name).collect::<Vec<_>>().join(", ")));
+        }
+        Ok(known().filter(|row| self.only.is_empty() || self.only.iter().any(|wanted| matches(row, wanted))).collect())
+    }
+
+    fn finish(&self, report: &Report) -> Result<()> {
+        table::print(report);
+        self.json.as_deref().map_or(Ok(()), |path| report.save(path))
+    }
 }
 
-fn run(arguments: &Arguments) -> Result<(), String> {
-    let words: Vec<&str> = arguments.words.iter().map(String::as_str).collect();
-    let results = match words.as_slice() {
-        ["compare", old, new] => return report::compare(old.as_ref(), new.as_ref()),
-        [] | ["host"] => measure(&targets::host(&arguments.dir)?, &arguments.plan)?,
-        ["guest"] => return guests::run(&arguments.dir, &arguments.plan, arguments.json.as_deref()),
-        ["on", places @ ..] if !places.is_empty() => {
-            let targets = places.iter().map(|place| Target::named(place)).collect::<Result<Vec<_>, _>>()?;
-            measure(&targets, &arguments.plan)?
+fn choice(common: &Common, targets: Vec<String>, passes: Vec<Scheduling>, dir: Option<PathBuf>) -> Result<host::Choice> {
+    Ok(host::Choice {
+        rounds: common.rounds(),
+        sizes: if common.quick { Sizes::QUICK } else { Sizes::FULL },
+        rows: common.rows(|_| true)?,
+        targets,
+        passes,
+        dir: dir.unwrap_or_else(std::env::temp_dir),
+    })
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Host { common, targets, scheduling, dir } => common.finish(&host::run(&choice(&common, targets, scheduling, dir)?)?),
+        Command::On { common, places, scheduling } => common.finish(&host::on(&places, &choice(&common, Vec::new(), scheduling, None)?)?),
+        Command::Guest { common, kinds, virtiofsd, kernel } => {
+            let choice = guest::Choice {
+                rounds: common.rounds(),
+                sizes: if common.quick { Sizes::GUEST_QUICK } else { Sizes::GUEST },
+                rows: common.rows(|row| row.guest)?,
+                virtiofsd,
+                kernel,
+            };
+            for kind in kinds {
+                let report = guest::run(kind, &choice)?;
+                // One file a kind: the columns differ.
+                let json = common.json.as_deref().map(|path| path.with_extension(format!("{}.json", kind.name())));
+                table::print(&report);
+                json.map_or(Ok(()), |path| report.save(&path))?;
+            }
+            Ok(())
         }
-        _ => return Err(format!("cannot understand {words:?}; see the head of tests/benches/bench/main.rs")),
-    };
-    report::print(&results);
-    arguments.json.as_deref().map_or(Ok(()), |path| report::save(&results, path))
+        Command::Compare { old, new } => table::compare(&old, &new),
+    }
 }
 
 fn main() -> ExitCode {
-    match parse(std::env::args().skip(1)).and_then(|arguments| run(&arguments)) {
+    // In a guest this very program is the first process.
+    if std::process::id() == 1 {
+        guest::init::main();
+    }
+    match run(Line::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
             eprintln!("bench: {why}");

@@ -6,12 +6,13 @@ use super::{Place, Sample};
 use crate::fault::{Naming, Result};
 use rustix::fs::{
     AtFlags, Mode, OFlags, StatxFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, linkat, openat, renameat, statat, statx,
-    unlinkat, utimensat,
+    utimensat,
 };
 use rustix::io::Errno;
 use std::path::PathBuf;
 
 const LOOK: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
+
 /// Made through the target, so that its caches know them.
 fn present(place: &Place<'_>) -> Result<Files> {
     Files::present(&place.scratch, "f", place.sizes.files)
@@ -121,9 +122,9 @@ fn paths(place: &Place<'_>, files: &Files) -> Vec<PathBuf> {
 }
 
 fn set_each(paths: &[PathBuf]) -> Result<()> {
-    paths.iter().try_for_each(|path| {
-        rustix::fs::lsetxattr(path, "user.bench", b"sixteen bytes ok", XattrFlags::empty()).naming(path.display())
-    })
+    paths
+        .iter()
+        .try_for_each(|path| rustix::fs::lsetxattr(path, "user.bench", b"sixteen bytes ok", XattrFlags::empty()).naming(path.display()))
 }
 
 pub(super) fn setxattr(place: &Place<'_>) -> Result<Sample> {
@@ -137,9 +138,9 @@ pub(super) fn getxattr(place: &Place<'_>) -> Result<Sample> {
     let mut buffer = [0_u8; 64];
     let passes = place.sizes.passes;
     place.time(paths.len() as u64 * u64::from(passes), || {
-        (0..passes).flat_map(|_| &paths).try_for_each(|path| {
-            rustix::fs::lgetxattr(path, "user.bench", &mut buffer).map(drop).naming(path.display())
-        })
+        (0..passes)
+            .flat_map(|_| &paths)
+            .try_for_each(|path| rustix::fs::lgetxattr(path, "user.bench", &mut buffer).map(drop).naming(path.display()))
     })
 }
 
@@ -163,5 +164,5 @@ pub(super) fn link(place: &Place<'_>) -> Result<Sample> {
 
 pub(super) fn unlink(place: &Place<'_>) -> Result<Sample> {
     let files = present(place)?;
-    place.time(files.count(), || files.each(|directory, name| unlinkat(directory, name, AtFlags::empty())))
+    place.time(files.count(), || files.unlink())
 }

@@ -1,0 +1,129 @@
+//! The columns of the host's tables.
+
+use super::image::Image;
+use super::server::Server;
+use crate::fault::{Naming, Result, fault};
+use crate::record::{Column, Role};
+use externfs_tests::fixture::{binary, is_mounted};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tempfile::TempDir;
+
+/// How a column comes to be.
+pub(super) struct Spec {
+    /// As after `--targets`.
+    pub(super) name: &'static str,
+    role: Role,
+    how: How,
+}
+
+enum How {
+    Native,
+    /// `externfs mount hostfs` with these options.
+    Ours(&'static str),
+    Bindfs,
+    FuseOverlayfs,
+}
+
+/// All columns, in the order of the tables.
+pub(super) const SPECS: &[Spec] = &[
+    Spec { name: "native", role: Role::Native, how: How::Native },
+    Spec { name: "ctl", role: Role::Control, how: How::Native },
+    Spec { name: "ours", role: Role::Ours, how: How::Ours("allow_other,cache=auto") },
+    Spec { name: "ours-native", role: Role::Ours, how: How::Ours("allow_other,cache=auto,transport=native") },
+    Spec { name: "ours-always", role: Role::Ours, how: How::Ours("allow_other,cache=always") },
+    Spec { name: "bindfs", role: Role::Peer, how: How::Bindfs },
+    Spec { name: "fovl", role: Role::Peer, how: How::FuseOverlayfs },
+];
+
+/// A column that is up.
+pub(super) struct Target {
+    pub(super) column: Column,
+    /// Where to work.
+    pub(super) root: PathBuf,
+    server: Option<Server>,
+    _dir: Option<TempDir>,
+}
+
+impl Target {
+    /// A fresh directory below one that somebody else takes care of.
+    pub(super) fn elsewhere(column: Column, dir: &Path) -> Result<Target> {
+        let dir = tempfile::Builder::new().prefix("externfs-bench-").tempdir_in(dir).naming(dir.display())?;
+        Ok(Target { column, root: dir.path().to_owned(), server: None, _dir: Some(dir) })
+    }
+
+    /// The process whose time counts.
+    pub(super) fn server_pid(&self) -> Option<u32> {
+        self.server.as_ref().map(Server::pid)
+    }
+}
+
+impl Spec {
+    fn tree(&self, image: &Image) -> PathBuf {
+        image.trees().join(self.name).join("tree")
+    }
+
+    /// Makes the directories that it serves; answers where its fixtures go.
+    pub(super) fn lay_out(&self, image: &Image) -> Result<PathBuf> {
+        for name in ["tree", "lower", "work"] {
+            let dir = image.trees().join(self.name).join(name);
+            fs::create_dir_all(&dir).naming(dir.display())?;
+        }
+        Ok(self.tree(image))
+    }
+
+    /// Brings it up.
+    ///
+    /// # Errors
+    /// Not installed, or it does not mount.
+    pub(super) fn start(&self, image: &Image) -> Result<Target> {
+        let tree = self.tree(image);
+        let point = image.room().join(format!("on-{}", self.name));
+        fs::create_dir_all(&point).naming(point.display())?;
+        let Some(mut command) = self.command(image, &tree, &point) else {
+            let column = Column { name: self.name.into(), role: self.role, how: "a directory of the same file system".into() };
+            return Ok(Target { column, root: tree, server: None, _dir: None });
+        };
+        let how = words(&command);
+        let log = image.room().join(format!("{}.log", self.name));
+        let server = Server::start(&mut command, log, || is_mounted(&point))?.mounted_on(&point);
+        // A mount that shows something else would be measured just as happily.
+        if !point.join(crate::work::fixture::DATA).is_file() {
+            return fault(format!("{} does not show the tree", point.display()));
+        }
+        let column = Column { name: self.name.into(), role: self.role, how };
+        Ok(Target { column, root: point, server: Some(server), _dir: None })
+    }
+
+    fn command(&self, image: &Image, tree: &Path, point: &Path) -> Option<Command> {
+        match self.how {
+            How::Native => None,
+            How::Ours(options) => {
+                let mut command = Command::new(binary());
+                command.args(["mount", "hostfs"]).arg(tree).arg(point).args(["-f", "-o", options]);
+                Some(command)
+            }
+            How::Bindfs => {
+                let mut command = Command::new("bindfs");
+                command.args(["-f", "-o", "allow_other,default_permissions"]).arg(tree).arg(point);
+                Some(command)
+            }
+            How::FuseOverlayfs => {
+                let own = image.trees().join(self.name);
+                let layers = format!("lowerdir={0}/lower,upperdir={0}/tree,workdir={0}/work", own.display());
+                let mut command = Command::new("fuse-overlayfs");
+                command.args(["-f", "-o", &format!("{layers},allow_other")]).arg(point);
+                Some(command)
+            }
+        }
+    }
+}
+
+/// A command line without the directories, which differ each time.
+fn words(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let plain = command.get_args().map(|word| word.to_string_lossy()).filter(|word| !word.starts_with('/'));
+    let words: Vec<String> = plain.map(|word| word.split(',').filter(|part| !part.contains('/')).collect::<Vec<_>>().join(",")).collect();
+    format!("{program} {}", words.join(" "))
+}
