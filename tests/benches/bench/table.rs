@@ -52,6 +52,7 @@ fn print_pass(report: &Report, name: &str, scheduling: &str, lines: &[Line]) {
         }
     }
     match behind.as_slice() {
+        _ if ours(&report.columns).is_none() => {}
         [] => println!("\nNo row is below {ENOUGH} of the best peer."),
         names => println!("\nBelow {ENOUGH} of the best peer: {}.", names.join(", ")),
     }
