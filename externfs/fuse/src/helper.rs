@@ -42,7 +42,11 @@ fn escape(value: &OsStr) -> OsString {
 
 fn explain(output: &Output, helper: &Path) -> MountError {
     let words = String::from_utf8_lossy(&output.stderr);
-    let words: Vec<_> = words.lines().map(|line| line.trim().trim_start_matches("fusermount3: ")).filter(|line| !line.is_empty()).collect();
+    let words: Vec<_> = words
+        .lines()
+        .map(|line| line.rsplit_once("fusermount3: ").map_or(line, |(_, words)| words).trim())
+        .filter(|line| !line.is_empty())
+        .collect();
     let words = words.join("; ");
     let is_setuid = helper.metadata().is_ok_and(|about| about.uid() == 0 && about.mode() & 0o4000 != 0);
     if words.contains("user_allow_other") {
