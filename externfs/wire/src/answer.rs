@@ -2,6 +2,7 @@
 //! kernel never hears it.
 
 use crate::codec::Payload;
+use crate::passthrough::Passthrough;
 use externfs::{Export, HandleId, Lock, LockKind, NodeId};
 
 /// The payload of a reply. It lives on the stack for one request; a box would
@@ -60,14 +61,20 @@ impl From<Vec<u8>> for Answer {
 
 impl Held {
     /// The kernel never heard of it: nothing may leak.
-    pub(crate) fn give_back(self, export: &dyn Export) {
+    pub(crate) fn give_back(self, export: &dyn Export, passthrough: Option<&dyn Passthrough>) {
+        let close = |handle| {
+            export.release(handle, None);
+            if let Some(passthrough) = passthrough {
+                passthrough.released(handle);
+            }
+        };
         match self {
             Held::Nothing => {}
             Held::Node(node) => export.forget(node, 1),
             Held::Nodes(nodes) => nodes.into_iter().for_each(|node| export.forget(node, 1)),
-            Held::File(handle) => export.release(handle, None),
+            Held::File(handle) => close(handle),
             Held::NewFile(node, handle) => {
-                export.release(handle, None);
+                close(handle);
                 export.forget(node, 1);
             }
             Held::Listing(handle) => export.release_dir(handle),

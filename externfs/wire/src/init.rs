@@ -9,7 +9,7 @@
 //! | SUBMOUNTS | the plugin announces volumes (only virtio-fs offers it) |
 //! | WRITEBACK_CACHE | the cache policy says so |
 //! | CACHE_SYMLINKS | the policy says that nobody else looks at or changes the tree |
-//! | PASSTHROUGH | a /dev/fuse transport that can register backing files, without WRITEBACK_CACHE, which excludes it |
+//! | PASSTHROUGH | the transport can register backing files ([`crate::Passthrough`]), without WRITEBACK_CACHE, which excludes it |
 //!
 //! Never asked for: NO_OPEN_SUPPORT and NO_OPENDIR_SUPPORT (a handle keeps an
 //! unlinked file alive), SECURITY_CTX (labels are xattrs of the plugin's),
@@ -47,16 +47,13 @@ pub struct Config {
     /// no locks of ours, no write-back cache. It costs a round trip a close.
     /// Wanted where a host reports late write errors at close (NFS, quotas).
     pub flush_on_close: bool,
-    /// The transport can register backing files with the kernel
-    /// .
-    pub passthrough: bool,
 }
 
 impl Config {
     /// What suits this transport.
     #[must_use]
     pub fn new(transport: TransportKind) -> Config {
-        Config { transport, max_write: 1 << 20, max_readahead: u32::MAX, max_background: 64, flush_on_close: false, passthrough: false }
+        Config { transport, max_write: 1 << 20, max_readahead: u32::MAX, max_background: 64, flush_on_close: false }
     }
 }
 
@@ -115,8 +112,19 @@ pub struct Negotiated {
     pub max_background: u16,
 }
 
+/// What the server's side brings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ours<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) features: Features,
+    pub(crate) policy: CachePolicy,
+    /// There is somebody to register backing files.
+    pub(crate) passthrough: bool,
+}
+
 /// The flags to ask for where a kernel offers them: the table above.
-fn wanted(config: &Config, features: Features, policy: CachePolicy) -> InitFlags {
+fn wanted(ours: &Ours<'_>) -> InitFlags {
+    let Ours { config, features, policy, passthrough } = *ours;
     let mut wanted = InitFlags::ASYNC_READ
         | InitFlags::BIG_WRITES
         | InitFlags::ATOMIC_O_TRUNC
@@ -139,18 +147,13 @@ fn wanted(config: &Config, features: Features, policy: CachePolicy) -> InitFlags
     wanted.set(InitFlags::SUBMOUNTS, features.submounts);
     wanted.set(InitFlags::WRITEBACK_CACHE, policy.writeback);
     wanted.set(InitFlags::CACHE_SYMLINKS, !policy.coherent);
-    let passthrough = config.passthrough && config.transport == TransportKind::DevFuse && !policy.writeback;
+    let passthrough = passthrough && config.transport == TransportKind::DevFuse && !policy.writeback;
     wanted.set(InitFlags::PASSTHROUGH, passthrough);
     wanted
 }
 
 /// Agrees with a kernel. None: it is to ask again with our major version.
-pub(crate) fn negotiate(
-    config: &Config,
-    features: Features,
-    policy: CachePolicy,
-    request: &InitRequest,
-) -> Result<Option<Negotiated>, Error> {
+pub(crate) fn negotiate(ours: &Ours<'_>, request: &InitRequest) -> Result<Option<Negotiated>, Error> {
     if request.major > abi::MAJOR {
         return Ok(None);
     }
@@ -159,7 +162,8 @@ pub(crate) fn negotiate(
         let reason = format!("the kernel speaks FUSE {major}.{minor}; 7.{oldest} (Linux 5.4) is the oldest that is served");
         return Err(Error::because(Errno::EPROTO, reason));
     }
-    let flags = wanted(config, features, policy) & request.flags;
+    let flags = wanted(ours) & request.flags;
+    let config = ours.config;
     let mut max_write = config.max_write.clamp(MAX_WRITE_RANGE.0, MAX_WRITE_RANGE.1);
     if !flags.contains(InitFlags::MAX_PAGES) {
         max_write = max_write.min(PAGES_UNNEGOTIATED * PAGE);

@@ -18,6 +18,7 @@ mod init;
 mod listing;
 mod opcode;
 mod ops;
+mod passthrough;
 mod reply;
 mod request;
 mod session;
@@ -30,6 +31,7 @@ pub mod notify;
 
 pub use init::{Config, Negotiated, TransportKind};
 pub use opcode::{Counts, Opcode};
+pub use passthrough::{NewlyOpen, Passthrough, Serving};
 pub use session::Session;
 pub use transport::{Later, Outcome, REPLY_HEADER_LEN, Reply};
 

@@ -1,8 +1,9 @@
 //! [`Dirents`]: the answer to READDIR and READDIRPLUS, as it fills.
 
 use crate::abi::size;
+use crate::ops::Call;
 use crate::reply;
-use externfs::{DirEntry, Entry, Export, Listing, NodeId};
+use externfs::{DirEntry, Entry, Listing, NodeId};
 use std::cell::Cell;
 
 /// Records are aligned to 8 bytes (`FUSE_REC_ALIGN`).
@@ -12,7 +13,7 @@ fn aligned(len: usize) -> usize {
 
 /// A listing of at most `limit` bytes.
 pub(crate) struct Dirents<'a> {
-    export: &'a dyn Export,
+    call: &'a Call<'a>,
     bytes: Vec<u8>,
     limit: usize,
     plus: bool,
@@ -23,9 +24,9 @@ pub(crate) struct Dirents<'a> {
 }
 
 impl<'a> Dirents<'a> {
-    pub(crate) fn new(export: &'a dyn Export, limit: usize, plus: bool) -> Dirents<'a> {
+    pub(crate) fn new(call: &'a Call<'a>, limit: usize, plus: bool) -> Dirents<'a> {
         // Most listings are short: room for more comes as they grow.
-        Dirents { export, bytes: Vec::with_capacity(limit.min(4096)), limit, plus, taken: Vec::new(), too_small: Cell::new(false) }
+        Dirents { call, bytes: Vec::with_capacity(limit.min(4096)), limit, plus, taken: Vec::new(), too_small: Cell::new(false) }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -50,14 +51,14 @@ impl<'a> Dirents<'a> {
     /// to look the name up when it needs it.
     fn put_entry(&mut self, known: Option<&Entry>) {
         let Some(known) = known else { return self.bytes.extend_from_slice(&[0; size::ENTRY_OUT]) };
-        match reply::entry(known) {
+        match reply::entry(&self.call.told(known)) {
             Ok(payload) => {
                 self.bytes.extend_from_slice(payload.as_bytes());
                 self.taken.push(known.id);
             }
             // An attribute that the protocol cannot express: the LOOKUP says so.
             Err(_) => {
-                self.export.forget(known.id, 1);
+                self.call.export.forget(known.id, 1);
                 self.bytes.extend_from_slice(&[0; size::ENTRY_OUT]);
             }
         }
@@ -76,7 +77,7 @@ impl Listing for Dirents<'_> {
         if end > self.limit {
             // Against the contract; what was counted for it must not leak.
             if let Some(known) = known {
-                self.export.forget(known.id, 1);
+                self.call.export.forget(known.id, 1);
             }
             return;
         }

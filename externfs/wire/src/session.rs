@@ -8,9 +8,10 @@
 
 use crate::abi::{self, InitFlags};
 use crate::answer::{Answer, Body};
-use crate::init::{self, Config, InitRequest, Negotiated};
+use crate::init::{self, Config, InitRequest, Negotiated, Ours};
 use crate::opcode::{Counters, Counts, Opcode};
 use crate::ops::{self, Call};
+use crate::passthrough::Passthrough;
 use crate::reply;
 use crate::request::{self, Header, Operation};
 use crate::transport::{Outcome, Reply};
@@ -29,6 +30,7 @@ const AGREED: u64 = 1 << 63;
 struct Core {
     export: Arc<dyn Export>,
     config: Config,
+    passthrough: Option<Arc<dyn Passthrough>>,
     /// [`InitFlags`] and [`AGREED`]; 0 before INIT.
     terms: AtomicU64,
     negotiated: Mutex<Option<Negotiated>>,
@@ -52,10 +54,22 @@ impl Session {
     /// A conversation that is yet to begin with INIT.
     #[must_use]
     pub fn new(export: Arc<dyn Export>, config: Config) -> Session {
+        Session::make(export, config, None)
+    }
+
+    /// As [`Session::new`], for a transport that can have the kernel serve
+    /// open files from the host's.
+    #[must_use]
+    pub fn with_passthrough(export: Arc<dyn Export>, config: Config, passthrough: Arc<dyn Passthrough>) -> Session {
+        Session::make(export, config, Some(passthrough))
+    }
+
+    fn make(export: Arc<dyn Export>, config: Config, passthrough: Option<Arc<dyn Passthrough>>) -> Session {
         Session {
             core: Arc::new(Core {
                 export,
                 config,
+                passthrough,
                 terms: AtomicU64::new(0),
                 negotiated: Mutex::new(None),
                 waiting: Arc::default(),
@@ -227,7 +241,9 @@ impl Core {
             let extensions = Args::take(request, header.extension_len)?;
             caller.supplementary_group = request::supplementary_group(extensions.bytes())?;
         }
-        let call = Call { export: &*self.export, config: &self.config, terms, node: NodeId(header.node), caller };
+        let passthrough = self.passthrough.as_deref().filter(|_| terms.contains(InitFlags::PASSTHROUGH));
+        let passthrough = passthrough.map(|passthrough| (passthrough, passthrough.mark()));
+        let call = Call { export: &*self.export, config: &self.config, terms, passthrough, node: NodeId(header.node), caller };
         self.run(&call, operation, request, reply)
     }
 
@@ -267,7 +283,13 @@ impl Core {
         if self.terms().is_some() {
             self.end_conversation();
         }
-        let agreed = init::negotiate(&self.config, self.export.features(), self.export.cache_policy(), request)?;
+        let ours = Ours {
+            config: &self.config,
+            features: self.export.features(),
+            policy: self.export.cache_policy(),
+            passthrough: self.passthrough.is_some(),
+        };
+        let agreed = init::negotiate(&ours, request)?;
         let Some(agreed) = agreed else { return Ok(init::encode_other_major().into()) };
         tracing::debug!(minor = request.minor, offered = ?agreed.offered, agreed = ?agreed.flags, "INIT");
         self.set_negotiated(Some(agreed));
@@ -310,7 +332,7 @@ impl Core {
             Body::Bytes(bytes) => reply.put(bytes),
         };
         if let Err(error) = put {
-            held.give_back(&*self.export);
+            held.give_back(&*self.export, self.passthrough.as_deref());
             let error = Error::because(Errno::EIO, format!("no room for the answer: {error}"));
             return self.refuse(header, reply, &error);
         }
@@ -318,7 +340,7 @@ impl Core {
         tracing::trace!(opcode = word(header), unique = header.unique, node = header.node, len, "answered");
         if let Err(error) = reply.finish(reply::header(header.unique, None, len)) {
             tracing::debug!(opcode = word(header), node = header.node, %error, "an answer could not be delivered");
-            held.give_back(&*self.export);
+            held.give_back(&*self.export, self.passthrough.as_deref());
         }
     }
 

@@ -7,6 +7,7 @@ mod init;
 mod leaks;
 mod locks;
 mod operations;
+mod passthrough;
 
 use crate::abi::InitFlags;
 use crate::buffer::{SliceSource, VecReply};

@@ -7,17 +7,17 @@ use externfs::*;
 
 pub(crate) fn get_attr(call: &Call<'_>, handle: Option<HandleId>) -> Result<Answer> {
     let (attr, ttl) = call.export.get_attr(call.node, handle)?;
-    Ok(reply::attr(&attr, ttl)?.into())
+    Ok(reply::attr(&attr, call.attr_ttl(call.node, ttl))?.into())
 }
 
 pub(crate) fn statx(call: &Call<'_>, handle: Option<HandleId>) -> Result<Answer> {
     let (attr, ttl) = call.export.get_attr(call.node, handle)?;
-    Ok(reply::statx(&attr, ttl).into())
+    Ok(reply::statx(&attr, call.attr_ttl(call.node, ttl)).into())
 }
 
 pub(crate) fn set_attr(call: &Call<'_>, handle: Option<HandleId>, change: &SetAttr) -> Result<Answer> {
     let (attr, ttl) = call.export.set_attr(&call.caller, call.node, handle, change)?;
-    Ok(reply::attr(&attr, ttl)?.into())
+    Ok(reply::attr(&attr, call.attr_ttl(call.node, ttl))?.into())
 }
 
 /// Longest target that the kernel takes: a page less its NUL.

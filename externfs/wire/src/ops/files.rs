@@ -5,6 +5,7 @@ use super::Call;
 use crate::abi::{InitFlags, OpenReply};
 use crate::answer::{Answer, Held};
 use crate::codec::Payload;
+use crate::passthrough::{NewlyOpen, Serving};
 use crate::reply;
 use crate::request::{CopyArgs, Making, ReadArgs, ReleaseArgs, WriteArgs};
 use crate::transport::Reply;
@@ -14,35 +15,42 @@ use externfs::*;
 /// keeps a hostile size from a plugin that makes a buffer of it.
 const READ_MAX: usize = 16 << 20;
 
-/// What the kernel may do with a file that was opened so.
-fn flags_of(call: &Call<'_>, handle: &Handle, open: OpenFlags) -> OpenReply {
+/// `fuse_open_out` for a file that was opened with these flags.
+fn put_open(call: &Call<'_>, payload: Payload, node: NodeId, handle: &Handle, open: OpenFlags) -> Payload {
     let mut flags = reply::file_flags(handle.cache);
     // With a page cache of its own a kernel must tell us when it is to be
     // written; with locks of ours, whose they are. Else FLUSH has no meaning:
     // pages written through mmap(2) go out when the mapping does.
     let flush_matters = call.config.flush_on_close || call.terms.intersects(InitFlags::WRITEBACK_CACHE | InitFlags::POSIX_LOCKS);
-    flags.set(OpenReply::NOFLUSH, !flush_matters);
+    let no_flush = if flush_matters { OpenReply::empty() } else { OpenReply::NOFLUSH };
     if open.direct {
         flags |= OpenReply::PARALLEL_DIRECT_WRITES;
     }
-    flags
+    let serving = call.passthrough.map_or(Serving::Plain, |(passthrough, _)| {
+        let file = NewlyOpen { node, handle: handle.id, writes: open.write, cache: handle.cache };
+        passthrough.opened(call.export, file)
+    });
+    let (flags, backing) = match serving {
+        Serving::Plain => (flags, 0),
+        Serving::Direct => (reply::file_flags(FileCache::Bypass), 0),
+        // No other flag goes with it (FOPEN_PASSTHROUGH_MASK of fs/fuse/iomode.c).
+        Serving::Backed(id) => (OpenReply::PASSTHROUGH, id),
+    };
+    reply::put_open(payload, handle, flags | no_flush, backing)
 }
 
 pub(crate) fn open(call: &Call<'_>, flags: OpenFlags) -> Result<Answer> {
     let handle = call.export.open(&call.caller, call.node, flags)?;
-    let payload = reply::put_open(Payload::new(), &handle, flags_of(call, &handle, flags), 0);
+    let payload = put_open(call, Payload::new(), call.node, &handle, flags);
     Ok(Answer::from(payload).holding(Held::File(handle.id)))
 }
 
 fn created(call: &Call<'_>, (entry, handle): (Entry, Handle), flags: OpenFlags) -> Result<Answer> {
     let held = Held::NewFile(entry.id, handle.id);
-    match reply::entry(&entry) {
-        Ok(payload) => {
-            let payload = reply::put_open(payload, &handle, flags_of(call, &handle, flags), 0);
-            Ok(Answer::from(payload).holding(held))
-        }
+    match reply::entry(&call.told(&entry)) {
+        Ok(payload) => Ok(Answer::from(put_open(call, payload, entry.id, &handle, flags)).holding(held)),
         Err(errno) => {
-            held.give_back(call.export);
+            call.give_back(held);
             Err(errno.into())
         }
     }
@@ -85,6 +93,9 @@ pub(crate) fn release(call: &Call<'_>, args: &ReleaseArgs) -> Result<Answer> {
     // The file is closed whatever FLUSH says; nobody is left to hear of it.
     let flushed = if args.flush { call.export.flush(args.handle, args.lock_owner) } else { Ok(()) };
     call.export.release(args.handle, args.flock_unlock.then_some(args.lock_owner));
+    if let Some((passthrough, _)) = call.passthrough {
+        passthrough.released(args.handle);
+    }
     flushed.map(|()| Answer::empty())
 }
 

@@ -19,7 +19,7 @@ pub(crate) fn open_dir(call: &Call<'_>) -> Result<Answer> {
 
 pub(crate) fn read_dir(call: &Call<'_>, args: &ReadArgs, plus: bool, room: usize) -> Result<Answer> {
     let limit = args.size.min(room).min(LISTING_MAX);
-    let mut listing = Dirents::new(call.export, limit, plus);
+    let mut listing = Dirents::new(call, limit, plus);
     let read = if plus {
         call.export.read_dir_plus(args.handle, args.offset, &mut listing)
     } else {

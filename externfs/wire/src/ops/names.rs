@@ -12,10 +12,10 @@ use externfs::*;
 /// Answers with an entry; a node that cannot be told is not held.
 fn entry_answer(call: &Call<'_>, entry: &Entry) -> Result<Answer> {
     let held = Held::Node(entry.id);
-    match reply::entry(entry) {
+    match reply::entry(&call.told(entry)) {
         Ok(payload) => Ok(Answer::from(payload).holding(held)),
         Err(errno) => {
-            held.give_back(call.export);
+            call.give_back(held);
             Err(Error::because(errno, format!("the protocol cannot carry device number {:?}", entry.attr.device)))
         }
     }

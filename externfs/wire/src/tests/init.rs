@@ -2,7 +2,7 @@
 
 use super::fake::Fake;
 use super::*;
-use crate::init::{self, InitRequest};
+use crate::init::{self, InitRequest, Ours};
 use externfs::{CachePolicy, Features};
 
 /// Everything that Linux 5.4 offers (7.31, no `flags2`).
@@ -12,7 +12,7 @@ const OFFERED_7_38: u64 = 0x7fff_ffff | 0xb_0000_0000;
 
 fn agree(minor: u32, offered: u64, config: Config, features: Features, policy: CachePolicy) -> crate::Negotiated {
     let request = InitRequest { major: 7, minor, max_readahead: 131_072, flags: InitFlags::from_bits_retain(offered) };
-    init::negotiate(&config, features, policy, &request).unwrap().unwrap()
+    init::negotiate(&Ours { config: &config, features, policy, passthrough: false }, &request).unwrap().unwrap()
 }
 
 const ALWAYS: InitFlags = InitFlags::ASYNC_READ
@@ -60,10 +60,19 @@ fn each_ability_brings_its_flags() {
     assert_eq!(added(none, CachePolicy { writeback: true, ..policy }, virtio), InitFlags::WRITEBACK_CACHE);
     assert_eq!(added(none, CachePolicy { coherent: false, ..policy }, virtio), InitFlags::CACHE_SYMLINKS);
 
-    let device = Config { passthrough: true, ..Config::new(TransportKind::DevFuse) };
-    assert_eq!(added(none, policy, device), InitFlags::PASSTHROUGH);
-    assert_eq!(added(none, CachePolicy { writeback: true, ..policy }, device), InitFlags::WRITEBACK_CACHE, "the two exclude each other");
-    assert_eq!(added(none, policy, Config { passthrough: true, ..virtio }), InitFlags::empty(), "a guest has no files of ours");
+    let with_passthrough = |policy, transport| {
+        let config = Config::new(transport);
+        let request = InitRequest { major: 7, minor: 45, max_readahead: 0, flags: InitFlags::from_bits_retain(OFFERED_7_45) };
+        init::negotiate(&Ours { config: &config, features: none, policy, passthrough: true }, &request)
+            .unwrap()
+            .unwrap()
+            .flags
+            .difference(plain)
+    };
+    assert_eq!(with_passthrough(policy, TransportKind::DevFuse), InitFlags::PASSTHROUGH);
+    let writeback = CachePolicy { writeback: true, ..policy };
+    assert_eq!(with_passthrough(writeback, TransportKind::DevFuse), InitFlags::WRITEBACK_CACHE, "the two exclude each other");
+    assert_eq!(with_passthrough(policy, TransportKind::Virtio), InitFlags::empty(), "a guest has no files of ours");
 }
 
 #[test]
