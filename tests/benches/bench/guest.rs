@@ -138,21 +138,29 @@ fn contenders(kind: Kind, choice: &Choice, room: &TempDir, archive: &Path) -> Re
     };
     match kind {
         Kind::Qemu => {
-            let program = virtiofsd(choice.virtiofsd.as_deref())?;
-            let (tree, socket) = (tree("virtiofsd")?, room.path().join("virtiofsd.sock"));
-            let mut command = Command::new(program);
-            // The features that ours has: without xattrs its guest never asks for security.capability.
-            command.arg("--shared-dir").arg(&tree).arg("--socket-path").arg(&socket).args(["--cache", "auto", "--xattr"]);
-            Ok(vec![contender("virtiofsd", Role::Peer, command, socket)?, ours("ours", &[])?])
+            let peer = virtiofsd(choice.virtiofsd.as_deref()).and_then(|program| {
+                let (tree, socket) = (tree("virtiofsd")?, room.path().join("virtiofsd.sock"));
+                let mut command = Command::new(program);
+                // The features that ours has: without xattrs its guest never asks for security.capability.
+                command.arg("--shared-dir").arg(&tree).arg("--socket-path").arg(&socket).args(["--cache", "auto", "--xattr"]);
+                contender("virtiofsd", Role::Peer, command, socket)
+            });
+            all([peer, ours("ours", &[])])
         }
         Kind::Uml => {
             let tree = tree("hostfs")?;
             let share = Share { name: "hostfs".into(), kind: "hostfs".into(), source: "none".into(), data: tree.display().to_string() };
             let column = Column { name: "hostfs".into(), role: Role::Peer, how: "the guest kernel's own, no server".into() };
             let native = Contender { column, share, clock: ServerClock::new(None), socket: None, _server: None };
-            Ok(vec![native, ours("ours", &[])?])
+            all([Ok(native), ours("ours", &[])])
         }
     }
+}
+
+/// Those that came up; the others are left out, aloud.
+fn all<const N: usize>(results: [Result<Contender>; N]) -> Result<Vec<Contender>> {
+    let up: Vec<Contender> = results.into_iter().filter_map(|result| result.map_err(|why| eprintln!("left out: {why}")).ok()).collect();
+    if up.is_empty() { fault("nothing came up") } else { Ok(up) }
 }
 
 fn contender(name: &str, role: Role, mut command: Command, socket: PathBuf) -> Result<Contender> {

@@ -41,7 +41,7 @@ fn print_pass(report: &Report, name: &str, scheduling: &str, lines: &[Line]) {
     println!(" spread | verdict |\n|---|---|---|{}---|---|", "---|".repeat(others.len()));
     let mut behind = Vec::new();
     for line in lines {
-        print!("| {} | {} | {} |", line.name, line.unit, line.us(&first.name).map_or("-".into(), short));
+        print!("| {} | {} | {} |", line.name, line.unit, baseline(line, first));
         others.iter().for_each(|column| print!(" {} |", cell(line, first, column)));
         let ours = ours(&report.columns).and_then(|ours| line.ratio(&first.name, &ours.name));
         let verdict = verdict(&report.columns, line);
@@ -61,6 +61,12 @@ fn print_pass(report: &Report, name: &str, scheduling: &str, lines: &[Line]) {
     {
         println!("{} on {name}: {why}", line.name);
     }
+}
+
+/// Microseconds an operation, and those of its server if it has one.
+fn baseline(line: &Line, first: &Column) -> String {
+    let us = line.us(&first.name).map_or("-".into(), short);
+    line.server_us(&first.name).map_or(us.clone(), |cpu| format!("{us}/{}", short(cpu)))
 }
 
 fn cell(line: &Line, first: &Column, column: &Column) -> String {
