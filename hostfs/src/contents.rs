@@ -48,7 +48,7 @@ impl HostFs {
             _ if self.options.direct_io => FileCache::Bypass,
             Cache::Always => FileCache::Keep,
             // What the kernel has is what the host has, as far as times tell.
-            Cache::Auto if stat.stamp() == node.last_told() && !flags.truncate => FileCache::Keep,
+            Cache::Auto if node.was_told(stat.stamp()) && !flags.truncate => FileCache::Keep,
             Cache::Auto | Cache::None => FileCache::Drop,
         };
         Ok(Opened { file: OpenFile::register(fd, node.clone(), flags.write, &self.locks), cache })

@@ -195,18 +195,17 @@ impl ExternFs for HostFs {
     }
 
     fn found_again(&self, known: &Arc<Inode>, again: Arc<Inode>) {
-        known.told(again.last_told());
+        known.told_like(&again);
         let (parent, name, opened) = {
             let place = again.place();
-            (place.parent.clone(), place.name.clone(), place.opened.clone())
+            (place.parent.clone(), place.name.clone(), place.opened())
         };
-        if opened.strong_count() > 0 {
+        if let Some(file) = opened {
             // `create` has opened what was there already.
-            let before = std::mem::replace(&mut known.place().opened, opened);
-            drop(before);
+            known.place().set_opened(&file);
         }
         let Some(parent) = parent else { return };
-        let is_there = known.is_at(&parent, &name) && known.place().pin.is_none();
+        let is_there = known.is_at(&parent, &name) && known.place().pin().is_none();
         if !is_there {
             self.settle(known, parent, name);
         }
@@ -217,7 +216,7 @@ impl ExternFs for HostFs {
             return Ok(self.root_node.clone());
         }
         let place = node.place();
-        let parent = place.parent.clone().filter(|_| place.pin.is_none());
+        let parent = place.parent.clone().filter(|_| place.pin().is_none());
         parent.ok_or(Errno::ESTALE.into())
     }
 

@@ -149,7 +149,7 @@ impl HostFs {
         self.sync_names(&dir)?;
         let is_lost = {
             let place = node.place();
-            place.pin.is_some() || place.parent.is_none()
+            place.pin().is_some() || place.parent.is_none()
         };
         if is_lost {
             self.settle(node, parent.clone(), name.into_boxed_c_str());
@@ -243,7 +243,7 @@ impl HostFs {
     /// `node` has moved, unless it is remembered under another of its names,
     /// which is still right. One that had lost its name has one again.
     fn move_place(&self, node: &Node, from: &Node, from_name: &CStr, to: &Node, to_name: &CString) {
-        let is_lost = node.place().pin.is_some();
+        let is_lost = node.place().pin().is_some();
         if is_lost || node.is_at(from, from_name) {
             self.settle(node, to.clone(), to_name.as_c_str().into());
         }
@@ -262,6 +262,6 @@ impl HostFs {
 
 /// The name stayed after all: forget the pin.
 fn unpin(node: Option<&Node>) {
-    let pin = node.and_then(|node| node.place().pin.take());
+    let pin = node.and_then(|node| node.place().set_pin(None));
     drop(pin);
 }

@@ -11,15 +11,15 @@ use crate::pins::Pin;
 use externfs::{FileKind, NodeKey};
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// One object of the host. What a guest calls an inode.
 pub struct Inode {
     key: NodeKey,
+    /// A digest of [`crate::attr::Stat::stamp`] as last told to a kernel.
+    stamp: AtomicU32,
     kind: FileKind,
-    /// [`crate::attr::Stat::stamp`] as last told to a kernel.
-    stamp: AtomicU64,
     place: Mutex<Place>,
 }
 
@@ -28,16 +28,61 @@ pub(crate) struct Place {
     /// None for the root and for files without a name.
     pub(crate) parent: Option<Arc<Inode>>,
     pub(crate) name: Box<CStr>,
+    /// What few have: apart, since a million inodes may be remembered.
+    rare: Option<Box<Rare>>,
+}
+
+/// What is surer than a name.
+#[derive(Default)]
+struct Rare {
     /// Holds the object while no name is known to lead to it.
-    pub(crate) pin: Option<Arc<Pin>>,
+    pin: Option<Arc<Pin>>,
     /// The file opened last, while it is open.
-    pub(crate) opened: Weak<OpenFile>,
+    opened: Weak<OpenFile>,
+}
+
+impl Place {
+    pub(crate) fn pin(&self) -> Option<&Arc<Pin>> {
+        self.rare.as_ref()?.pin.as_ref()
+    }
+
+    /// Returns the one before, to be dropped when the lock is free.
+    #[must_use]
+    pub(crate) fn set_pin(&mut self, pin: Option<Arc<Pin>>) -> Option<Arc<Pin>> {
+        if pin.is_none() && self.rare.is_none() {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.rare.get_or_insert_default().pin, pin);
+        self.tidy();
+        before
+    }
+
+    pub(crate) fn opened(&self) -> Option<Arc<OpenFile>> {
+        self.rare.as_ref()?.opened.upgrade()
+    }
+
+    pub(crate) fn set_opened(&mut self, file: &Arc<OpenFile>) {
+        self.rare.get_or_insert_default().opened = Arc::downgrade(file);
+    }
+
+    /// Frees what is no longer needed. A dead weak reference would keep its
+    /// file's memory for as long as the inode is remembered.
+    fn tidy(&mut self) {
+        if let Some(rare) = &mut self.rare
+            && rare.opened.strong_count() == 0
+        {
+            rare.opened = Weak::new();
+            if rare.pin.is_none() {
+                self.rare = None;
+            }
+        }
+    }
 }
 
 impl Inode {
     pub(crate) fn new(key: NodeKey, kind: FileKind, parent: Option<Arc<Inode>>, name: Box<CStr>) -> Inode {
-        let place = Place { parent, name, pin: None, opened: Weak::new() };
-        Inode { key, kind, stamp: AtomicU64::new(0), place: Mutex::new(place) }
+        let place = Place { parent, name, rare: None };
+        Inode { key, kind, stamp: AtomicU32::new(0), place: Mutex::new(place) }
     }
 
     /// Its identity on the host.
@@ -56,17 +101,23 @@ impl Inode {
 
     /// A kernel has been told attributes with this stamp.
     pub(crate) fn told(&self, stamp: u64) {
-        self.stamp.store(stamp, Ordering::Relaxed);
+        self.stamp.store(digest(stamp), Ordering::Relaxed);
     }
 
-    pub(crate) fn last_told(&self) -> u64 {
-        self.stamp.load(Ordering::Relaxed)
+    /// Whether a kernel was last told just these attributes.
+    pub(crate) fn was_told(&self, stamp: u64) -> bool {
+        self.stamp.load(Ordering::Relaxed) == digest(stamp)
+    }
+
+    /// Takes over what was told of the same object under another node.
+    pub(crate) fn told_like(&self, other: &Inode) {
+        self.stamp.store(other.stamp.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// Moves it to `name` in `parent`; what held it in the meantime goes.
     pub(crate) fn settle(&self, parent: Option<Arc<Inode>>, name: Box<CStr>) {
         let mut place = self.place();
-        let before = (std::mem::replace(&mut place.parent, parent), place.pin.take());
+        let before = (std::mem::replace(&mut place.parent, parent), place.set_pin(None));
         place.name = name;
         // Dropping these may close a descriptor or drop a chain of directories.
         drop(place);
@@ -83,6 +134,11 @@ impl Inode {
     pub(crate) fn parent(&self) -> Option<Arc<Inode>> {
         self.place().parent.clone()
     }
+}
+
+/// Half of it is enough to notice a change, and fits beside the kind.
+fn digest(stamp: u64) -> u32 {
+    (stamp ^ (stamp >> 32)) as u32
 }
 
 impl Drop for Inode {
@@ -119,8 +175,7 @@ impl OpenFile {
     /// Makes it known to its inode, which from now on is reached through it.
     pub(crate) fn register(fd: OwnedFd, node: Arc<Inode>, writable: bool, locks: &Arc<LockTable>) -> Arc<OpenFile> {
         let file = Arc::new(OpenFile { fd, node, writable, lockers: Lockers::default(), locks: locks.clone() });
-        let before = std::mem::replace(&mut file.node.place().opened, Arc::downgrade(&file));
-        drop(before);
+        file.node.place().set_opened(&file);
         file
     }
 }
@@ -128,12 +183,7 @@ impl OpenFile {
 impl Drop for OpenFile {
     fn drop(&mut self) {
         self.lockers.release(&self.locks, self.node.key);
-        // A dead weak reference would keep this file's memory for as long as
-        // the inode is remembered.
-        let mut place = self.node.place();
-        if place.opened.strong_count() == 0 {
-            place.opened = Weak::new();
-        }
+        self.node.place().tidy();
     }
 }
 
@@ -175,6 +225,6 @@ mod tests {
     #[test]
     fn an_inode_is_small() {
         // With the reference counts and a short name this stays under 150 bytes.
-        assert!(size_of::<Inode>() <= 96, "{}", size_of::<Inode>());
+        assert!(size_of::<Inode>() <= 72, "{}", size_of::<Inode>());
     }
 }

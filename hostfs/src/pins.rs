@@ -44,7 +44,7 @@ impl Pins {
     pub(crate) fn pin(&self, node: &Arc<Inode>, fd: OwnedFd) {
         self.count.fetch_add(1, Ordering::Relaxed);
         let pin = Arc::new(Pin { fd, count: self.count.clone() });
-        let before = node.place().pin.replace(pin);
+        let before = node.place().set_pin(Some(pin));
         drop(before);
         let mut evicted = Vec::new();
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,13 +52,13 @@ impl Pins {
         while self.count.load(Ordering::Relaxed) - evicted.len() > self.max {
             let Some(oldest) = queue.pop_front() else { break };
             let Some(oldest) = oldest.upgrade() else { continue };
-            if let Some(pin) = oldest.place().pin.take() {
+            if let Some(pin) = oldest.place().set_pin(None) {
                 evicted.push((pin, oldest.clone()));
             }
         }
         // Each entry costs the memory of its inode, so dead ones must not pile up.
         if queue.len() > 2 * self.max {
-            queue.retain(|weak| weak.upgrade().is_some_and(|node| node.place().pin.is_some()));
+            queue.retain(|weak| weak.upgrade().is_some_and(|node| node.place().pin().is_some()));
         }
     }
 }
@@ -84,7 +84,7 @@ mod tests {
         for node in &nodes {
             pins.pin(node, fd());
         }
-        let held: Vec<_> = nodes.iter().map(|n| n.place().pin.is_some()).collect();
+        let held: Vec<_> = nodes.iter().map(|n| n.place().pin().is_some()).collect();
         assert_eq!((held, pins.count()), (vec![false, true, true], 2));
     }
 

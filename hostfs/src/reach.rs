@@ -110,7 +110,7 @@ impl HostFs {
             }
             let (parent, name) = {
                 let place = at.place();
-                if let Some(pin) = &place.pin {
+                if let Some(pin) = place.pin() {
                     // Removed: it takes no new names, but tells what it was.
                     let fd = rustix::io::dup(&pin.fd).map_err(fault("holding a removed directory"))?;
                     break Arc::new(DirFd::new(fd));
@@ -157,11 +157,11 @@ impl HostFs {
         }
         let (parent, name) = {
             let place = node.place();
-            if let Some(file) = place.opened.upgrade() {
+            if let Some(file) = place.opened() {
                 drop(place);
                 return Ok(Spot::Held(Held::Open(file)));
             }
-            if let Some(pin) = &place.pin {
+            if let Some(pin) = place.pin() {
                 return Ok(Spot::Held(Held::Pin(pin.clone())));
             }
             (place.parent.clone(), place.name.clone())
