@@ -1,1 +1,82 @@
-//! The externfs command.
+//! The `externfs` command, as a library: each subcommand is a module that the
+//! programs in `src/bin` call with what [`cli`] has parsed.
+
+pub mod boot;
+pub mod cli;
+pub mod daemon;
+pub mod documents;
+mod failure;
+pub mod helper;
+pub mod logging;
+pub mod mount;
+pub mod options;
+pub mod plugins;
+pub mod probe;
+pub mod process;
+pub mod sandbox;
+pub mod serve;
+pub mod umount;
+
+pub use failure::{Failure, Result};
+
+use cli::Command;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Runs the command line `arguments`, the program's name first.
+///
+/// # Errors
+/// One line for people.
+pub fn run(arguments: &[OsString]) -> Result<u8> {
+    if let Some((program, after_name)) = arguments.split_first()
+        && helper::is_call(program, after_name)
+    {
+        logging::start(0);
+        return helper::run(after_name).map(|()| 0);
+    }
+    let asked = cli::parse(arguments);
+    logging::start(asked.verbose);
+    let done = match asked.command {
+        Command::Mount(asked) => mount::run(&mount::Request {
+            options: options::parse(&asked.options)?,
+            plugin: asked.plugin,
+            source: asked.source,
+            point: asked.point,
+            foreground: asked.foreground,
+            log_file: asked.log_file,
+            sandbox: asked.sandbox,
+        }),
+        Command::Umount(asked) => umount::run(&asked.point, asked.lazy),
+        Command::Serve(asked) => serve::run(&serve::Request {
+            options: options::parse(&asked.options)?,
+            plugin: asked.plugin,
+            source: asked.source,
+            sockets: asked.sockets,
+            tag: asked.tag,
+            mount: asked.mount,
+            queues: asked.queues,
+            poll: asked.poll,
+            sandbox: asked.sandbox,
+        }),
+        Command::Boot(wanted) => return boot::run(&boot::plan::Plan::new(&wanted, asked.verbose)?).map(|code| code as u8),
+        Command::Plugins => documents::plugins(),
+        Command::Man(asked) => documents::man_pages(&asked.directory),
+        Command::Completions(asked) => documents::completions(asked.shell),
+        Command::SandboxProbe(asked) => probe::run(&asked),
+    };
+    done.map(|()| 0)
+}
+
+/// The exit code that `outcome` means, after telling people why.
+#[must_use]
+pub fn report(outcome: Result<u8>) -> ExitCode {
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            if !failure.line.is_empty() {
+                eprintln!("externfs: {failure}");
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}

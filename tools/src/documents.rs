@@ -1,0 +1,42 @@
+//! Man pages and shell completions, from the definition of the command line.
+
+use crate::cli;
+use crate::failure::{Failure, Result};
+use clap_complete::Shell;
+use std::io::Write;
+use std::path::Path;
+
+/// Writes `externfs.1` and a page for each subcommand into `directory`.
+///
+/// # Errors
+/// The directory or a page cannot be written.
+pub fn man_pages(directory: &Path) -> Result<()> {
+    let failed = |error: std::io::Error| Failure::io(format!("cannot write man pages to {}", directory.display()), &error);
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    clap_mangen::generate_to(cli::command(), directory).map_err(failed)
+}
+
+/// Prints the completions of `shell`.
+///
+/// # Errors
+/// Standard output is closed.
+pub fn completions(shell: Shell) -> Result<()> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut cli::command(), "externfs", &mut text);
+    std::io::stdout().write_all(&text).map_err(|e| Failure::io("cannot write the completions", &e))
+}
+
+/// Prints the plugins and their options.
+///
+/// # Errors
+/// Standard output is closed.
+pub fn plugins() -> Result<()> {
+    let mut text = String::new();
+    for plugin in crate::plugins::registry().iter() {
+        text.push_str(&format!("{}: {}\n", plugin.name(), plugin.summary()));
+        for (key, help) in plugin.options() {
+            text.push_str(&format!("  {key:<28} {help}\n"));
+        }
+    }
+    std::io::stdout().write_all(text.as_bytes()).map_err(|e| Failure::io("cannot write the list", &e))
+}

@@ -1,0 +1,123 @@
+//! The protocol of mount(8)'s helpers: `mount.TYPE SRC MNT [-sfnv] [-N NS]
+//! [-o OPTIONS] [-t TYPE]`.
+//!
+//! mount(8) looks for `/sbin/mount.fuse.externfs` for the type `fuse.externfs`
+//! and for `/sbin/mount.externfs` for `externfs`; both are links to our program,
+//! which goes by the name that it was called by. Where neither is there, `/sbin/mount.fuse` runs `externfs SRC MNT
+//! -o OPTIONS` for the former, which we take too.
+
+use crate::boot::plan::split_source;
+use crate::failure::{Failure, Result};
+use crate::mount::{self, Request};
+use crate::{options, plugins};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+const USAGE: &str = "usage: mount.externfs [PLUGIN:]SRC MNT [-sfnv] [-o OPTIONS]";
+
+/// What a helper was called with.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Call {
+    source: String,
+    point: PathBuf,
+    lists: Vec<String>,
+    /// `-f`: go through the motions.
+    fake: bool,
+}
+
+fn parse(arguments: &[OsString]) -> Result<Call> {
+    let text = |argument: &OsString| {
+        argument.to_str().map(str::to_owned).ok_or_else(|| Failure::usage(format!("'{}' is not UTF-8", argument.display())))
+    };
+    let mut call = Call::default();
+    let mut places = Vec::new();
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        let argument = text(argument)?;
+        let mut letters = argument.strip_prefix('-').filter(|letters| !letters.is_empty()).map(str::chars);
+        let Some(letters) = letters.as_mut() else {
+            places.push(argument);
+            continue;
+        };
+        while let Some(letter) = letters.next() {
+            match letter {
+                'f' => call.fake = true,
+                // Sloppiness, /etc/mtab and chattiness change nothing here.
+                's' | 'n' | 'v' => {}
+                'o' | 't' | 'N' => {
+                    let attached = letters.as_str();
+                    let value = if attached.is_empty() { rest.next().map(text).transpose()? } else { Some(attached.to_owned()) };
+                    let value = value.ok_or_else(|| Failure::usage(format!("-{letter} wants a value: {USAGE}")))?;
+                    if letter == 'o' {
+                        call.lists.push(value);
+                    }
+                    break;
+                }
+                _ => return Err(Failure::usage(format!("unknown flag -{letter}: {USAGE}"))),
+            }
+        }
+    }
+    let [source, point] = <[String; 2]>::try_from(places).map_err(|_| Failure::usage(USAGE))?;
+    (call.source, call.point) = (source, point.into());
+    Ok(call)
+}
+
+/// Mounts as mount(8) asks; `arguments` without the program's name.
+///
+/// # Errors
+/// One line.
+pub fn run(arguments: &[OsString]) -> Result<()> {
+    let call = parse(arguments)?;
+    let registry = plugins::registry();
+    let (plugin, source) = split_source(&registry, &call.source);
+    let options = options::parse(&call.lists)?;
+    let request = Request { plugin: plugin.into(), source: source.into(), point: call.point, options, ..Request::default() };
+    if call.fake {
+        return mount::sort(mount::known(&registry, plugin)?, &request.options).map(drop);
+    }
+    mount::run(&request)
+}
+
+/// Whether this is a helper's call, not a subcommand's: the program was called
+/// `mount.SOMETHING`, or its first argument is a source.
+#[must_use]
+pub fn is_call(program: &OsStr, arguments: &[OsString]) -> bool {
+    if Path::new(program).file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"mount.")) {
+        return true;
+    }
+    let [source, _, ..] = arguments else { return false };
+    source.to_str().is_some_and(|source| source.contains(['/', ':', '#']) && !source.starts_with('-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(arguments: &[&str]) -> Result<Call> {
+        parse(&arguments.iter().map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn every_shape_that_mount_uses_is_understood() {
+        let expected = Call { source: "hostfs:/a".into(), point: "/m".into(), lists: vec!["ro,dev".into()], fake: false };
+        for arguments in [
+            &["hostfs:/a", "/m", "-o", "ro,dev"][..],
+            &["hostfs:/a", "/m", "-sn", "-oro,dev", "-t", "fuse.externfs"],
+            &["-v", "-o", "ro,dev", "-N", "/proc/1/ns/mnt", "hostfs:/a", "/m"],
+        ] {
+            assert_eq!(call(arguments), Ok(expected.clone()), "{arguments:?}");
+        }
+        assert!(call(&["/a", "/m", "-f"]).expect("good").fake);
+        for bad in [&["/a"][..], &["/a", "/m", "/x"], &["/a", "/m", "-o"], &["/a", "/m", "-x"], &[]] {
+            assert_eq!(call(bad).expect_err("bad").code, 2);
+        }
+    }
+
+    #[test]
+    fn subcommands_are_no_helper_calls() {
+        let is = |arguments: &[&str]| is_call("externfs".as_ref(), &arguments.iter().map(OsString::from).collect::<Vec<_>>());
+        assert!(is_call("/sbin/mount.fuse.externfs".as_ref(), &[]));
+        assert!(is(&["hostfs:/a", "/m", "-o", "ro"]) && is(&["/a", "/m"]));
+        assert!(!is(&["mount", "hostfs", "/a", "/m"]) && !is(&["-v", "mount"]) && !is(&["/a"]));
+    }
+}

@@ -1,0 +1,284 @@
+//! `externfs mount`: a plugin on a directory of the host.
+//!
+//! Three processes, of which two stay. The one that was called opens the
+//! source and mounts, since that takes rights; it waits for the server's word
+//! and ends. The supervisor does nothing but wait: it unmounts when it is told
+//! to, or when the server is dead. The server gives up what it does not need
+//! ([`crate::sandbox`]) and answers the kernel; it dies with its supervisor.
+
+use crate::daemon::{self, Background, Ready};
+use crate::failure::{Failure, Result};
+use crate::sandbox::{self, Mode, Needs};
+use crate::{options, plugins, process};
+use externfs::{Connect, MountOption, Plugin, Source};
+use externfs_fuse::{FuseMount, MountError, MountOptions, PassthroughChoice, ServeOptions, StopHandle, Unmounter};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What is to be mounted.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Request {
+    /// The plugin's name.
+    pub plugin: String,
+    /// What it is to export.
+    pub source: PathBuf,
+    /// The mount point.
+    pub point: PathBuf,
+    /// `-o`, parsed.
+    pub options: Vec<MountOption>,
+    /// Stay, and log to standard error.
+    pub foreground: bool,
+    /// Where a server in the background logs to.
+    pub log_file: Option<PathBuf>,
+    /// What the server gives up.
+    pub sandbox: Mode,
+}
+
+/// Options that are neither the kernel's nor a frontend's nor a plugin's.
+pub const GENERAL_OPTIONS: &[(&str, &str)] = &[
+    ("fsname=NAME", "shown as the source by findmnt(8) and df(1) (default: SRC)"),
+    ("sandbox=auto|require|none", "what the server gives up (see --sandbox)"),
+    ("log_file=FILE", "where a server in the background logs to (see --log-file)"),
+    ("trusted", "keep CAP_SYS_ADMIN, which trusted.* attributes take (root only)"),
+];
+
+/// `-o`, sorted by who is meant.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Sorted {
+    /// The kernel.
+    pub mount: MountOptions,
+    /// The FUSE frontend.
+    pub serve: ServeOptions,
+    /// The plugin.
+    pub plugin: Vec<MountOption>,
+    /// `fsname`.
+    pub shown_as: Option<String>,
+    /// `sandbox`.
+    pub sandbox: Option<Mode>,
+    /// `log_file`.
+    pub log_file: Option<PathBuf>,
+    /// `trusted`.
+    pub trusted: bool,
+}
+
+/// Sorts `list` for a mount of `plugin`.
+///
+/// # Errors
+/// An option that nobody knows, or a value that is wrong.
+pub fn sort(plugin: &dyn Plugin, list: &[MountOption]) -> Result<Sorted> {
+    let mut sorted = Sorted::default();
+    for option in list {
+        let (key, value) = (option.key.as_str(), option.value.as_deref());
+        match key {
+            "fsname" => sorted.shown_as = Some(options::value(option)?.to_owned()),
+            "sandbox" => sorted.sandbox = Some(Mode::parse(options::value(option)?)?),
+            "log_file" => sorted.log_file = Some(options::value(option)?.into()),
+            "trusted" => sorted.trusted = options::switch(option)?,
+            // What others write into the same list for themselves.
+            "subtype" | "comment" | "owner" | "group" | "noowner" | "nogroup" | "nousers" | "loop" => {}
+            _ if key.starts_with("x-") || key.starts_with("X-") => {}
+            _ if sorted.mount.accept(key, value).map_err(refused)? => {
+                // Both must know: the kernel spares us the request, the
+                // plugin must not rely on that.
+                if matches!(key, "ro" | "sync") && options::is_known_to(plugin, key) {
+                    sorted.plugin.push(option.clone());
+                }
+                if key == "rw" {
+                    sorted.plugin.retain(|earlier| earlier.key != "ro");
+                }
+            }
+            _ if sorted.serve.accept(key, value).map_err(refused)? => {}
+            _ => sorted.plugin.push(option.clone()),
+        }
+    }
+    options::check_for_plugin(plugin, &sorted.plugin)?;
+    Ok(sorted)
+}
+
+/// A mount that failed, as a line; wrong options are a wrong question.
+fn refused(error: MountError) -> Failure {
+    match error {
+        MountError::BadOption(line) => Failure::usage(line),
+        other => Failure::new(other.to_string()),
+    }
+}
+
+/// The plugin called `name`.
+///
+/// # Errors
+/// A line that names those there are.
+pub fn known<'r>(registry: &'r externfs::Registry, name: &str) -> Result<&'r dyn Plugin> {
+    registry.get(name).map_err(|error| Failure::usage(error.0))
+}
+
+/// Mounts, and returns when the mount can be used; in the foreground, when it
+/// is gone.
+///
+/// # Errors
+/// One line.
+pub fn run(request: &Request) -> Result<()> {
+    let registry = plugins::registry();
+    let plugin = known(&registry, &request.plugin)?;
+    let sorted = sort(plugin, &request.options)?;
+    // The server's directory will be another one.
+    let source = std::path::absolute(&request.source).unwrap_or_else(|_| request.source.clone());
+    let log_file = sorted.log_file.as_ref().or(request.log_file.as_ref());
+    let log_file = log_file.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+    process::raise_file_limit();
+    let connect = plugin.open(&Source { path: source.clone(), options: sorted.plugin.clone() })?;
+    let shown_as = sorted.shown_as.as_ref().map_or(source.as_os_str(), AsRef::as_ref);
+    let mount = FuseMount::mount(shown_as, &request.point, &sorted.mount).map_err(refused)?;
+    let job = Job { source, sorted, sandbox: request.sandbox, connect };
+    if request.foreground {
+        return supervise(mount, &job, None);
+    }
+    let unmounter = mount.unmounter();
+    let mut mount = Some(mount);
+    let started = daemon::start(|ready| {
+        let Some(mount) = mount.take() else { return 1 };
+        match go_to_background(mount, &job, ready, log_file.as_deref()) {
+            Ok(()) => 0,
+            Err(failure) => {
+                tracing::error!("{failure}");
+                i32::from(failure.code)
+            }
+        }
+    });
+    // From here on the mount is the supervisor's.
+    drop(mount.take().map(FuseMount::into_unmounter));
+    if started.is_err() {
+        let _ = unmounter.unmount_now();
+    }
+    started.map(drop)
+}
+
+/// What the process in the background does: it supervises.
+fn go_to_background(mount: FuseMount, job: &Job, ready: Ready, log_file: Option<&Path>) -> Result<()> {
+    let silences = daemon::detach().and_then(|()| Ok((Background::open(log_file)?, Background::open(log_file)?)));
+    match silences {
+        Ok((own, servers)) => supervise(mount, job, Some((ready, own, servers))),
+        Err(failure) => {
+            ready.tell(Err(&failure));
+            Err(failure)
+        }
+    }
+}
+
+/// What a server needs to know.
+struct Job {
+    source: PathBuf,
+    sorted: Sorted,
+    sandbox: Mode,
+    connect: Arc<dyn Connect>,
+}
+
+/// How to fall silent: the supervisor, and the server once it is ready.
+type InBackground = (Ready, Background, Background);
+
+/// Starts the server and stays with it to its end.
+fn supervise(mount: FuseMount, job: &Job, background: Option<InBackground>) -> Result<()> {
+    let signals = process::catch_signals(&[Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT])?;
+    let supervisor = nix::unistd::getpid();
+    let mut parts = Some((mount, background));
+    let server = process::fork(|| {
+        process::die_with(supervisor);
+        let Some((mount, background)) = parts.take() else { return 1 };
+        serve(mount, job, background.map(|(ready, _, silence)| (ready, silence)))
+    })?;
+    let Some((mount, background)) = parts.take() else { return Ok(()) };
+    let unmounter = mount.into_unmounter();
+    // Only the server may say that it is ready.
+    if let Some((ready, silence, _)) = background {
+        drop(ready);
+        silence.enter();
+    }
+    let status = wait_for(server, &signals, &unmounter);
+    if let Err(error) = unmounter.unmount_now() {
+        tracing::warn!("{error}");
+    }
+    match status.and_then(process::exit_code) {
+        Some(0) => Ok(()),
+        // The server has said why.
+        Some(code) if code < 128 => Err(Failure { line: String::new(), code: code as u8 }),
+        Some(code) => {
+            Err(Failure::new(format!("the server was killed by signal {}: unmounted {}", code - 128, unmounter.point().display())))
+        }
+        None => Err(Failure::new("the server got lost")),
+    }
+}
+
+/// Waits for the server, unmounting when a signal asks for it; a second one
+/// does not wait for those who still use the mount.
+fn wait_for(server: Pid, signals: &nix::sys::signalfd::SignalFd, unmounter: &Unmounter) -> Option<WaitStatus> {
+    let mut asked = false;
+    loop {
+        match waitpid(server, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) | Err(nix::Error::EINTR) => {}
+            Ok(status) if process::exit_code(status).is_some() => return Some(status),
+            Ok(_) => {}
+            Err(_) => return None,
+        }
+        let _ = poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
+        while let Some(signal) = process::next_signal(signals) {
+            if signal == Signal::SIGCHLD {
+                continue;
+            }
+            if asked {
+                let _ = kill(server, Signal::SIGKILL);
+            } else if let Err(error) = unmounter.unmount_now() {
+                tracing::warn!("{error}");
+                let _ = kill(server, Signal::SIGKILL);
+            }
+            asked = true;
+        }
+    }
+}
+
+/// The server itself. Returns its exit code.
+fn serve(mount: FuseMount, job: &Job, background: Option<(Ready, Background)>) -> i32 {
+    let mut background = background;
+    match serve_mount(mount, job, &mut background) {
+        Ok(()) => 0,
+        Err(failure) => {
+            match background.take() {
+                Some((ready, _)) => ready.tell(Err(&failure)),
+                None => tracing::error!("{failure}"),
+            }
+            i32::from(failure.code)
+        }
+    }
+}
+
+fn serve_mount(mount: FuseMount, job: &Job, background: &mut Option<(Ready, Background)>) -> Result<()> {
+    let sorted = &job.sorted;
+    enter_sandbox(job.sandbox, sorted, &job.source, true)?;
+    let export = job.connect.connect().map_err(|e| Failure::new(format!("cannot open {}: {e}", job.source.display())))?;
+    let usable = || {
+        if let Some((ready, silence)) = background.take() {
+            silence.enter();
+            ready.tell(Ok(()));
+        }
+    };
+    let ended = mount.serve(export, &sorted.serve, &StopHandle::new(), usable);
+    ended.map(drop).map_err(|error| Failure::new(error.to_string()))
+}
+
+/// Gives up what serving `tree` by FUSE, guests or both does not need.
+///
+/// # Errors
+/// With `require`, what the kernel lacks.
+pub fn enter_sandbox(mode: Mode, sorted: &Sorted, tree: &Path, fuse: bool) -> Result<()> {
+    let passthrough = fuse && sorted.serve.passthrough != PassthroughChoice::Off;
+    let needs = Needs {
+        tree: Some(tree),
+        read_only: sorted.plugin.iter().any(|option| option.key == "ro"),
+        fuse_device: fuse && sorted.serve.clone_fd,
+        administration: sorted.trusted || passthrough,
+    };
+    sandbox::enter(sorted.sandbox.unwrap_or(mode), &needs)
+}

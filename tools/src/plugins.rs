@@ -1,0 +1,11 @@
+//! The plugins of this program: the only file that knows them all.
+
+use externfs::Registry;
+
+/// All of them.
+#[must_use]
+pub fn registry() -> Registry {
+    let mut registry = Registry::new();
+    registry.register(hostfs::HostFsPlugin);
+    registry
+}

@@ -1,0 +1,35 @@
+//! `externfs sandbox-probe`: enters a server's sandbox and tries what an
+//! intruder would. For tests, and for who wants to see it.
+
+use crate::cli::SandboxProbe;
+use crate::failure::{Result, phrase};
+use crate::sandbox::{self, Needs};
+use std::io::Result as Io;
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+/// Prints a line for each attempt: what it was, and `allowed` or why not.
+///
+/// # Errors
+/// The sandbox itself cannot be had.
+pub fn run(asked: &SandboxProbe) -> Result<()> {
+    let needs = Needs { tree: Some(&asked.source), read_only: asked.read_only, ..Needs::default() };
+    sandbox::enter(asked.sandbox, &needs)?;
+    let inside = asked.source.join(".externfs-probe");
+    let attempts: [(&str, Io<()>); 6] = [
+        ("read", std::fs::read(&asked.path).map(drop)),
+        ("create", std::fs::write(&inside, b"").and_then(|()| std::fs::remove_file(&inside))),
+        ("execute", Command::new("/bin/true").status().map(drop)),
+        ("connect", UnixStream::connect("/dev/log").map(drop)),
+        ("listen", TcpListener::bind("127.0.0.1:0").map(drop)),
+        ("thread", std::thread::Builder::new().spawn(|| {}).map(drop)),
+    ];
+    for (name, outcome) in attempts {
+        match outcome {
+            Ok(()) => println!("{name}: allowed"),
+            Err(error) => println!("{name}: {}", phrase(&error)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! Processes: the crate's one place for `unsafe`.
+//!
+//! A server is a forked child, not a thread: it can then give up rights that
+//! its parent keeps. Forks happen only while the process has one thread, so
+//! that no lock of another thread is left held in the child.
+#![allow(unsafe_code)]
+
+use crate::failure::{Failure, Result};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::WaitStatus;
+use nix::unistd::{ForkResult, Pid};
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
+
+/// Forks; the child runs `body` and exits with the code it returns, 101 if it
+/// panics. Returns the child's id to the parent.
+///
+/// # Errors
+/// The process has several threads, or fork(2) fails.
+pub fn fork(body: impl FnOnce() -> i32) -> Result<Pid> {
+    // A thread that has answered may take a moment to be gone.
+    let mut patience = 100;
+    while threads() != 1 {
+        if patience == 0 {
+            return Err(Failure::new(format!("cannot fork: {} threads are running", threads())));
+        }
+        patience -= 1;
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    // Else both processes would write what is buffered now.
+    let _ = std::io::stdout().flush();
+    // SAFETY: the process has this one thread, checked above, so the child's
+    // memory holds no lock that nobody will release; it may do what it likes.
+    match unsafe { nix::unistd::fork() } {
+        Ok(ForkResult::Parent { child }) => Ok(child),
+        Ok(ForkResult::Child) => {
+            let code = catch_unwind(AssertUnwindSafe(body)).unwrap_or(101);
+            let _ = std::io::stdout().flush();
+            // SAFETY: ends the child without running the parent's exit
+            // handlers or the destructors of the parent's guards above us.
+            unsafe { libc::_exit(code) }
+        }
+        Err(errno) => Err(Failure::new(format!("cannot fork: {}", errno.desc()))),
+    }
+}
+
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
+}
+
+/// Lets the kernel kill this process when its parent dies; ends at once if the
+/// parent, which was `parent`, is dead already.
+pub fn die_with(parent: Pid) {
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+    if nix::unistd::getppid() != parent {
+        std::process::exit(1);
+    }
+}
+
+/// Makes `command` the leader of a new session; with `terminal`, its standard
+/// input, output or error is a terminal, which becomes the session's.
+pub(crate) fn lead_session(command: &mut Command, terminal: Option<i32>) {
+    // SAFETY: between fork and exec only two system calls are made; neither
+    // allocates nor takes a lock. The descriptor number is the child's own
+    // standard stream, set up by then.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::process::setsid()?;
+            if let Some(number) = terminal {
+                let stream = std::os::fd::BorrowedFd::borrow_raw(number);
+                rustix::process::ioctl_tiocsctty(stream)?;
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Blocks the signals that a supervisor handles in its loop and returns where
+/// they can be read from. Children inherit the blocking, programs started
+/// through [`Command`] do not.
+///
+/// # Errors
+/// signalfd(2) fails.
+pub fn catch_signals(signals: &[Signal]) -> Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in signals {
+        set.add(*signal);
+    }
+    set.thread_block().map_err(|errno| Failure::new(format!("cannot block signals: {}", errno.desc())))?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(|errno| Failure::new(format!("cannot receive signals: {}", errno.desc())))
+}
+
+/// The next signal that has arrived, if any.
+#[must_use]
+pub fn next_signal(signals: &SignalFd) -> Option<Signal> {
+    let info = signals.read_signal().ok()??;
+    Signal::try_from(info.ssi_signo as i32).ok()
+}
+
+/// The exit code by which a shell would tell of `status`; None if the process
+/// has not ended.
+#[must_use]
+pub fn exit_code(status: WaitStatus) -> Option<i32> {
+    match status {
+        WaitStatus::Exited(_, code) => Some(code),
+        WaitStatus::Signaled(_, signal, _) => Some(128 + signal as i32),
+        _ => None,
+    }
+}
+
+/// Raises the soft limit of open files to the hard one: each file that a
+/// guest has open is one here.
+pub fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!("cannot raise the limit of open files from {soft} to {hard}: {}", errno.desc());
+    }
+}

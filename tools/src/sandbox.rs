@@ -1,0 +1,81 @@
+//! What a serving process gives up before it answers its first request.
+//!
+//! A guest may be hostile, and the code that parses its requests may one day
+//! have a hole. So the server keeps only what serving takes: the tree that it
+//! exports ([`landlock`]), the capabilities that creating on somebody's behalf
+//! needs ([`caps`]), the system calls that file systems are made of
+//! ([`seccomp`]), and no way to gain a privilege again (no_new_privs).
+//!
+//! It is entered once, after everything that needs more (mounting, binding a
+//! socket) and before the first worker thread, which inherits it. What a
+//! kernel lacks is said aloud, once, and the rest still applies.
+
+mod caps;
+mod landlock;
+mod seccomp;
+
+use crate::failure::{Failure, Result};
+use clap::ValueEnum;
+use std::path::Path;
+
+/// How much a missing piece matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, ValueEnum)]
+pub enum Mode {
+    /// As much as this kernel has; a warning names what it lacks
+    #[default]
+    Auto,
+    /// All of it, or the server does not start
+    Require,
+    /// None of it
+    None,
+}
+
+impl Mode {
+    /// From the value of `-o sandbox=`.
+    ///
+    /// # Errors
+    /// A line with the values there are.
+    pub fn parse(value: &str) -> Result<Mode> {
+        <Mode as ValueEnum>::from_str(value, false).map_err(|_| Failure::usage(format!("sandbox is auto, require or none, not '{value}'")))
+    }
+}
+
+/// What a server still needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Needs<'a> {
+    /// The exported tree; None for a server that opens no file.
+    pub tree: Option<&'a Path>,
+    /// The tree is only read.
+    pub read_only: bool,
+    /// Each worker opens /dev/fuse for itself.
+    pub fuse_device: bool,
+    /// CAP_SYS_ADMIN: FUSE passthrough, and `trusted.*` attributes.
+    pub administration: bool,
+}
+
+/// Gives up everything that `needs` does not name, for good.
+///
+/// # Errors
+/// With [`Mode::Require`], the first piece that the kernel lacks.
+pub fn enter(mode: Mode, needs: &Needs<'_>) -> Result<()> {
+    if mode == Mode::None {
+        return Ok(());
+    }
+    let pieces: [(&str, std::result::Result<(), String>); 4] = [
+        ("no_new_privs", nix::sys::prctl::set_no_new_privs().map_err(|errno| errno.desc().to_owned())),
+        ("capabilities", caps::trim(needs)),
+        ("Landlock", landlock::restrict(needs)),
+        // Last, for the others need system calls that it refuses.
+        ("seccomp", seccomp::install()),
+    ];
+    for (name, outcome) in pieces {
+        if let Err(reason) = outcome {
+            let line = format!("the server runs without {name}: {reason}");
+            if mode == Mode::Require {
+                return Err(Failure::new(format!("sandbox=require: {line}")));
+            }
+            tracing::warn!("{line}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! `externfs serve`: one export for any number of guests, and for a mount on
+//! the host. All share one bridge, so each sees at once what another does.
+
+use crate::boot::uml;
+use crate::failure::{Failure, Result};
+use crate::mount::{self, Sorted};
+use crate::sandbox::Mode;
+use crate::{plugins, process};
+use externfs::{Connect, MountOption, Source};
+use externfs_fuse::{FuseMount, ServeOptions, StopHandle, Unmounter};
+use externfs_virtio::{Options, Poll, Server, Stop};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What is to be served.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// The plugin's name.
+    pub plugin: String,
+    /// What it is to export.
+    pub source: PathBuf,
+    /// A socket for each guest.
+    pub sockets: Vec<PathBuf>,
+    /// What guests mount by.
+    pub tag: String,
+    /// `-o`, parsed.
+    pub options: Vec<MountOption>,
+    /// A mount point on the host.
+    pub mount: Option<PathBuf>,
+    /// Request queues.
+    pub queues: u32,
+    /// Active watching.
+    pub poll: Poll,
+    /// What the server gives up.
+    pub sandbox: Mode,
+}
+
+/// Reads `--poll`.
+///
+/// # Errors
+/// It is none of adaptive, off or a number of microseconds.
+pub fn parse_poll(text: &str) -> std::result::Result<Poll, String> {
+    match text {
+        "adaptive" => Ok(Poll::Adaptive),
+        "off" => Ok(Poll::Off),
+        _ => match text.parse() {
+            Ok(limit) if limit <= 10_000 => Ok(Poll::Max(limit)),
+            _ => Err("adaptive, off, or a number of microseconds up to 10000".into()),
+        },
+    }
+}
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// One line.
+pub fn run(request: &Request) -> Result<()> {
+    let registry = plugins::registry();
+    let plugin = mount::known(&registry, &request.plugin)?;
+    let sorted = sort(plugin, request)?;
+    process::raise_file_limit();
+    let source = std::path::absolute(&request.source).unwrap_or_else(|_| request.source.clone());
+    let connect = plugin.open(&Source { path: source.clone(), options: sorted.plugin.clone() })?;
+    let servers = bind(request, &connect)?;
+    let fuse = match &request.mount {
+        Some(point) => {
+            let shown_as = sorted.shown_as.as_ref().map_or(source.as_os_str(), AsRef::as_ref);
+            Some(FuseMount::mount(shown_as, point, &sorted.mount).map_err(|error| Failure::new(error.to_string()))?)
+        }
+        None => None,
+    };
+    if std::io::stderr().is_terminal() {
+        explain(request);
+    }
+    let job = Job { source, sorted, sandbox: request.sandbox, connect, servers };
+    supervise(&job, fuse)
+}
+
+/// Without a mount, `nodev`, `nosuid` and the like can only mean the plugin.
+fn sort(plugin: &dyn externfs::Plugin, request: &Request) -> Result<Sorted> {
+    if request.mount.is_some() {
+        return mount::sort(plugin, &request.options);
+    }
+    let is_plugins = |option: &&MountOption| crate::options::is_known_to(plugin, &option.key);
+    let (plugins, others): (Vec<_>, Vec<_>) = request.options.iter().partition(is_plugins);
+    let mut sorted = mount::sort(plugin, &others.into_iter().cloned().collect::<Vec<_>>())?;
+    sorted.plugin.extend(plugins.into_iter().cloned());
+    Ok(sorted)
+}
+
+fn bind(request: &Request, connect: &Arc<dyn Connect>) -> Result<Vec<Server>> {
+    let presented = || Options { request_queues: request.queues, poll: request.poll, ..Options::new(&request.tag) };
+    let bound = request.sockets.iter().map(|path| {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        Server::bind(&path, presented(), Arc::clone(connect)).map_err(Failure::from)
+    });
+    bound.collect()
+}
+
+/// What a person at the terminal types next.
+fn explain(request: &Request) {
+    for socket in &request.sockets {
+        let shown = std::path::absolute(socket).unwrap_or_else(|_| socket.clone());
+        eprintln!("serving {} on {}", request.source.display(), shown.display());
+        eprintln!("  UML:   {}", uml::device_argument(&shown, 1));
+        eprintln!(
+            "  QEMU:  -object memory-backend-memfd,id=mem,size=1G,share=on -numa node,memdev=mem -m 1G \\\n         -chardev socket,id=fs,path={} -device vhost-user-fs-pci,chardev=fs,tag={}",
+            shown.display(),
+            request.tag
+        );
+    }
+    eprintln!("  guest: mount -t virtiofs {} /mnt", request.tag);
+}
+
+struct Job {
+    source: PathBuf,
+    sorted: Sorted,
+    sandbox: Mode,
+    connect: Arc<dyn Connect>,
+    servers: Vec<Server>,
+}
+
+/// As for a mount: a process that only waits, and one that serves.
+fn supervise(job: &Job, fuse: Option<FuseMount>) -> Result<()> {
+    let signals = process::catch_signals(&[Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT])?;
+    let supervisor = nix::unistd::getpid();
+    let mut fuse = Some(fuse);
+    let server = process::fork(|| {
+        process::die_with(supervisor);
+        match serve(job, fuse.take().flatten()) {
+            Ok(()) => 0,
+            Err(failure) => {
+                eprintln!("externfs: {failure}");
+                i32::from(failure.code)
+            }
+        }
+    })?;
+    let unmounter = fuse.take().flatten().map(FuseMount::into_unmounter);
+    let unmount = |unmounter: &Unmounter| {
+        if let Err(error) = unmounter.unmount_now() {
+            tracing::warn!("{error}");
+        }
+    };
+    loop {
+        let status = waitpid(server, Some(WaitPidFlag::WNOHANG)).unwrap_or(WaitStatus::StillAlive);
+        if let Some(code) = process::exit_code(status) {
+            unmounter.iter().for_each(unmount);
+            // The server has said why.
+            return if code == 0 { Ok(()) } else { Err(ended_with(code)) };
+        }
+        let _ = poll(&mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
+        while let Some(signal) = process::next_signal(&signals) {
+            if signal != Signal::SIGCHLD {
+                unmounter.iter().for_each(unmount);
+                let _ = kill(server, Signal::SIGKILL);
+                let _ = waitpid(server, None);
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn ended_with(code: i32) -> Failure {
+    match code {
+        code if code > 128 => Failure::new(format!("the server was killed by signal {}", code - 128)),
+        code => Failure { line: String::new(), code: code as u8 },
+    }
+}
+
+fn serve(job: &Job, fuse: Option<FuseMount>) -> Result<()> {
+    mount::enter_sandbox(job.sandbox, &job.sorted, &job.source, fuse.is_some())?;
+    let export = match &fuse {
+        Some(_) => Some(job.connect.connect().map_err(|e| Failure::new(format!("cannot open {}: {e}", job.source.display())))?),
+        None => None,
+    };
+    let options: ServeOptions = job.sorted.serve;
+    let stop = Stop::new().map_err(|e| Failure::io("cannot make an event", &e))?;
+    std::thread::scope(|scope| {
+        if let (Some(fuse), Some(export)) = (fuse, export) {
+            let stop = &stop;
+            let body = move || match fuse.serve(export, &options, &StopHandle::new(), || {}) {
+                Ok(_) => tracing::info!("the mount on the host is gone; guests go on being served"),
+                Err(error) => {
+                    tracing::error!("{error}");
+                    stop.raise();
+                }
+            };
+            std::thread::Builder::new()
+                .name("fuse".into())
+                .spawn_scoped(scope, body)
+                .map_err(|e| Failure::io("cannot start a thread", &e))?;
+        }
+        run_servers(&job.servers, &stop)
+    })
+}
+
+/// Runs all servers, one of them on this thread.
+///
+/// # Errors
+/// The first that breaks, once all have ended.
+pub fn run_servers(servers: &[Server], stop: &Stop) -> Result<()> {
+    let failed = |what: &dyn std::fmt::Display, error: &std::io::Error| Failure::io(format!("serving {what} broke off"), error);
+    let Some((first, others)) = servers.split_first() else { return Ok(()) };
+    std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for server in others {
+            let body = move || server.run(stop).map_err(|error| failed(server, &error));
+            let thread = std::thread::Builder::new().name("accept".into()).spawn_scoped(scope, body);
+            threads.push(thread.map_err(|e| Failure::io("cannot start a thread", &e))?);
+        }
+        let mine = first.run(stop).map_err(|error| failed(first, &error));
+        threads.into_iter().fold(mine, |so_far, thread| so_far.and(thread.join().unwrap_or(Ok(()))))
+    })
+}
