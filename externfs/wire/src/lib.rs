@@ -14,6 +14,7 @@
 
 mod answer;
 mod codec;
+mod gate;
 mod init;
 mod listing;
 mod opcode;

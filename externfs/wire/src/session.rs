@@ -2,12 +2,14 @@
 //!
 //! # Locks
 //! ```text
+//! LogGate::state      a few instructions
 //! Waiting::state      a few instructions; nothing is called under it
 //! Core::negotiated    written by INIT and DESTROY only; nothing is called under it
 //! ```
 
 use crate::abi::{self, InitFlags};
 use crate::answer::{Answer, Body};
+use crate::gate::{LogGate, Verdict};
 use crate::init::{self, Config, InitRequest, Negotiated, Ours};
 use crate::opcode::{Counters, Counts, Opcode};
 use crate::ops::{self, Call};
@@ -17,8 +19,9 @@ use crate::request::{self, Header, Operation};
 use crate::transport::{Outcome, Reply};
 use crate::waiting::Waiting;
 use externfs::{DataSource, Errno, Error, Export, HandleId, Lock, NodeId, Result};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// Longest extension block: one group takes 16 bytes, and nothing else is asked for.
 const EXTENSION_MAX: usize = 4096;
@@ -36,8 +39,7 @@ struct Core {
     negotiated: Mutex<Option<Negotiated>>,
     waiting: Arc<Waiting>,
     counters: Counters,
-    /// A malformed request has been logged: the next ones are for debugging.
-    has_complained: AtomicBool,
+    gate: LogGate,
 }
 
 /// One kernel's conversation with one export: decodes its requests, calls the
@@ -74,7 +76,7 @@ impl Session {
                 negotiated: Mutex::new(None),
                 waiting: Arc::default(),
                 counters: Counters::new(),
-                has_complained: AtomicBool::new(false),
+                gate: LogGate::new(),
             }),
         }
     }
@@ -216,16 +218,16 @@ impl Core {
         let terms = match self.terms() {
             Some(terms) => terms,
             None if opcode == Opcode::Init => InitFlags::empty(),
-            None => return Err(self.malformed(header, opcode, Errno::EIO, "it came before INIT")),
+            None => return Err(malformed(header, Errno::EIO, "it came before INIT")),
         };
         let streams = matches!(opcode, Opcode::Write | Opcode::BatchForget);
         let args_len = match request.remaining().checked_sub(header.extension_len) {
             Some(len) if header.extension_len <= EXTENSION_MAX && streams => len.min(opcode.args_limit()),
             Some(len) if header.extension_len <= EXTENSION_MAX => len,
-            _ => return Err(self.malformed(header, opcode, Errno::EINVAL, "its extensions are longer than it is, or than 4 KiB")),
+            _ => return Err(malformed(header, Errno::EINVAL, "its extensions are longer than it is, or than 4 KiB")),
         };
         if streams && header.extension_len > 0 {
-            return Err(self.malformed(header, opcode, Errno::EINVAL, "it has extensions"));
+            return Err(malformed(header, Errno::EINVAL, "it has extensions"));
         }
         if args_len > opcode.args_limit() {
             return Err(opcode.too_long().into());
@@ -233,7 +235,7 @@ impl Core {
         let args = Args::take(request, args_len)?;
         let operation = Operation::parse(opcode, terms, args.bytes());
         let operation = operation.map_err(|errno| match errno {
-            Errno::EINVAL => self.malformed(header, opcode, errno, "its arguments are not what they should be"),
+            Errno::EINVAL => malformed(header, errno, "its arguments are not what they should be"),
             _ => errno.into(),
         })?;
         let mut caller = header.caller();
@@ -245,16 +247,6 @@ impl Core {
         let passthrough = passthrough.map(|passthrough| (passthrough, passthrough.mark()));
         let call = Call { export: &*self.export, config: &self.config, terms, passthrough, node: NodeId(header.node), caller };
         self.run(&call, operation, request, reply)
-    }
-
-    /// The first malformed request is worth a line: a kernel sends none.
-    fn malformed(&self, header: &Header, opcode: Opcode, errno: Errno, reason: &str) -> Error {
-        let text = format!("malformed request of {} bytes: {reason}", header.len);
-        if self.has_complained.swap(true, Ordering::Relaxed) {
-            tracing::debug!(%opcode, node = header.node, "{text}");
-            return errno.into();
-        }
-        Error::because(errno, text)
     }
 
     fn run(&self, call: &Call<'_>, operation: Operation<'_>, request: &mut dyn DataSource, reply: &mut dyn Reply) -> Result<Done> {
@@ -356,10 +348,18 @@ impl Core {
     }
 
     fn log(&self, header: &Header, error: &Error) {
-        if let Some(reason) = error.reason() {
-            tracing::warn!(opcode = word(header), node = header.node, errno = error.errno().symbol(), "{reason}");
+        let Some(reason) = error.reason() else { return };
+        let Verdict::Log { dropped } = self.gate.ask(Instant::now()) else { return };
+        if dropped > 0 {
+            tracing::warn!("{dropped} failures before this one were not logged, so many were there");
         }
+        tracing::warn!(opcode = word(header), node = header.node, errno = error.errno().symbol(), "{reason}");
     }
+}
+
+/// A kernel sends no such request; the reason says what is wrong with it.
+fn malformed(header: &Header, errno: Errno, reason: &str) -> Error {
+    Error::because(errno, format!("malformed request of {} bytes: {reason}", header.len))
 }
 
 /// The operation's name for the log.

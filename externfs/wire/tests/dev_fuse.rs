@@ -1,6 +1,9 @@
 //! The wire against this host's own kernel: the example plugin, mounted
 //! through /dev/fuse by the loop that a native transport would run.
 
+// The helpers of a test, not tests themselves.
+#![allow(clippy::unwrap_used)]
+
 use externfs::example::LinesFs;
 use externfs::{Bridge, BridgeOptions, Connect, Export, NodeId};
 use externfs_wire::buffer::{SliceSource, VecReply, request_len};
