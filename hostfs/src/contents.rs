@@ -121,7 +121,7 @@ impl HostFs {
         if !file.writable {
             return Ok(());
         }
-        match self.with_spare_fds(|| rustix::io::dup(&file.fd)) {
+        match self.with_spare_fds(|| rustix::io::fcntl_dupfd_cloexec(&file.fd, 0)) {
             Ok(copy) => crate::sys::close(copy).map_err(fault("closing a file")),
             // No reason to fail a close.
             Err(_) => Ok(()),

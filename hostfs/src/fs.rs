@@ -58,7 +58,7 @@ impl Budget {
             pins: (limit / 8).clamp(8, 2048),
             watches: (limit / 8).clamp(8, 4096),
             locks: (limit / 8).clamp(8, 8192),
-            handles: (limit / 4).clamp(16, 1 << 16),
+            handles: (limit / 2).clamp(16, 1 << 16),
         }
     }
 }
@@ -72,7 +72,7 @@ impl HostFs {
         let server = Server::current();
         tracing::debug!(resolver = ?jail.resolver(), creates_as_caller = server.can_switch(), "hostfs opened");
         Ok(HostFs {
-            root: Arc::new(DirFd::new(rustix::io::dup(jail.root())?)),
+            root: Arc::new(DirFd::new(rustix::io::fcntl_dupfd_cloexec(jail.root(), 0)?)),
             root_key,
             root_node: Arc::new(root_node),
             server,

@@ -28,8 +28,9 @@ use std::sync::{Mutex, PoisonError};
 /// For every descriptor of one component.
 const COMPONENT: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// For every real open: never wait, never gain a terminal.
-const REAL: OFlags = OFlags::CLOEXEC.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::NOFOLLOW);
+/// For every real open. What is opened is known to be a regular file or a
+/// directory, so only a lease of the host can make it wait, as it should.
+const REAL: OFlags = OFlags::CLOEXEC.union(OFlags::NOCTTY).union(OFlags::NOFOLLOW);
 
 /// Who refuses what must not be followed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,7 +123,7 @@ impl Jail {
         if path.starts_with(b"/") {
             return Err(Errno::XDEV);
         }
-        let mut at = rustix::io::dup(&self.root)?;
+        let mut at = rustix::io::fcntl_dupfd_cloexec(&self.root, 0)?;
         for component in path.split(|&b| b == b'/') {
             match component {
                 b"" | b"." => {}

@@ -77,7 +77,7 @@ impl HostFs {
             return Ok(self.root.clone());
         }
         let cached = self.dirs.get(node.key());
-        if let Some(dir) = cached.as_ref().filter(|dir| dir.is_trusted() || self.options.is_exclusive()) {
+        if let Some(dir) = cached.as_ref().filter(|dir| self.trusts(dir)) {
             return Ok(dir.clone());
         }
         self.dir_from_above(node).or_else(|error| match cached {
@@ -105,14 +105,14 @@ impl HostFs {
             if at.key() == self.root_key {
                 break self.root.clone();
             }
-            if let Some(dir) = self.dirs.get(at.key()).filter(|dir| dir.is_trusted()) {
+            if let Some(dir) = self.dirs.get(at.key()).filter(|dir| self.trusts(dir)) {
                 break dir;
             }
             let (parent, name) = {
                 let place = at.place();
                 if let Some(pin) = place.pin() {
                     // Removed: it takes no new names, but tells what it was.
-                    let fd = rustix::io::dup(&pin.fd).map_err(fault("holding a removed directory"))?;
+                    let fd = rustix::io::fcntl_dupfd_cloexec(&pin.fd, 0).map_err(fault("holding a removed directory"))?;
                     break Arc::new(DirFd::new(fd));
                 }
                 (place.parent.clone(), place.name.clone())
@@ -176,7 +176,13 @@ impl HostFs {
         if node.key() == self.root_key {
             return Some(self.root.clone());
         }
-        self.dirs.get(node.key()).filter(|dir| dir.is_trusted())
+        self.dirs.get(node.key()).filter(|dir| self.trusts(dir))
+    }
+
+    /// Whether `dir` surely is in the jail still. Where nobody else changes
+    /// anything, it is.
+    fn trusts(&self, dir: &DirFd) -> bool {
+        self.options.is_exclusive() || dir.is_trusted()
     }
 
     /// A descriptor of `node`, which is surely that object.

@@ -41,8 +41,10 @@ impl HostFs {
                 self.stat(node)?;
                 let found = whole(|buffer| sys::get_xattr_at(dir.as_fd(), &place, &attribute, buffer));
                 match found {
-                    Err(Host::NOSYS) => {
-                        self.xattr_at.is_missing();
+                    // A filter that does not know the call says EPERM, which
+                    // may also be the true answer: then the other way says so.
+                    Err(error @ (Host::NOSYS | Host::PERM)) => {
+                        self.xattr_at.answered(error);
                         get(&self.reach(node)?, &attribute)
                     }
                     answer => answer,
@@ -166,8 +168,10 @@ impl XattrAt {
         !self.0.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    fn is_missing(&self) {
-        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    fn answered(&self, error: Host) {
+        if error == Host::NOSYS {
+            self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
     }
 }
 
