@@ -108,7 +108,9 @@ macro_rules! conformance {
     ($make:path) => {
         fn main() -> std::process::ExitCode {
             let checks = $crate::conformance::CHECKS.iter();
-            $crate::harness::main(checks.map(|&(name, _)| $crate::harness::Case::new(name, move || $crate::conformance::run_check(name, $make))))
+            $crate::harness::main(
+                checks.map(|&(name, _)| $crate::harness::Case::new(name, move || $crate::conformance::run_check(name, $make))),
+            )
         }
     };
 }

@@ -8,9 +8,6 @@
 //! * [`fixture`]: directories, mounts and servers that clean up after themselves.
 //! * [`harness`]: a runner with time limits, skips and leak checks.
 
-// A test says what it expects where it expects it.
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc, clippy::missing_errors_doc)]
-
 pub mod conformance;
 pub mod driver;
 pub mod export_driver;
@@ -22,6 +19,7 @@ pub mod model;
 pub mod op;
 pub mod random;
 pub mod stamp;
+pub mod wire_client;
 
 /// How many random cases to run: `EXTERNFS_TEST_CASES` times `usual`, so that a
 /// night's run takes no other code than a minute's.

@@ -25,6 +25,8 @@ pub(crate) struct Choice {
     pub(crate) rows: Vec<&'static Row>,
     /// Columns by name; empty for all.
     pub(crate) targets: Vec<String>,
+    /// Further columns of ours, NAME=OPTIONS.
+    pub(crate) more: Vec<String>,
     /// Schedulings by name.
     pub(crate) passes: Vec<Scheduling>,
     /// Where the image file lies.
@@ -82,7 +84,7 @@ pub(crate) fn run(choice: &Choice) -> Result<Report> {
     let image = Image::new(&choice.dir)?;
     let archive = image.room().join("tree.tar");
     fixture::pack_tree(&archive, image.room(), choice.sizes.tree)?;
-    let specs = specs(&choice.targets)?;
+    let specs = specs(&choice.targets, &choice.more)?;
     let mut report = Report::new(image.words().to_owned(), choice.rounds, choice.sizes);
     for spec in &specs {
         fixture::make(&spec.lay_out(&image)?, &choice.sizes, &archive)?;
@@ -97,15 +99,17 @@ pub(crate) fn run(choice: &Choice) -> Result<Report> {
     Ok(report)
 }
 
-/// The chosen columns; what is not installed is left out, aloud.
-fn specs(wanted: &[String]) -> Result<Vec<&'static Spec>> {
+/// The chosen columns, and those that the user made up.
+fn specs(wanted: &[String], more: &[String]) -> Result<Vec<Spec>> {
     if let Some(unknown) = wanted.iter().find(|name| SPECS.iter().all(|spec| spec.name != name.as_str())) {
-        let known: Vec<&str> = SPECS.iter().map(|spec| spec.name).collect();
+        let known: Vec<&str> = SPECS.iter().map(|spec| spec.name.as_ref()).collect();
         return fault(format!("unknown target {unknown}; known are {}", known.join(", ")));
     }
-    Ok(SPECS.iter().filter(|spec| wanted.is_empty() || wanted.iter().any(|name| name == spec.name)).collect())
+    let chosen = SPECS.iter().filter(|spec| wanted.is_empty() || wanted.iter().any(|name| spec.name == name.as_str())).cloned().map(Ok);
+    chosen.chain(more.iter().map(|text| Spec::parse(text))).collect()
 }
 
+/// Brings a column up; what is not installed is left out, aloud.
 fn start(spec: &Spec, image: &Image) -> Option<Target> {
     spec.start(image).map_err(|why| eprintln!("left out: {}: {why}", spec.name)).ok()
 }

@@ -40,6 +40,9 @@ enum Command {
         /// Columns to run, separated by commas; all by default
         #[arg(long, value_delimiter = ',')]
         targets: Vec<String>,
+        /// One more column of ours, mounted with these options; may be repeated
+        #[arg(long = "try", value_name = "NAME=OPTIONS")]
+        more: Vec<String>,
         /// Schedulings to run, separated by commas
         #[arg(long, value_delimiter = ',', default_value = "default,pinned")]
         scheduling: Vec<Scheduling>,
@@ -121,21 +124,25 @@ impl Common {
     }
 }
 
-fn choice(common: &Common, targets: Vec<String>, passes: Vec<Scheduling>, dir: Option<PathBuf>) -> Result<host::Choice> {
+fn choice(common: &Common, passes: Vec<Scheduling>) -> Result<host::Choice> {
     Ok(host::Choice {
         rounds: common.rounds(),
         sizes: if common.quick { Sizes::QUICK } else { Sizes::FULL },
         rows: common.rows(|_| true)?,
-        targets,
+        targets: Vec::new(),
+        more: Vec::new(),
         passes,
-        dir: dir.unwrap_or_else(std::env::temp_dir),
+        dir: std::env::temp_dir(),
     })
 }
 
 fn run(command: Command) -> Result<()> {
     match command {
-        Command::Host { common, targets, scheduling, dir } => common.finish(&host::run(&choice(&common, targets, scheduling, dir)?)?),
-        Command::On { common, places, scheduling } => common.finish(&host::on(&places, &choice(&common, Vec::new(), scheduling, None)?)?),
+        Command::Host { common, targets, more, scheduling, dir } => {
+            let chosen = host::Choice { targets, more, dir: dir.unwrap_or_else(std::env::temp_dir), ..choice(&common, scheduling)? };
+            common.finish(&host::run(&chosen)?)
+        }
+        Command::On { common, places, scheduling } => common.finish(&host::on(&places, &choice(&common, scheduling)?)?),
         Command::Guest { common, kinds, virtiofsd, kernel } => {
             let choice = guest::Choice {
                 rounds: common.rounds(),

@@ -35,7 +35,10 @@ fn print_pass(report: &Report, name: &str, scheduling: &str, lines: &[Line]) {
     let Some(first) = report.columns.first() else { return };
     let others = report.columns.get(1..).unwrap_or_default();
     println!("\n## {name}: {scheduling}");
-    println!("Columns: speed as a part of {} / server CPU in us. Verdict: ours / best peer; `!` is below {ENOUGH}.\n", first.name);
+    println!(
+        "Columns: speed as a part of {} / server CPU in us. Verdict: ours / best peer (and of the best of ours); `!` is below {ENOUGH}.\n",
+        first.name
+    );
     print!("| row | unit | {} us |", first.name);
     others.iter().for_each(|column| print!(" {} |", column.name));
     println!(" spread | verdict |\n|---|---|---|{}---|---|", "---|".repeat(others.len()));
@@ -44,9 +47,10 @@ fn print_pass(report: &Report, name: &str, scheduling: &str, lines: &[Line]) {
         print!("| {} | {} | {} |", line.name, line.unit, baseline(line, first));
         others.iter().for_each(|column| print!(" {} |", cell(line, first, column)));
         let ours = ours(&report.columns).and_then(|ours| line.ratio(&first.name, &ours.name));
+        let best = ours_against_peers(&report.columns, line).map_or(String::new(), |best| format!(" ({})", short(best)));
         let verdict = verdict(&report.columns, line);
         let mark = if verdict.is_some_and(|v| v < ENOUGH) { " !" } else { "" };
-        println!(" {} | {}{mark} |", ours.map_or("-".into(), |(_, spread)| short(spread)), verdict.map_or("-".into(), short));
+        println!(" {} | {}{best}{mark} |", ours.map_or("-".into(), |(_, spread)| short(spread)), verdict.map_or("-".into(), short));
         if verdict.is_some_and(|v| v < ENOUGH) {
             behind.push(line.name.as_str());
         }
@@ -80,9 +84,19 @@ fn ours(columns: &[Column]) -> Option<&Column> {
 
 /// Our speed as a part of the best peer's.
 fn verdict(columns: &[Column], line: &Line) -> Option<f64> {
-    let ours = ours(columns)?;
+    against_peers(columns, line, ours(columns)?)
+}
+
+fn against_peers(columns: &[Column], line: &Line, ours: &Column) -> Option<f64> {
     let against = columns.iter().filter(|column| column.role == Role::Peer).filter_map(|peer| line.ratio(&peer.name, &ours.name));
     against.map(|(ratio, _)| ratio).min_by(f64::total_cmp)
+}
+
+/// The same for the best of our columns, if there are several.
+fn ours_against_peers(columns: &[Column], line: &Line) -> Option<f64> {
+    let ours: Vec<_> = columns.iter().filter(|column| column.role == Role::Ours).collect();
+    let best = ours.iter().filter_map(|column| against_peers(columns, line, column)).max_by(f64::total_cmp);
+    best.filter(|_| ours.len() > 1)
 }
 
 /// Prints what changed between two files, row by row.

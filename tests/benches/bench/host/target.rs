@@ -5,36 +5,47 @@ use super::server::Server;
 use crate::fault::{Naming, Result, fault};
 use crate::record::{Column, Role};
 use externfs_tests::fixture::{binary, is_mounted};
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
 /// How a column comes to be.
+#[derive(Clone)]
 pub(super) struct Spec {
     /// As after `--targets`.
-    pub(super) name: &'static str,
+    pub(super) name: Cow<'static, str>,
     role: Role,
     how: How,
 }
 
+#[derive(Clone)]
 enum How {
     Native,
     /// `externfs mount hostfs` with these options.
-    Ours(&'static str),
+    Ours(Cow<'static, str>),
     Bindfs,
     FuseOverlayfs,
 }
 
+const fn spec(name: &'static str, role: Role, how: How) -> Spec {
+    Spec { name: Cow::Borrowed(name), role, how }
+}
+
+const fn ours(name: &'static str, options: &'static str) -> Spec {
+    spec(name, Role::Ours, How::Ours(Cow::Borrowed(options)))
+}
+
 /// All columns, in the order of the tables.
 pub(super) const SPECS: &[Spec] = &[
-    Spec { name: "native", role: Role::Native, how: How::Native },
-    Spec { name: "ctl", role: Role::Control, how: How::Native },
-    Spec { name: "ours", role: Role::Ours, how: How::Ours("allow_other,cache=auto") },
-    Spec { name: "ours-native", role: Role::Ours, how: How::Ours("allow_other,cache=auto,transport=native") },
-    Spec { name: "ours-always", role: Role::Ours, how: How::Ours("allow_other,cache=always") },
-    Spec { name: "bindfs", role: Role::Peer, how: How::Bindfs },
-    Spec { name: "fovl", role: Role::Peer, how: How::FuseOverlayfs },
+    spec("native", Role::Native, How::Native),
+    spec("ctl", Role::Control, How::Native),
+    ours("ours", "allow_other,cache=auto"),
+    ours("ours-native", "allow_other,cache=auto,transport=native"),
+    ours("ours-always", "allow_other,cache=always"),
+    spec("bindfs", Role::Peer, How::Bindfs),
+    spec("fovl", Role::Peer, How::FuseOverlayfs),
 ];
 
 /// A column that is up.
@@ -60,14 +71,22 @@ impl Target {
 }
 
 impl Spec {
+    /// One more of ours: `NAME=OPTIONS`.
+    pub(super) fn parse(text: &str) -> Result<Spec> {
+        let Some((name, options)) = text.split_once('=').filter(|(name, _)| !name.is_empty() && !name.contains('/')) else {
+            return fault(format!("{text}: NAME=OPTIONS is wanted, as in one=allow_other,threads=1"));
+        };
+        Ok(Spec { name: name.to_owned().into(), role: Role::Ours, how: How::Ours(options.to_owned().into()) })
+    }
+
     fn tree(&self, image: &Image) -> PathBuf {
-        image.trees().join(self.name).join("tree")
+        image.trees().join(self.name.as_ref()).join("tree")
     }
 
     /// Makes the directories that it serves; answers where its fixtures go.
     pub(super) fn lay_out(&self, image: &Image) -> Result<PathBuf> {
         for name in ["tree", "lower", "work"] {
-            let dir = image.trees().join(self.name).join(name);
+            let dir = image.trees().join(self.name.as_ref()).join(name);
             fs::create_dir_all(&dir).naming(dir.display())?;
         }
         Ok(self.tree(image))
@@ -82,7 +101,8 @@ impl Spec {
         let point = image.room().join(format!("on-{}", self.name));
         fs::create_dir_all(&point).naming(point.display())?;
         let Some(mut command) = self.command(image, &tree, &point) else {
-            let column = Column { name: self.name.into(), role: self.role, how: "a directory of the same file system".into() };
+            let column =
+                Column { name: self.name.clone().into_owned(), role: self.role, how: "a directory of the same file system".into() };
             return Ok(Target { column, root: tree, server: None, _dir: None });
         };
         let how = words(&command);
@@ -92,12 +112,12 @@ impl Spec {
         if !point.join(crate::work::fixture::DATA).is_file() {
             return fault(format!("{} does not show the tree", point.display()));
         }
-        let column = Column { name: self.name.into(), role: self.role, how };
+        let column = Column { name: self.name.clone().into_owned(), role: self.role, how };
         Ok(Target { column, root: point, server: Some(server), _dir: None })
     }
 
     fn command(&self, image: &Image, tree: &Path, point: &Path) -> Option<Command> {
-        match self.how {
+        match &self.how {
             How::Native => None,
             How::Ours(options) => {
                 let mut command = Command::new(binary());
@@ -110,7 +130,7 @@ impl Spec {
                 Some(command)
             }
             How::FuseOverlayfs => {
-                let own = image.trees().join(self.name);
+                let own = image.trees().join(self.name.as_ref());
                 let layers = format!("lowerdir={0}/lower,upperdir={0}/tree,workdir={0}/work", own.display());
                 let mut command = Command::new("fuse-overlayfs");
                 command.args(["-f", "-o", &format!("{layers},allow_other")]).arg(point);
