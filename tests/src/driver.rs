@@ -3,6 +3,7 @@
 
 use crate::model::Model;
 use crate::op::Op;
+use crate::stamp::Clock;
 use externfs::{Errno, FileKind, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -94,9 +95,11 @@ pub trait Driver {
 /// # Errors
 /// Where they part, in words for whoever has to mend it.
 pub fn run(ops: &[Op], driver: &mut dyn Driver) -> Result<(), String> {
+    // Looking moves access times already.
+    let clock = Clock::new();
     let first = driver.view()?;
     let root = first.get(&PathBuf::new()).ok_or("the driver's view lacks the root")?;
-    let mut model = Model::new(root);
+    let mut model = Model::new(root, clock);
     for (index, op) in ops.iter().enumerate() {
         model.clock_before();
         let got = driver.apply(op);

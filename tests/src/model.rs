@@ -45,10 +45,10 @@ pub struct Model {
 }
 
 impl Model {
-    /// An empty directory with the root's attributes taken from life.
+    /// An empty directory with the root's attributes taken from life, by a
+    /// look that happened after `clock` began.
     #[must_use]
-    pub fn new(root: &NodeView) -> Model {
-        let clock = Clock::new();
+    pub fn new(root: &NodeView, clock: Clock) -> Model {
         let mut times = root.times.map(Stamp::exact);
         // Looking at it to fill `root` may have moved it.
         times[ATIME].maybe(clock.tick());
