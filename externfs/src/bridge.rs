@@ -1,6 +1,6 @@
 //! [`Bridge`]: one plugin, shared by any number of kernels.
 //!
-//! Locks, outermost first; none is held during a plugin call:
+//! Locks, outermost first; none is held during a plugin call but `key`:
 //! ```text
 //! Bridge.sessions
 //!   Lookups shard | Handles shard
@@ -26,7 +26,6 @@ pub struct BridgeOptions {
 /// A plugin with its node table. [`Connect::connect`] gives each kernel its own
 /// [`Export`] on it.
 pub struct Bridge<F: ExternFs> {
-    pub(crate) fs: F,
     pub(crate) options: BridgeOptions,
     pub(crate) table: Arc<NodeTable<F>>,
     /// Held for the bridge's life, so that the root keeps its number.
@@ -46,10 +45,9 @@ impl<F: ExternFs> Bridge<F> {
     pub fn new(fs: F, options: BridgeOptions) -> Result<Arc<Bridge<F>>> {
         let root = fs.root()?;
         let key = fs.key(&root);
-        let table = NodeTable::new(key.volume);
+        let table = NodeTable::new(fs, key.volume);
         let (root, _) = table.intern(key, root, FileKind::Directory, Some(NodeId::ROOT));
         Ok(Arc::new_cyclic(|this| Bridge {
-            fs,
             options,
             table,
             root,
@@ -63,7 +61,7 @@ impl<F: ExternFs> Bridge<F> {
 
     /// The plugin.
     pub fn fs(&self) -> &F {
-        &self.fs
+        &self.table.fs
     }
 
     /// Whether another kernel may change what this one remembers.
@@ -92,7 +90,7 @@ impl<F: ExternFs> Bridge<F> {
                     bridge.changed_outside(change);
                 }
             });
-            if let Err(error) = self.fs.watch(sink) {
+            if let Err(error) = self.table.fs.watch(sink) {
                 tracing::warn!("changes made behind the mount will not be noticed: {error}");
             }
         });

@@ -11,7 +11,7 @@
 //!
 //! # Rules
 //! * Every method is called from many threads at once, with `&self`. No lock
-//!   of the bridge is held during a call.
+//!   of the bridge is held during a call, except for `key`.
 //! * Permission bits are checked by the guest's kernel before we are asked
 //!   (`default_permissions`; virtio-fs forces it). A plugin enforces what the
 //!   kernel cannot know: the jail, its own options, its store.
@@ -62,7 +62,8 @@ pub trait ExternFs: Send + Sync + 'static {
     /// The exported directory.
     fn root(&self) -> Result<Self::Node>;
 
-    /// The node's identity; the same for every lookup of the same object.
+    /// The node's identity; the same for every lookup of the same object. A
+    /// plain look into the node: it is asked for often, also under a lock.
     fn key(&self, node: &Self::Node) -> NodeKey;
 
     /// Attributes of `node`. `file` is an open file of that node, if the guest

@@ -41,7 +41,7 @@ pub(crate) struct Session<F: ExternFs> {
 
 impl<F: ExternFs> Session<F> {
     pub(crate) fn new(bridge: Arc<Bridge<F>>) -> Session<F> {
-        let limits = bridge.fs.limits();
+        let limits = bridge.fs().limits();
         Session {
             number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             lookups: Lookups::new(),
@@ -49,7 +49,7 @@ impl<F: ExternFs> Session<F> {
             dirs: Handles::new(limits.handles_max),
             watcher: OnceLock::new(),
             limits,
-            features: bridge.fs.features(),
+            features: bridge.fs().features(),
             bridge,
         }
     }
@@ -69,7 +69,11 @@ impl<F: ExternFs> Session<F> {
     }
 
     fn fs(&self) -> &F {
-        &self.bridge.fs
+        self.bridge.fs()
+    }
+
+    fn key(&self, node: &Node<F>) -> NodeKey {
+        self.fs().key(&node.node)
     }
 
     fn node(&self, id: NodeId) -> Result<Node<F>> {
@@ -114,7 +118,7 @@ impl<F: ExternFs> Session<F> {
     /// Gives a plugin's node its number and counts one lookup of it.
     fn admit(&self, node: F::Node, attr: Attr, parent: Option<&Node<F>>) -> Entry {
         let key = self.fs().key(&node);
-        if key == self.bridge.root.key {
+        if key == self.key(&self.bridge.root) {
             return self.entry(&self.bridge.root, attr, parent);
         }
         let (entry, again) = self.bridge.table.intern(key, node, attr.kind, None);
@@ -129,13 +133,13 @@ impl<F: ExternFs> Session<F> {
         let policy = self.cache_policy();
         Entry {
             id: node.id,
-            generation: node.key.generation,
+            generation: self.key(node).generation,
             attr,
             attr_ttl: policy.attr,
             entry_ttl: policy.entry,
             submount: self.features.submounts
                 && attr.kind == FileKind::Directory
-                && parent.is_some_and(|parent| parent.key.volume != node.key.volume),
+                && parent.is_some_and(|parent| self.key(parent).volume != self.key(node).volume),
         }
     }
 
@@ -183,8 +187,8 @@ impl<F: ExternFs> Session<F> {
     fn numbered<'e>(&self, dir: &Node<F>, entry: &DirEntry<'e>) -> (DirEntry<'e>, bool) {
         let mut entry = *entry;
         match entry.name {
-            b"." => entry.ino = dir.key.number,
-            b".." if dir.id == NodeId::ROOT => entry.ino = dir.key.number,
+            b"." => entry.ino = self.key(dir).number,
+            b".." if dir.id == NodeId::ROOT => entry.ino = self.key(dir).number,
             b".." => {}
             name => return (entry, Name::new(name).is_ok()),
         }

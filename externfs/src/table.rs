@@ -2,13 +2,13 @@
 //! one a bridge), [`Lookups`] (what one kernel remembers) and [`Handles`] (what
 //! it has open). Lookup counts live here and nowhere else.
 //!
-//! No lock of this file is held while a plugin is called, and none while a
-//! node is dropped: dropping one takes the node table's lock.
+//! No lock of this file is held while a plugin is called, except for its `key`,
+//! and none while a node is dropped: dropping one takes the node table's lock.
 
 use crate::error::{Errno, Result};
 use crate::fs::ExternFs;
 use crate::types::{FileKind, HandleId, NodeId, NodeKey};
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashTable;
 use slab::Slab;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -26,7 +26,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// uses it.
 pub(crate) struct NodeEntry<F: ExternFs> {
     pub(crate) id: NodeId,
-    pub(crate) key: NodeKey,
     pub(crate) node: F::Node,
     pub(crate) kind: FileKind,
     table: Weak<NodeTable<F>>,
@@ -35,7 +34,7 @@ pub(crate) struct NodeEntry<F: ExternFs> {
 impl<F: ExternFs> Drop for NodeEntry<F> {
     fn drop(&mut self) {
         if let Some(table) = self.table.upgrade() {
-            table.remove(self.key, self);
+            table.remove(table.fs.key(&self.node), self);
         }
     }
 }
@@ -46,7 +45,11 @@ type Slot<F> = (u64, Weak<NodeEntry<F>>);
 /// they are unique, so that a user sees the host's inode numbers; an object on
 /// another volume, or one whose number is still in use by a predecessor, gets
 /// a number from the upper half.
+///
+/// Every byte here counts a million times, so a node's identity is not kept
+/// twice: the plugin, which lives here for that, tells it.
 pub(crate) struct NodeTable<F: ExternFs> {
+    pub(crate) fs: F,
     /// By `NodeKey::number`: two objects with one number meet in one shard.
     shards: [Mutex<HashTable<Slot<F>>>; SHARDS],
     hasher: hashbrown::DefaultHashBuilder,
@@ -57,8 +60,9 @@ pub(crate) struct NodeTable<F: ExternFs> {
 
 impl<F: ExternFs> NodeTable<F> {
     /// For a tree whose root lies on `home_volume`.
-    pub(crate) fn new(home_volume: u64) -> Arc<NodeTable<F>> {
+    pub(crate) fn new(fs: F, home_volume: u64) -> Arc<NodeTable<F>> {
         Arc::new(NodeTable {
+            fs,
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: hashbrown::DefaultHashBuilder::default(),
             home_volume,
@@ -83,18 +87,24 @@ impl<F: ExternFs> NodeTable<F> {
         // Entries that turn out to be others must be dropped after the lock.
         let mut others = Vec::new();
         let shard = self.shard(hash);
-        let found = Self::search(&shard, hash, key, &mut others);
+        let found = self.search(&shard, hash, key, &mut others);
         drop(shard);
         found
     }
 
-    fn search(shard: &HashTable<Slot<F>>, hash: u64, key: NodeKey, others: &mut Vec<Arc<NodeEntry<F>>>) -> Option<Arc<NodeEntry<F>>> {
+    fn search(
+        &self,
+        shard: &HashTable<Slot<F>>,
+        hash: u64,
+        key: NodeKey,
+        others: &mut Vec<Arc<NodeEntry<F>>>,
+    ) -> Option<Arc<NodeEntry<F>>> {
         for (number, weak) in shard.iter_hash(hash) {
             if *number != key.number {
                 continue;
             }
             if let Some(entry) = weak.upgrade() {
-                if entry.key == key {
+                if self.fs.key(&entry.node) == key {
                     return Some(entry);
                 }
                 others.push(entry);
@@ -115,7 +125,7 @@ impl<F: ExternFs> NodeTable<F> {
         let hash = self.hasher.hash_one(key.number);
         let mut others = Vec::new();
         let mut shard = self.shard(hash);
-        if let Some(entry) = Self::search(&shard, hash, key, &mut others) {
+        if let Some(entry) = self.search(&shard, hash, key, &mut others) {
             drop(shard);
             return (entry, Some(node));
         }
@@ -123,7 +133,7 @@ impl<F: ExternFs> NodeTable<F> {
         let own_number = key.volume == self.home_volume && in_range && others.iter().all(|other| other.id.0 != key.number);
         let id = fixed
             .unwrap_or_else(|| if own_number { NodeId(key.number) } else { NodeId(self.next_foreign.fetch_add(1, Ordering::Relaxed)) });
-        let entry = Arc::new(NodeEntry { id, key, node, kind, table: Arc::downgrade(self) });
+        let entry = Arc::new(NodeEntry { id, node, kind, table: Arc::downgrade(self) });
         shard.insert_unique(hash, (key.number, Arc::downgrade(&entry)), |slot| self.hasher.hash_one(slot.0));
         drop(shard);
         self.live.fetch_add(1, Ordering::Relaxed);
@@ -145,58 +155,69 @@ impl<F: ExternFs> NodeTable<F> {
     }
 }
 
-struct Known<F: ExternFs> {
-    entry: Arc<NodeEntry<F>>,
-    lookups: u64,
-}
+/// A node with the number of lookups that one kernel has of it.
+type Known<F> = (Arc<NodeEntry<F>>, u64);
 
 /// What one kernel remembers, with its lookup counts.
 pub(crate) struct Lookups<F: ExternFs> {
-    shards: [Mutex<HashMap<u64, Known<F>>>; SHARDS],
+    shards: [Mutex<HashTable<Known<F>>>; SHARDS],
+    hasher: hashbrown::DefaultHashBuilder,
 }
 
 impl<F: ExternFs> Lookups<F> {
     pub(crate) fn new() -> Lookups<F> {
-        Lookups { shards: std::array::from_fn(|_| Mutex::default()) }
+        Lookups { shards: std::array::from_fn(|_| Mutex::default()), hasher: hashbrown::DefaultHashBuilder::default() }
     }
 
-    fn shard(&self, id: NodeId) -> MutexGuard<'_, HashMap<u64, Known<F>>> {
-        locked(&self.shards[id.0 as usize % SHARDS])
+    fn hash(&self, id: NodeId) -> u64 {
+        self.hasher.hash_one(id.0)
+    }
+
+    fn shard(&self, hash: u64) -> MutexGuard<'_, HashTable<Known<F>>> {
+        locked(&self.shards[(hash >> 40) as usize % SHARDS])
     }
 
     /// # Errors
     /// ESTALE for a number that the kernel does not hold.
     pub(crate) fn get(&self, id: NodeId) -> Result<Arc<NodeEntry<F>>> {
-        match self.shard(id).get(&id.0) {
-            Some(known) => Ok(known.entry.clone()),
+        let hash = self.hash(id);
+        match self.shard(hash).find(hash, |known| known.0.id == id) {
+            Some(known) => Ok(known.0.clone()),
             None => Err(Errno::ESTALE.into()),
         }
     }
 
     pub(crate) fn contains(&self, id: NodeId) -> bool {
-        self.shard(id).contains_key(&id.0)
+        let hash = self.hash(id);
+        self.shard(hash).find(hash, |known| known.0.id == id).is_some()
     }
 
     /// One lookup more.
     pub(crate) fn remember(&self, entry: &Arc<NodeEntry<F>>) {
-        self.shard(entry.id)
-            .entry(entry.id.0)
-            .and_modify(|known| known.lookups = known.lookups.saturating_add(1))
-            .or_insert_with(|| Known { entry: entry.clone(), lookups: 1 });
+        let hash = self.hash(entry.id);
+        let mut shard = self.shard(hash);
+        match shard.find_mut(hash, |known| known.0.id == entry.id) {
+            Some(known) => known.1 = known.1.saturating_add(1),
+            None => {
+                shard.insert_unique(hash, (entry.clone(), 1), |known| self.hash(known.0.id));
+            }
+        }
     }
 
     /// `count` lookups fewer, but never below none.
     pub(crate) fn forget(&self, id: NodeId, count: u64) {
-        let mut shard = self.shard(id);
-        let Some(known) = shard.get_mut(&id.0) else { return };
-        known.lookups = known.lookups.saturating_sub(count);
-        if known.lookups > 0 {
+        let hash = self.hash(id);
+        let mut shard = self.shard(hash);
+        let Ok(mut slot) = shard.find_entry(hash, |known| known.0.id == id) else { return };
+        let left = slot.get().1.saturating_sub(count);
+        slot.get_mut().1 = left;
+        if left > 0 {
             return;
         }
-        let gone = shard.remove(&id.0);
+        let (gone, _) = slot.remove();
         if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
             let room = shard.len() * 2;
-            shard.shrink_to(room);
+            shard.shrink_to(room, |known| self.hash(known.0.id));
         }
         drop(shard);
         drop(gone);
