@@ -45,7 +45,7 @@ impl HostFs {
         }
         let fd = self.open_for_real(held.as_fd(), open_flags(flags))?;
         let cache = match self.options.cache {
-            _ if self.options.direct_io => FileCache::Bypass,
+            _ if self.bypasses(flags) => FileCache::Bypass,
             Cache::Always => FileCache::Keep,
             // What the kernel has is what the host has, as far as times tell.
             Cache::Auto if node.was_told(stat.stamp()) && !flags.truncate => FileCache::Keep,
@@ -66,9 +66,15 @@ impl HostFs {
         opened.map_err(fault("opening a file"))
     }
 
-    /// What may be cached of a file that is brand-new: all of it is known.
-    pub(crate) fn cache_for_new(&self) -> FileCache {
-        if self.options.direct_io { FileCache::Bypass } else { FileCache::Drop }
+    /// What may be cached of a file that is brand-new: what is written to it.
+    pub(crate) fn cache_for_new(&self, flags: OpenFlags) -> FileCache {
+        if self.bypasses(flags) { FileCache::Bypass } else { FileCache::Drop }
+    }
+
+    /// With `append`, writes come to us one by one: a kernel that caches would
+    /// believe that they landed where it thought the end was.
+    fn bypasses(&self, flags: OpenFlags) -> bool {
+        self.options.direct_io || (self.options.append && flags.write)
     }
 
     /// See [`externfs::ExternFs::write`].

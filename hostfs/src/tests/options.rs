@@ -56,6 +56,7 @@ fn append_lets_files_grow_and_nothing_else() {
     }
     assert_eq!(errno(export.fs.copy_range((&file, 0), (&file, 14), 1)), Errno::EOPNOTSUPP);
     assert!(export.fs.backing(&file).is_none(), "passthrough would not ask");
+    assert_eq!(export.fs.open(&root, &node, READ_WRITE).unwrap().cache, FileCache::Bypass);
     assert_eq!(std::fs::read(export.host("log")).unwrap(), b"one two three ");
     assert!(std::fs::read(export.host("other")).unwrap().is_empty());
     assert_eq!(errno(export.rename("other", "log", RenameFlags::NOREPLACE)), Errno::EEXIST);
