@@ -11,6 +11,7 @@
 
 use crate::convert;
 use crate::listing::{Names, NamesWithAttributes};
+use crate::options::ServeOptions;
 use crate::passthrough::{Backings, PassthroughChoice};
 use crate::phantom::Phantoms;
 use externfs::{
@@ -35,7 +36,7 @@ mod files;
 mod ioctl;
 mod negotiate;
 
-pub(crate) use negotiate::{Negotiated, is_refusal};
+pub(crate) use negotiate::is_refusal;
 
 /// An export behind fuser.
 pub(crate) struct Adapter {
@@ -43,23 +44,23 @@ pub(crate) struct Adapter {
     features: Features,
     policy: CachePolicy,
     choice: PassthroughChoice,
+    flush_on_close: bool,
     backings: Backings<BackingId>,
     phantoms: Phantoms,
     /// There once the session is.
     notifier: Arc<OnceLock<Notifier>>,
-    negotiated: Arc<OnceLock<Negotiated>>,
 }
 
 impl Adapter {
-    pub(crate) fn new(export: Arc<dyn Export>, choice: PassthroughChoice) -> Adapter {
+    pub(crate) fn new(export: Arc<dyn Export>, options: &ServeOptions) -> Adapter {
         Adapter {
             features: export.features(),
             policy: export.cache_policy(),
-            choice,
+            choice: options.passthrough,
+            flush_on_close: options.flush_on_close,
             backings: Backings::new(),
             phantoms: Phantoms::default(),
             notifier: Arc::default(),
-            negotiated: Arc::default(),
             export,
         }
     }
@@ -67,11 +68,6 @@ impl Adapter {
     /// To be filled with the session's.
     pub(crate) fn notifier(&self) -> Arc<OnceLock<Notifier>> {
         Arc::clone(&self.notifier)
-    }
-
-    /// Filled as the kernel's INIT is answered.
-    pub(crate) fn negotiated(&self) -> Arc<OnceLock<Negotiated>> {
-        Arc::clone(&self.negotiated)
     }
 
     fn entry(&self, reply: ReplyEntry, mark: u64, entry: &Entry) {

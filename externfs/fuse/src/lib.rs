@@ -5,9 +5,13 @@
 //! 2. the process may give up its privileges and put up a sandbox;
 //! 3. [`FuseMount::serve`] answers the kernel until somebody unmounts.
 //!
+//! Two transports speak the protocol ([`Transport`]): our own code, which also
+//! serves guests, and the crate fuser, against which it is compared.
+//!
 //! Permissions are checked by the kernel (`default_permissions`). Advisory
-//! locks are kept by the kernel too and hold within one mount: other users of
-//! the same host files do not see them.
+//! locks are kept by the kernel too and hold within one mount, unless the
+//! plugin keeps them and the transport is ours: then other users of the same
+//! host files see them.
 //!
 //! Locks of this crate, outermost first; none is held during a call of the
 //! export:
@@ -21,11 +25,13 @@
 mod adapter;
 mod buffer;
 mod convert;
+mod device;
 mod error;
 mod helper;
 mod listing;
 mod mount;
 mod mountinfo;
+mod native;
 mod options;
 mod passthrough;
 mod phantom;
@@ -35,6 +41,6 @@ mod watch;
 
 pub use error::MountError;
 pub use mount::{FuseMount, Unmounter, unmount};
-pub use options::{MOUNT_OPTIONS, MountOptions, SERVE_OPTIONS, ServeOptions};
+pub use options::{MOUNT_OPTIONS, MountOptions, SERVE_OPTIONS, ServeOptions, Transport};
 pub use passthrough::PassthroughChoice;
 pub use serve::{ExitReason, ServeError, StopHandle};

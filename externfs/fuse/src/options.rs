@@ -98,6 +98,29 @@ impl MountOptions {
     }
 }
 
+/// Who speaks the protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Transport {
+    /// Our own code, the one that serves guests.
+    #[default]
+    Native,
+    /// The crate fuser: the second opinion. It has no O_TMPFILE, syncfs, birth
+    /// times and supplementary groups, and locks hold within the mount only.
+    Fuser,
+}
+
+impl FromStr for Transport {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Transport, String> {
+        match word {
+            "native" => Ok(Transport::Native),
+            "fuser" => Ok(Transport::Fuser),
+            _ => Err(format!("transport={word}: it is native or fuser")),
+        }
+    }
+}
+
 /// How requests are served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ServeOptions {
@@ -109,11 +132,22 @@ pub struct ServeOptions {
     pub clone_fd: bool,
     /// FUSE passthrough.
     pub passthrough: PassthroughChoice,
+    /// Who speaks the protocol.
+    pub transport: Transport,
+    /// Ask the plugin at each close(2) whether a write failed late, as a
+    /// network file system or a quota below may have it. A round trip each.
+    pub flush_on_close: bool,
 }
 
 impl Default for ServeOptions {
     fn default() -> ServeOptions {
-        ServeOptions { threads: 2, clone_fd: false, passthrough: PassthroughChoice::Auto }
+        ServeOptions {
+            threads: 2,
+            clone_fd: false,
+            passthrough: PassthroughChoice::Auto,
+            transport: Transport::Native,
+            flush_on_close: false,
+        }
     }
 }
 
@@ -122,6 +156,8 @@ pub const SERVE_OPTIONS: &[(&str, &str)] = &[
     ("threads=N", "worker threads (default 2)"),
     ("clone_fd", "a /dev/fuse descriptor for each worker"),
     ("passthrough=auto|on|off", "let the kernel read and write host files directly (Linux 6.9, root; default auto)"),
+    ("flush_on_close", "let close(2) tell of write errors that come late (SRC on NFS, quotas); costs a round trip"),
+    ("transport=native|fuser", "who speaks the protocol: our own code (the default) or the crate fuser"),
 ];
 
 /// Most worker threads that can be asked for: each has a 16 MiB buffer.
@@ -146,8 +182,12 @@ impl ServeOptions {
                 })?;
             }
             ("clone_fd", None) => self.clone_fd = true,
-            ("clone_fd", Some(value)) => return Err(MountError::BadOption(format!("clone_fd={value}: clone_fd takes no value"))),
+            ("flush_on_close", None) => self.flush_on_close = true,
+            ("clone_fd" | "flush_on_close", Some(value)) => {
+                return Err(MountError::BadOption(format!("{key}={value}: {key} takes no value")));
+            }
             ("passthrough", value) => self.passthrough = parsed(key, value)?,
+            ("transport", value) => self.transport = parsed(key, value)?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -183,13 +223,23 @@ mod tests {
         assert!(options.accept("threads", Some("4")).unwrap());
         assert!(options.accept("clone_fd", None).unwrap());
         assert!(options.accept("passthrough", Some("off")).unwrap());
-        assert_eq!(options, ServeOptions { threads: 4, clone_fd: true, passthrough: PassthroughChoice::Off });
+        assert!(options.accept("flush_on_close", None).unwrap());
+        assert!(options.accept("transport", Some("fuser")).unwrap());
+        let expected = ServeOptions {
+            threads: 4,
+            clone_fd: true,
+            passthrough: PassthroughChoice::Off,
+            transport: Transport::Fuser,
+            flush_on_close: true,
+        };
+        assert_eq!(options, expected);
         for (key, value) in [
             ("threads", Some("0")),
             ("threads", Some("x")),
             ("threads", None),
             ("passthrough", None),
             ("passthrough", Some("1")),
+            ("transport", Some("uring")),
             ("clone_fd", Some("no")),
         ] {
             assert!(options.accept(key, value).is_err(), "{key} {value:?}");

@@ -2,16 +2,18 @@
 
 use crate::adapter::{Adapter, is_refusal};
 use crate::mount::{FuseMount, Unmounter};
-use crate::options::ServeOptions;
+use crate::native::Native;
+use crate::options::{ServeOptions, Transport};
 use crate::watch::{Notify, WatchQueue};
 use externfs::Export;
 use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How long open files may keep a stopped session alive.
@@ -154,25 +156,13 @@ impl FuseMount {
         let (device, unmounter, tuning) = self.into_parts().map_err(ServeError::Handshake)?;
         let guard = UnmountOnDrop(&unmounter);
         let writeback = export.cache_policy().writeback;
-        let adapter = Adapter::new(Arc::clone(&export), options.passthrough);
-        let (slot, negotiated) = (adapter.notifier(), adapter.negotiated());
-        let mut config = Config::default();
-        config.n_threads = Some(options.threads.max(1));
-        config.clone_fd = options.clone_fd;
-        // Who may come in is the kernel's business: it knows allow_other.
-        let session = Session::from_fd(adapter, device, SessionACL::All, config).map_err(|error| match is_refusal(&error) {
-            true => ServeError::Refused(error.to_string()),
-            false => ServeError::Handshake(error),
-        })?;
+        let begun = Begun::new(device, &export, options)?;
         tuning.apply(writeback);
-        tracing::debug!("serving {} with {:?}", unmounter.point().display(), negotiated.get());
-        // Only we fill it.
-        let _ = slot.set(session.notifier());
-        let (queue, notifying) = WatchQueue::start(session.notifier()).map_err(ServeError::Session)?;
+        let (queue, notifying) = begun.watch().map_err(ServeError::Session)?;
         export.set_watcher(queue.clone());
         drop(export);
-        let shared = Arc::clone(&stop.0);
-        let serving = thread::Builder::new().name("fuse-session".into()).spawn(move || shared.ended(session.run()));
+        let (shared, options) = (Arc::clone(&stop.0), *options);
+        let serving = thread::Builder::new().name("fuse-session".into()).spawn(move || shared.ended(begun.run(&options)));
         serving.map_err(ServeError::Session)?;
         ready();
         let reason = conclude(&stop.0, &unmounter);
@@ -183,6 +173,47 @@ impl FuseMount {
         }
         drop(guard);
         reason
+    }
+}
+
+/// A session that has answered INIT.
+enum Begun {
+    Native(Native),
+    Fuser(Box<Session<Adapter>>),
+}
+
+impl Begun {
+    fn new(device: OwnedFd, export: &Arc<dyn Export>, options: &ServeOptions) -> Result<Begun, ServeError> {
+        if options.transport == Transport::Native {
+            return Native::begin(device, Arc::clone(export), options).map(Begun::Native);
+        }
+        let adapter = Adapter::new(Arc::clone(export), options);
+        let notifier = adapter.notifier();
+        let mut config = Config::default();
+        config.n_threads = Some(options.threads.max(1));
+        config.clone_fd = options.clone_fd;
+        // Who may come in is the kernel's business: it knows allow_other.
+        let session = Session::from_fd(adapter, device, SessionACL::All, config).map_err(|error| match is_refusal(&error) {
+            true => ServeError::Refused(error.to_string()),
+            false => ServeError::Handshake(error),
+        })?;
+        // Only we fill it.
+        let _ = notifier.set(session.notifier());
+        Ok(Begun::Fuser(Box::new(session)))
+    }
+
+    fn watch(&self) -> io::Result<(Arc<WatchQueue>, JoinHandle<()>)> {
+        match self {
+            Begun::Native(native) => WatchQueue::start(native.notifier()),
+            Begun::Fuser(session) => WatchQueue::start(session.notifier()),
+        }
+    }
+
+    fn run(self, options: &ServeOptions) -> io::Result<()> {
+        match self {
+            Begun::Native(native) => native.run(options.threads, options.clone_fd),
+            Begun::Fuser(session) => session.run(),
+        }
     }
 }
 

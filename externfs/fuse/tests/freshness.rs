@@ -1,6 +1,8 @@
 //! What the kernel may remember: attributes of files that are written past it,
 //! data that the host changed, listings without attributes.
 
+#![allow(clippy::unwrap_used)] // A test that cannot set its stage ends.
+
 mod support;
 
 use std::fs::{self, File, OpenOptions};
@@ -26,10 +28,12 @@ fn passthrough_is_on_when_asked_for_and_off_when_not() {
     if !can_mount() {
         return;
     }
-    assert!(!sees_the_host("passthrough=off"));
-    if externfs_fuse::PassthroughChoice::default() == externfs_fuse::PassthroughChoice::Auto && kernel_has_passthrough() {
-        assert!(sees_the_host("passthrough=on"));
-        assert!(sees_the_host("passthrough=auto"));
+    for transport in ["native", "fuser"] {
+        assert!(!sees_the_host(&format!("transport={transport},passthrough=off")));
+        if kernel_has_passthrough() {
+            assert!(sees_the_host(&format!("transport={transport},passthrough=on")));
+            assert!(sees_the_host(&format!("transport={transport},passthrough=auto")));
+        }
     }
 }
 
@@ -55,7 +59,7 @@ fn a_mapped_write_shows_in_the_times() {
     if !can_mount() {
         return;
     }
-    for serve in ["passthrough=auto", "passthrough=off"] {
+    for serve in ["transport=fuser,passthrough=auto", "transport=native,passthrough=auto", "passthrough=off"] {
         let m = Mounted::hostfs("cache=always", serve);
         fs::write(m.path("f"), vec![0; 8192]).unwrap();
         for round in 0..20 {
@@ -72,6 +76,26 @@ fn a_mapped_write_shows_in_the_times() {
     }
 }
 
+/// As above for a file that has just been made: its attributes travel with the
+/// answer that opens it.
+#[test]
+fn a_mapped_write_to_a_new_file_shows() {
+    if !can_mount() {
+        return;
+    }
+    for serve in ["transport=fuser,passthrough=auto", "transport=native,passthrough=auto"] {
+        let m = Mounted::hostfs("cache=always", serve);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(m.path("f")).unwrap();
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 4096).unwrap();
+        let before = times(&m.path("f"));
+        std::thread::sleep(Duration::from_millis(12));
+        map_and_write(&file, 7, b'x');
+        assert_ne!(times(&m.path("f")), before, "{serve}");
+        drop(file);
+        assert_eq!(times(&m.path("f")), times(&m.host.join("f")), "{serve}");
+    }
+}
+
 /// Open for reading (attributes cached), written by mapping through another
 /// open, closed: the times are the host's in the end.
 #[test]
@@ -79,7 +103,11 @@ fn readers_and_writers_of_one_file_agree() {
     if !can_mount() {
         return;
     }
-    let m = Mounted::hostfs("cache=always", "passthrough=auto");
+    ["transport=native", "transport=fuser"].into_iter().for_each(readers_and_writers);
+}
+
+fn readers_and_writers(serve: &str) {
+    let m = Mounted::hostfs("cache=always", serve);
     fs::write(m.path("f"), vec![b'0'; 4096]).unwrap();
     let reader = File::open(m.path("f")).unwrap();
     let writer = OpenOptions::new().read(true).write(true).open(m.path("f")).unwrap();
@@ -113,7 +141,11 @@ fn the_hosts_changes_are_noticed() {
     if !can_mount() {
         return;
     }
-    let m = Mounted::hostfs("cache=always,watch", "passthrough=off");
+    ["transport=native,passthrough=off", "transport=fuser,passthrough=off"].into_iter().for_each(host_changes);
+}
+
+fn host_changes(serve: &str) {
+    let m = Mounted::hostfs("cache=always,watch", serve);
     fs::create_dir(m.path("d")).unwrap();
     fs::write(m.path("d/f"), "old").unwrap();
     let listed = || fs::read_dir(m.path("d")).unwrap().count();

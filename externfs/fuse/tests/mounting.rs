@@ -1,6 +1,8 @@
 //! Mounting and unmounting: who may, where, what is in the way, and what a
 //! killed server leaves.
 
+#![allow(clippy::unwrap_used)] // A test that cannot set its stage ends.
+
 mod support;
 
 use externfs_fuse::{ExitReason, FuseMount, MountError, MountOptions, Unmounter, unmount};

@@ -1,6 +1,8 @@
 //! Each operation that fuser carries, through a real mount, against the host
 //! directory that it happens in.
 
+#![allow(clippy::unwrap_used)] // A test that cannot set its stage ends.
+
 mod support;
 
 use nix::sys::time::TimeSpec;
@@ -8,10 +10,15 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use support::{Mounted, can_mount};
 
-const WAYS: [&str; 2] = ["passthrough=off", "passthrough=auto"];
+const WAYS: [&str; 4] = [
+    "transport=native,passthrough=off",
+    "transport=native,passthrough=auto",
+    "transport=fuser,passthrough=off",
+    "transport=fuser,passthrough=auto,threads=1",
+];
 
 /// Runs `test` on a mount for each way of serving data, and checks that nothing
 /// stays behind.
@@ -20,6 +27,7 @@ fn on_each(plugin: &str, test: impl Fn(&Mounted)) {
         return;
     }
     for way in WAYS {
+        eprintln!("way: {way}");
         let mounted = Mounted::hostfs(plugin, way);
         test(&mounted);
         let export = mounted.export.clone();
@@ -56,15 +64,17 @@ fn direct_files_work_and_can_be_mapped() {
     if !can_mount() {
         return;
     }
-    let m = Mounted::hostfs("cache=none", "passthrough=off");
-    fs::write(m.path("f"), vec![b'a'; 10_000]).unwrap();
-    let file = OpenOptions::new().read(true).write(true).open(m.path("f")).unwrap();
-    let mut byte = [0];
-    file.read_at(&mut byte, 9_999).unwrap();
-    assert_eq!(byte, *b"a");
-    support::map_and_write(&file, 5000, b'Z');
-    drop(file);
-    assert_eq!(fs::read(m.host.join("f")).unwrap()[5000], b'Z');
+    for way in WAYS {
+        let m = Mounted::hostfs("direct-io", way);
+        fs::write(m.path("f"), vec![b'a'; 10_000]).unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(m.path("f")).unwrap();
+        let mut byte = [0];
+        file.read_at(&mut byte, 9_999).unwrap();
+        assert_eq!(byte, *b"a");
+        support::map_and_write(&file, 5000, b'Z');
+        drop(file);
+        assert_eq!(fs::read(m.host.join("f")).unwrap()[5000], b'Z', "{way}");
+    }
 }
 
 #[test]
@@ -264,13 +274,13 @@ fn inode_flags_pass() {
 #[test]
 fn setuid_is_dropped_by_who_may_not_keep_it() {
     on_each("", |m| {
-        let open = |options: &mut OpenOptions| options.open(m.path("f"));
-        for change in ["write", "truncate", "O_TRUNC"] {
+        for change in ["write", "truncate", "O_TRUNC", "write in place"] {
             fs::write(m.path("f"), "x").unwrap();
             fs::set_permissions(m.path("f"), PermissionsExt::from_mode(0o6777)).unwrap();
             let script = match change {
                 "write" => "printf y >> f",
                 "truncate" => "truncate -s 0 f",
+                "write in place" => "dd if=/dev/zero of=f bs=1 count=1 conv=notrunc status=none",
                 _ => ": > f",
             };
             let status = std::process::Command::new("setpriv")
@@ -281,8 +291,6 @@ fn setuid_is_dropped_by_who_may_not_keep_it() {
             assert_eq!(fs::metadata(m.host.join("f")).unwrap().mode() & 0o7777, 0o777, "{change}");
             assert_eq!(fs::metadata(m.path("f")).unwrap().mode() & 0o7777, 0o777, "{change}");
         }
-        let mut file = open(OpenOptions::new().read(true).custom_flags(libc::O_DIRECT)).unwrap();
-        file.read_to_end(&mut Vec::new()).unwrap();
     });
 }
 
@@ -318,4 +326,59 @@ fn nix_name_to_handle(path: &OsStr) -> std::io::Result<()> {
         .arg(OsStr::from_bytes(path.as_bytes()))
         .status()?;
     if status.success() { Ok(()) } else { Err(std::io::Error::other(status.to_string())) }
+}
+
+/// What fuser does not carry.
+#[test]
+fn our_own_transport_has_the_rest() {
+    if !can_mount() {
+        return;
+    }
+    use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, linkat, openat, statx, syncfs};
+    let m = Mounted::hostfs("locks=host", "transport=native");
+    let unnamed = openat(CWD, &m.point, OFlags::TMPFILE | OFlags::RDWR, Mode::RUSR).unwrap();
+    rustix::io::write(&unnamed, b"unnamed").unwrap();
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&unnamed));
+    linkat(CWD, path, CWD, m.path("named"), AtFlags::SYMLINK_FOLLOW).unwrap();
+    assert_eq!(fs::read(m.host.join("named")).unwrap(), b"unnamed");
+    syncfs(&unnamed).unwrap();
+    let birth = |path: &std::path::Path| statx(CWD, path, AtFlags::empty(), StatxFlags::BTIME).unwrap().stx_btime;
+    let (ours, hosts) = (birth(&m.path("named")), birth(&m.host.join("named")));
+    assert_eq!((ours.tv_sec, ours.tv_nsec), (hosts.tv_sec, hosts.tv_nsec));
+    // A lock of the host's is seen, and a wait for it can be interrupted.
+    let held = File::open(m.host.join("named")).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let wait = |seconds: &str| {
+        let mut command = std::process::Command::new("timeout");
+        command.args(["-s", "INT", seconds, "flock", "-x"]).arg(m.path("named")).args(["-c", "exit 3"]);
+        command.status().unwrap().code()
+    };
+    let start = std::time::Instant::now();
+    assert_eq!(wait("1"), Some(124));
+    assert!(start.elapsed() < std::time::Duration::from_secs(8), "the wait was not interrupted");
+    drop(held);
+    assert_eq!(wait("20"), Some(3));
+    m.end();
+}
+
+/// Setuid and the group of a directory are settled with the caller's own
+/// supplementary groups where the protocol tells them.
+#[test]
+fn a_supplementary_group_counts_in_a_setgid_directory() {
+    if !can_mount() {
+        return;
+    }
+    let m = Mounted::hostfs("", "transport=native");
+    fs::create_dir(m.path("d")).unwrap();
+    std::os::unix::fs::chown(m.path("d"), Some(0), Some(1777)).unwrap();
+    fs::set_permissions(m.path("d"), PermissionsExt::from_mode(0o2775)).unwrap();
+    let status = std::process::Command::new("setpriv")
+        .args(["--reuid=1500", "--regid=1500", "--groups=1777", "sh", "-c", "umask 0; mkdir d/sub && : > d/file && chmod 2755 d/file"])
+        .current_dir(&m.point)
+        .status();
+    assert!(status.unwrap().success());
+    for (name, mode) in [("sub", 0o2777), ("file", 0o2755)] {
+        let about = fs::metadata(m.host.join("d").join(name)).unwrap();
+        assert_eq!((about.uid(), about.gid(), about.mode() & 0o7777), (1500, 1777, mode), "{name}");
+    }
 }

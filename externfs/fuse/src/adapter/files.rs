@@ -30,9 +30,8 @@ impl Adapter {
         writes: bool,
         register: impl FnOnce(OwnedFd) -> io::Result<BackingId>,
     ) -> (Claim<BackingId>, FopenFlags) {
-        // A file that was not written has nothing to say at close(2); one that
-        // was may: EDQUOT, EIO of a network file system below.
-        let flags = convert::file_flags(opened, !writes);
+        // A file that was not written has nothing to say at close(2).
+        let flags = convert::file_flags(opened, !(writes && self.flush_on_close));
         if !self.backings.is_enabled() {
             return (Claim::Plain, flags);
         }

@@ -1,6 +1,7 @@
 //! INIT: what the kernel offers and we take.
 
 use super::Adapter;
+use crate::native::obstacle;
 use crate::passthrough::{PassthroughChoice, is_permitted};
 use fuser::{InitFlags, KernelConfig};
 use std::io;
@@ -11,12 +12,6 @@ pub(crate) const MAX_TRANSFER: u32 = 1 << 20;
 /// Requests that the kernel keeps in the background (readahead, direct I/O in
 /// pieces) before it makes writers wait.
 const MAX_BACKGROUND: u16 = 64;
-
-/// What INIT came to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Negotiated {
-    pub(crate) passthrough: bool,
-}
 
 /// A refusal of our own, worded for the user, among fuser's errors.
 #[derive(Debug)]
@@ -35,17 +30,12 @@ pub(crate) fn is_refusal(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Refusal>())
 }
 
-/// What stands in the way of passthrough, if it is wanted.
-fn obstacle(offered: InitFlags, writeback: bool) -> Option<&'static str> {
-    if !offered.contains(InitFlags::FUSE_PASSTHROUGH) {
-        Some("passthrough=on: this kernel has no FUSE passthrough (Linux 6.9 with CONFIG_FUSE_PASSTHROUGH has); use passthrough=auto")
-    } else if writeback {
-        Some("passthrough=on: the kernel does not combine it with a writeback cache; drop one of the two")
-    } else if !is_permitted() {
-        Some("passthrough=on: it needs CAP_SYS_ADMIN; run as root, or use passthrough=auto")
-    } else {
-        None
-    }
+/// What stands in the way of passthrough, if anything does.
+fn obstacle_of(offered: InitFlags, writeback: bool) -> Option<&'static str> {
+    let offers = offered.contains(InitFlags::FUSE_PASSTHROUGH);
+    let flags = if offers { externfs_wire::abi::InitFlags::PASSTHROUGH } else { externfs_wire::abi::InitFlags::empty() };
+    let clear = offers && !writeback && is_permitted();
+    (!clear).then(|| obstacle(flags, writeback))
 }
 
 impl Adapter {
@@ -68,7 +58,7 @@ impl Adapter {
         flags.set(InitFlags::FUSE_POSIX_ACL, self.features.posix_acl);
         flags.set(InitFlags::FUSE_WRITEBACK_CACHE, self.policy.writeback);
         // Targets have no expiry of their own: only for trees that nobody else changes.
-        flags.set(InitFlags::FUSE_CACHE_SYMLINKS, self.policy.listings);
+        flags.set(InitFlags::FUSE_CACHE_SYMLINKS, !self.policy.coherent);
         flags
     }
 
@@ -79,26 +69,25 @@ impl Adapter {
                 tracing::debug!("the kernel does not offer {flag:?}");
             }
         }
-        let passthrough = self.negotiate_passthrough(config)?;
+        self.negotiate_passthrough(config)?;
         // Each setter returns the nearest value that it takes.
         let _ = config.set_max_write(MAX_TRANSFER);
         if let Err(most) = config.set_max_readahead(MAX_TRANSFER) {
             let _ = config.set_max_readahead(most);
         }
         let _ = config.set_max_background(MAX_BACKGROUND);
-        let _ = self.negotiated.set(Negotiated { passthrough });
         Ok(())
     }
 
-    fn negotiate_passthrough(&self, config: &mut KernelConfig) -> io::Result<bool> {
+    fn negotiate_passthrough(&self, config: &mut KernelConfig) -> io::Result<()> {
         if self.choice == PassthroughChoice::Off {
-            return Ok(false);
+            return Ok(());
         }
-        match obstacle(config.capabilities(), self.policy.writeback) {
+        match obstacle_of(config.capabilities(), self.policy.writeback) {
             Some(line) if self.choice == PassthroughChoice::On => return Err(io::Error::other(Refusal(line))),
             Some(line) => {
                 tracing::debug!("no passthrough: {line}");
-                return Ok(false);
+                return Ok(());
             }
             None => {}
         }
@@ -108,6 +97,6 @@ impl Adapter {
         if taken {
             self.backings.enable();
         }
-        Ok(taken)
+        Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! Mounts for tests, each gone when its guard is dropped.
 #![allow(dead_code)] // Each test binary uses its own part.
+#![allow(clippy::unwrap_used)] // A test that cannot set its stage ends.
 
 use externfs::{Connect, Export, MountOption, Plugin, Source};
 use externfs_fuse::{ExitReason, FuseMount, MountOptions, ServeError, ServeOptions, StopHandle, Unmounter};
