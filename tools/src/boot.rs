@@ -63,9 +63,8 @@ pub fn run(plan: &Plan) -> Result<i32> {
     for (number, share) in shares.iter().enumerate() {
         let socket = directory.path().join(format!("{number}"));
         let server = Server::bind(&socket, Options::new(&share.tag), Arc::clone(&share.connect))?;
-        servers.start(format!("share {}", share.tag), socket, || {
-            mount::enter_sandbox(plan.sandbox, &share.sorted, &share.source, false)?;
-            serve::run_servers(std::slice::from_ref(&server), &stop()?)
+        servers.start(format!("share {}", share.tag), vec![(server, socket)], || {
+            mount::enter_sandbox(plan.sandbox, &share.sorted, &share.source, false)
         })?;
     }
     let (reports, commands) = start_control(plan, directory.path(), &mut servers)?;
@@ -114,10 +113,6 @@ fn conclude(outcome: Outcome) -> Result<i32> {
     }
 }
 
-fn stop() -> Result<Stop> {
-    Stop::new().map_err(|e| Failure::io("cannot make an event", &e))
-}
-
 fn pipe() -> Result<(PipeReader, PipeWriter)> {
     std::io::pipe().map_err(|e| Failure::io("cannot make a pipe", &e))
 }
@@ -160,19 +155,20 @@ fn build_initramfs(modules: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
 struct Servers {
     running: Vec<(Pid, String)>,
     sockets: Vec<PathBuf>,
+    /// Ours of what they serve on: dropping one removes its socket.
+    bound: Vec<Vec<Server>>,
 }
 
 impl Servers {
-    fn start(&mut self, name: String, socket: PathBuf, body: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.sockets.push(socket);
-        self.start_more(name, body)
-    }
-
-    fn start_more(&mut self, name: String, body: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// Starts a process that calls `confine` and then serves `servers`, which
+    /// are bound to `sockets`.
+    fn start(&mut self, name: String, servers: Vec<(Server, PathBuf)>, confine: impl FnOnce() -> Result<()>) -> Result<()> {
+        let (servers, sockets): (Vec<_>, Vec<_>) = servers.into_iter().unzip();
         let parent = nix::unistd::getpid();
         let pid = process::fork(|| {
             process::die_with(parent);
-            match body() {
+            let stop = Stop::new().map_err(|e| Failure::io("cannot make an event", &e));
+            match confine().and(stop).and_then(|stop| serve::run_servers(&servers, &stop)) {
                 Ok(()) => 0,
                 Err(failure) => {
                     tracing::error!("{failure}");
@@ -180,16 +176,10 @@ impl Servers {
                 }
             }
         });
-        match pid {
-            Ok(pid) => {
-                self.running.push((pid, name));
-                Ok(())
-            }
-            Err(failure) => {
-                self.stop();
-                Err(failure)
-            }
-        }
+        self.bound.push(servers);
+        self.sockets.extend(sockets);
+        self.running.push((pid?, name));
+        Ok(())
     }
 
     /// Whatever the guests wrote has arrived on the host; there is nothing
@@ -199,6 +189,13 @@ impl Servers {
             let _ = kill(pid, Signal::SIGKILL);
             let _ = waitpid(pid, None);
         }
+        self.bound.clear();
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
@@ -226,12 +223,8 @@ fn start_control(plan: &Plan, directory: &Path, servers: &mut Servers) -> Result
     let mut bound = Vec::new();
     for tag in [INPUT_TAG, OUTPUT_TAG] {
         let socket = directory.join(tag);
-        bound.push(Server::bind(&socket, Options::new(tag), Arc::clone(&bridge))?);
-        servers.sockets.push(socket);
+        bound.push((Server::bind(&socket, Options::new(tag), Arc::clone(&bridge))?, socket));
     }
-    servers.start_more("the guest's streams".into(), || {
-        sandbox::enter(plan.sandbox, &Needs::default())?;
-        serve::run_servers(&bound, &stop()?)
-    })?;
+    servers.start("the guest's streams".into(), bound, || sandbox::enter(plan.sandbox, &Needs::default()))?;
     Ok((reports, commands))
 }

@@ -34,6 +34,16 @@ static OUTPUT: RwLock<Output> = RwLock::new(Output::Stderr);
 /// has the last word. A second call changes nothing.
 pub fn start(verbose: u8) {
     let level = ["warn", "info", "debug", "trace"].get(usize::from(verbose)).unwrap_or(&"trace");
+    start_at(level);
+}
+
+/// As [`start`], for a program whose guests come and go by design: that one is
+/// gone is no news.
+pub fn start_with_guests(verbose: u8) {
+    if verbose == 0 { start_at("warn,externfs_virtio=error") } else { start(verbose) }
+}
+
+fn start_at(level: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
     // Fails only when logging was started before.

@@ -20,6 +20,9 @@ pub enum Frame {
     Window(u16, u16),
     /// A signal for the command.
     Signal(u8),
+    /// The host knows how the command ended: read no more. A guest that is
+    /// switched off waits for all it has asked for, and so would wait for a key.
+    Farewell,
 }
 
 impl Frame {
@@ -30,6 +33,7 @@ impl Frame {
             Frame::End => (1, Vec::new()),
             Frame::Window(rows, columns) => (2, [rows.to_le_bytes(), columns.to_le_bytes()].concat()),
             Frame::Signal(number) => (3, vec![*number]),
+            Frame::Farewell => (4, Vec::new()),
         };
         bytes.push(kind);
         bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
@@ -59,6 +63,7 @@ impl Frame {
             (1, []) => Frame::End,
             (2, [a, b, c, d]) => Frame::Window(u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d])),
             (3, [number]) => Frame::Signal(*number),
+            (4, []) => Frame::Farewell,
             _ => return Err(invalid()),
         }))
     }
@@ -70,7 +75,7 @@ mod tests {
 
     #[test]
     fn frames_survive_the_journey() {
-        let frames = [Frame::Data(vec![0, 255, 10]), Frame::Data(vec![]), Frame::Window(50, 132), Frame::Signal(2), Frame::End];
+        let frames = [Frame::Data(vec![0, 255, 10]), Frame::Data(vec![]), Frame::Window(50, 132), Frame::Signal(2), Frame::End, Frame::Farewell];
         let mut bytes = Vec::new();
         frames.iter().for_each(|frame| frame.encode(&mut bytes));
         let mut stream = bytes.as_slice();

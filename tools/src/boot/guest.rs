@@ -42,7 +42,6 @@ pub fn main() -> ! {
             eprintln!("{CONSOLE_MARK}{reason}");
         }
     }
-    nix::unistd::sync();
     let _ = reboot(RebootMode::RB_POWER_OFF);
     // Only a kernel that cannot switch itself off comes here; a panic ends it.
     std::process::exit(1)
@@ -74,16 +73,30 @@ fn run(slot: &mut Option<Control>) -> Result<(), String> {
     special("devtmpfs", "/dev")?;
     load_modules()?;
     virtiofs(OUTPUT_TAG.as_ref(), Path::new(CONTROL_OUT), false)?;
-    virtiofs(INPUT_TAG.as_ref(), Path::new(CONTROL_IN), false)?;
+    // Read-only, so that a sync(2) in the guest passes it by: the answer would
+    // have to wait behind the read that waits for input.
+    virtiofs(INPUT_TAG.as_ref(), Path::new(CONTROL_IN), true)?;
     let (control, orders) = open_control()?;
     let control = slot.insert(control);
     build_root(control, &orders)?;
     enter_root(control, &orders)?;
-    let code = streams::run_command(control, &orders)?;
-    // What the command left in the guest's caches must be on the host before
-    // the host hears that it ended.
-    nix::unistd::sync();
-    control.tell(&Report::Ended(code)).map_err(|e| format!("cannot tell the exit status: {e}"))
+    let ended = streams::run_command(control, &orders)?;
+    write_back(&orders);
+    control.tell(&Report::Ended(ended.code)).map_err(|e| format!("cannot tell the exit status: {e}"))?;
+    ended.wait_for_farewell();
+    Ok(())
+}
+
+/// What the command left in the guest's caches (pages written through a
+/// mapping, say) must be on the host before the host hears that it ended.
+fn write_back(orders: &Orders) {
+    let shares = orders.shares.iter().filter(|share| !share.read_only).map(|share| share.target.as_path());
+    let root = (!orders.root_read_only).then_some(Path::new("/"));
+    for place in shares.chain(root) {
+        if let Ok(directory) = File::open(place) {
+            let _ = nix::unistd::syncfs(&directory);
+        }
+    }
 }
 
 fn special(kind: &str, at: &str) -> Result<(), String> {

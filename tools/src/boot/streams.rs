@@ -30,8 +30,25 @@ struct Ends {
     outputs: Vec<(File, File)>,
 }
 
-/// Runs the command of `orders` to its end and returns its exit code.
-pub(crate) fn run_command(control: &mut Control, orders: &Orders) -> Result<u8, String> {
+/// A command that has ended.
+pub(crate) struct Ended {
+    /// As a shell would say it.
+    pub(crate) code: u8,
+    /// Still reading, until the host says farewell.
+    input: Option<JoinHandle<()>>,
+}
+
+impl Ended {
+    /// Waits until nothing is asked of the host any more.
+    pub(crate) fn wait_for_farewell(self) {
+        if let Some(input) = self.input {
+            let _ = input.join();
+        }
+    }
+}
+
+/// Runs the command of `orders` to its end.
+pub(crate) fn run_command(control: &mut Control, orders: &Orders) -> Result<Ended, String> {
     let mut command = Command::new(orders.command.first().ok_or("no command")?);
     command.args(orders.command.iter().skip(1)).env_clear();
     for variable in &orders.environment {
@@ -50,18 +67,19 @@ pub(crate) fn run_command(control: &mut Control, orders: &Orders) -> Result<u8, 
         Err(error) => {
             let name = orders.command.first().map(|name| name.display().to_string()).unwrap_or_default();
             let _ = control.tell(&Report::Warning(format!("{name}: {}", crate::failure::phrase(&error))));
-            return Ok(if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 });
+            let code = if error.kind() == std::io::ErrorKind::NotFound { 127 } else { 126 };
+            return Ok(Ended { code, input: None });
         }
     };
-    let relays = start_relays(control, ends, child).map_err(|e| format!("cannot start a thread: {e}"))?;
+    let (input, outputs) = start_relays(control, ends, child).map_err(|e| format!("cannot start a thread: {e}"))?;
     let code = wait_for(child);
     // Nobody outlives the command, so that its output has an end.
     let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
     while !matches!(waitpid(None, None), Err(Errno::ECHILD)) {}
-    for relay in relays {
-        let _ = relay.join();
+    for output in outputs {
+        let _ = output.join();
     }
-    Ok(code)
+    Ok(Ended { code, input: Some(input) })
 }
 
 /// Reaps whoever ends, as the first process must, until `child` does.
@@ -119,18 +137,18 @@ fn connect(command: &mut Command, control: &Control, orders: &Orders) -> std::io
     Ok(ends)
 }
 
-/// Starts the threads; those of the output are returned, for they end.
-fn start_relays(control: &Control, ends: Ends, child: Pid) -> std::io::Result<Vec<JoinHandle<()>>> {
+/// Starts the threads: the input's, which ends at the host's farewell, and the
+/// outputs', which end when nobody can write to them any more.
+fn start_relays(control: &Control, ends: Ends, child: Pid) -> std::io::Result<(JoinHandle<()>, Vec<JoinHandle<()>>)> {
     let Ends { input, terminal, outputs } = ends;
     let frames = control.input.try_clone()?;
-    thread::Builder::new().name("input".into()).spawn(move || relay_input(frames, input, terminal.as_ref(), child))?;
-    outputs
-        .into_iter()
-        .map(|(source, sink)| thread::Builder::new().name("output".into()).spawn(move || relay_output(source, sink)))
-        .collect()
+    let named = |name: &str| thread::Builder::new().name(name.into());
+    let reading = named("input").spawn(move || relay_input(frames, input, terminal.as_ref(), child))?;
+    let writing = outputs.into_iter().map(|(source, sink)| named("output").spawn(move || relay_output(source, sink)));
+    Ok((reading, writing.collect::<std::io::Result<_>>()?))
 }
 
-/// Host to command, until the host is gone.
+/// Host to command, until the host says farewell.
 fn relay_input(frames: File, mut input: Option<File>, terminal: Option<&File>, child: Pid) {
     let mut frames = BufReader::with_capacity(PAYLOAD_MAX + 16, frames);
     while let Ok(Some(frame)) = Frame::read(&mut frames) {
@@ -142,6 +160,7 @@ fn relay_input(frames: File, mut input: Option<File>, terminal: Option<&File>, c
                 }
             }
             Frame::End => input = None,
+            Frame::Farewell => return,
             Frame::Window(rows, columns) => {
                 if let Some(terminal) = terminal {
                     let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };

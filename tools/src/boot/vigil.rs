@@ -174,6 +174,7 @@ impl Vigil<'_> {
                 }
                 Some(Report::Ended(code)) => {
                     state.outcome.get_or_insert(Outcome::Ended(i32::from(code)));
+                    self.send(&Frame::Farewell);
                     state.deadline = Some(Instant::now() + GRACE);
                 }
                 Some(Report::Failed(reason)) => {
