@@ -180,9 +180,10 @@ struct Traces {
 
 impl Traces {
     fn now() -> Traces {
-        // Mount points, not lines of the table: those carry counters of propagation.
+        // Others on this machine mount things too: only what lies in a directory of a fixture is ours.
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let mounts = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect();
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        let mounts = points.filter(|point| point.contains(crate::fixture::PREFIX)).map(str::to_owned).collect();
         let listing = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
         let descriptors = listing
             .filter_map(|entry| {

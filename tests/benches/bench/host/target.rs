@@ -42,7 +42,7 @@ pub(super) const SPECS: &[Spec] = &[
     spec("native", Role::Native, How::Native),
     spec("ctl", Role::Control, How::Native),
     ours("ours", "allow_other,cache=auto"),
-    ours("ours-native", "allow_other,cache=auto,transport=native"),
+    ours("ours-fuser", "allow_other,cache=auto,transport=fuser"),
     ours("ours-always", "allow_other,cache=always"),
     spec("bindfs", Role::Peer, How::Bindfs),
     spec("fovl", Role::Peer, How::FuseOverlayfs),
