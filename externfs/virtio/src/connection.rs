@@ -7,12 +7,16 @@ use crate::message::{Message, MessageReader, ReadError, send_reply};
 use crate::server::Shared;
 use crate::stop::Stop;
 use crate::worker::Guest;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long somebody who calls while a guest is served waits for it to go.
+const CALLER_WAITS: Duration = Duration::from_secs(3);
 
 /// Why a connection ended.
 pub(crate) enum End {
@@ -25,8 +29,8 @@ pub(crate) enum End {
 }
 
 /// Serves the guest at the other end of `socket` until it goes. Others who
-/// call at `listener` meanwhile are turned away, so that their user sees an
-/// error instead of a boot that hangs.
+/// call at `listener` meanwhile are turned away after a while, so that their
+/// user sees an error instead of a boot that hangs.
 pub(crate) fn serve(socket: &UnixStream, listener: &UnixListener, shared: &Shared, stop: &Stop) -> End {
     match Connection::new(socket, shared) {
         Ok(mut connection) => connection.run(listener, stop),
@@ -48,6 +52,38 @@ impl Peer {
         let process = peer_process(socket)?;
         let alive = pidfd_open(Pid::from_raw(process)?, PidfdFlags::empty()).ok()?;
         Some(Peer { process, alive })
+    }
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Event {
+    Stop,
+    GivenUp,
+    Message,
+    PeerDied,
+    Caller,
+}
+
+/// Somebody else who wants to connect. A guest that was killed takes a while
+/// to die, and whoever restarted it calls meanwhile: not to be turned away.
+#[derive(Default)]
+struct Caller {
+    since: Option<Instant>,
+}
+
+impl Caller {
+    /// How long it still has to wait; None if nobody calls.
+    fn time_left(&self) -> Option<Duration> {
+        self.since.map(|since| CALLER_WAITS.saturating_sub(since.elapsed()))
+    }
+
+    /// Takes down that somebody calls. True when that was long ago.
+    fn has_waited_enough(&mut self, calls: bool) -> bool {
+        if calls {
+            self.since.get_or_insert_with(Instant::now);
+        }
+        self.time_left() == Some(Duration::ZERO)
     }
 }
 
@@ -74,39 +110,49 @@ impl<'a> Connection<'a> {
     }
 
     fn run(&mut self, listener: &UnixListener, stop: &Stop) -> End {
+        let mut caller = Caller::default();
         loop {
-            let mut fds = vec![
-                PollFd::new(stop, PollFlags::IN),
-                PollFd::new(&self.guest.end, PollFlags::IN),
-                PollFd::new(self.socket, PollFlags::IN),
-                PollFd::new(listener, PollFlags::IN),
-            ];
-            fds.extend(self.peer.as_ref().map(|peer| PollFd::new(&peer.alive, PollFlags::IN)));
-            match poll(&mut fds, None) {
-                Ok(_) => {}
+            let ready = match self.wait(listener, stop, &caller) {
+                Ok(ready) => ready,
                 Err(Errno::INTR) => continue,
                 Err(error) => return End::Because(format!("poll: {error}")),
-            }
-            let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-            let is_ready = |index: usize| ready.get(index).copied().unwrap_or(false);
-            if is_ready(0) {
+            };
+            if ready.contains(&Event::Stop) {
                 return End::Stopped;
             }
-            if is_ready(1) {
+            if ready.contains(&Event::GivenUp) {
                 let reason = self.guest.reason.lock().unwrap_or_else(PoisonError::into_inner).take();
                 return End::Because(reason.unwrap_or_else(|| "it was given up".into()));
             }
-            if is_ready(2)
+            if ready.contains(&Event::Message)
                 && let Err(end) = self.read()
             {
                 return end;
             }
-            match &self.peer {
-                Some(peer) if is_ready(4) => return End::Because(format!("its process {} ended", peer.process)),
-                _ if is_ready(3) => self.turn_away(listener),
-                _ => {}
+            if let Some(peer) = self.peer.as_ref().filter(|_| ready.contains(&Event::PeerDied)) {
+                return End::Because(format!("its process {} ended", peer.process));
+            }
+            if caller.has_waited_enough(ready.contains(&Event::Caller)) {
+                self.turn_away(listener);
+                caller = Caller::default();
             }
         }
+    }
+
+    /// Waits until something happens: what.
+    fn wait(&self, listener: &UnixListener, stop: &Stop, caller: &Caller) -> Result<Vec<Event>, Errno> {
+        let mut sources = vec![(Event::Stop, stop.as_fd()), (Event::GivenUp, self.guest.end.as_fd())];
+        sources.push((Event::Message, self.socket.as_fd()));
+        sources.extend(self.peer.as_ref().map(|peer| (Event::PeerDied, peer.alive.as_fd())));
+        let limit = caller.time_left();
+        if limit.is_none() {
+            sources.push((Event::Caller, listener.as_fd()));
+        }
+        let mut fds: Vec<_> = sources.iter().map(|(_, fd)| PollFd::new(fd, PollFlags::IN)).collect();
+        let limit = limit.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+        poll(&mut fds, limit.as_ref())?;
+        let ready = sources.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
+        Ok(ready.map(|((event, _), _)| *event).collect())
     }
 
     fn turn_away(&self, listener: &UnixListener) {

@@ -138,24 +138,34 @@ fn too_many_waiting_requests_are_refused() {
     }
 }
 
+/// Kicks that 200 requests in close succession took.
+fn kicks_of_a_busy_guest(host: &Host, driver: &mut Driver) -> u64 {
+    let before = host.server.statistics().kicks;
+    for _ in 0..200 {
+        driver.request(0, ECHO, b"x");
+        while driver.poll_used().is_none() {
+            std::hint::spin_loop();
+        }
+    }
+    host.server.statistics().kicks - before
+}
+
 #[test]
 fn watching_spares_kicks() {
-    let kicks = [Poll::Off, Poll::Max(10_000)].map(|poll| {
-        let host = Host::with(Options { poll, ..Options::new("share") });
-        let (_frontend, mut driver) = Frontend::uml(&host.path);
-        let start = Instant::now();
-        while start.elapsed() < Duration::from_millis(500) {
-            driver.request(0, ECHO, b"x");
-            while driver.poll_used().is_none() {
-                std::hint::spin_loop();
-            }
-        }
-        let statistics = host.server.statistics();
-        (statistics.kicks as f64 / statistics.requests as f64, statistics)
-    });
-    assert_eq!((kicks[0].1.spins, kicks[0].1.spin_hits), (0, 0));
-    assert!(kicks[1].0 < kicks[0].0 * 0.9 || kicks[1].0 < 0.2, "{kicks:?}");
-    assert!(kicks[1].1.spin_hits > 0, "{kicks:?}");
+    let host = Host::with(Options { poll: Poll::Max(10_000), ..Options::new("share") });
+    let (_frontend, mut driver) = Frontend::uml(&host.path);
+    // Other tests take the processor away now and then: not in every round.
+    eventually("most requests need no kick", || kicks_of_a_busy_guest(&host, &mut driver) < 50);
+    assert!(host.server.statistics().spin_hits >= 150);
+}
+
+#[test]
+fn switched_off_nothing_is_watched() {
+    let host = Host::with(Options { poll: Poll::Off, ..Options::new("share") });
+    let (_frontend, mut driver) = Frontend::uml(&host.path);
+    kicks_of_a_busy_guest(&host, &mut driver);
+    let statistics = host.server.statistics();
+    assert_eq!((statistics.spins, statistics.spin_hits, statistics.spin_wasted_us), (0, 0, 0));
 }
 
 #[test]
