@@ -1,6 +1,7 @@
 //! [`ServerClock`]: the processor time of a server and of everything it started.
 
-use crate::work::Meter;
+use crate::host::requests::RequestCount;
+use crate::work::{Cost, Meter};
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use std::cell::{Cell, RefCell};
@@ -11,17 +12,24 @@ use std::fs;
 pub(crate) struct ServerClock {
     root: Option<u32>,
     family: RefCell<Vec<u32>>,
-    begun: Cell<u64>,
+    requests: Option<RequestCount>,
+    begun: Cell<Cost>,
 }
 
 impl ServerClock {
     /// For the process `root`; for none, a clock that stands still.
     pub(crate) fn new(root: Option<u32>) -> ServerClock {
-        ServerClock { root, family: RefCell::default(), begun: Cell::default() }
+        ServerClock { root, family: RefCell::default(), requests: None, begun: Cell::default() }
     }
 
-    fn now(&self) -> u64 {
-        self.family.borrow().iter().map(|&pid| cpu_nanos(pid)).sum()
+    /// Counts requests as well.
+    pub(crate) fn counting(self, requests: Option<RequestCount>) -> ServerClock {
+        ServerClock { requests, ..self }
+    }
+
+    fn now(&self) -> Cost {
+        let nanos = self.family.borrow().iter().map(|&pid| cpu_nanos(pid)).sum();
+        Cost { nanos, requests: self.requests.as_ref().map(RequestCount::so_far) }
     }
 }
 
@@ -31,8 +39,10 @@ impl Meter for ServerClock {
         self.begun.set(self.now());
     }
 
-    fn end(&self) -> u64 {
-        self.now().saturating_sub(self.begun.get())
+    fn end(&self) -> Cost {
+        let (now, begun) = (self.now(), self.begun.get());
+        let requests = now.requests.zip(begun.requests).map(|(now, begun)| now.saturating_sub(begun));
+        Cost { nanos: now.nanos.saturating_sub(begun.nanos), requests }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::host::server::Server;
 use crate::record::{Column, Line, Pass, Report, Role, load};
 use crate::rounds::{lines, note};
 use crate::sizes::Sizes;
-use crate::work::{Meter, Row, Sample, fixture};
+use crate::work::{Cost, Meter, Row, Sample, fixture};
 use archive::Archive;
 use externfs_tests::fixture::{binary, cache_dir};
 use machine::Machine;
@@ -101,7 +101,7 @@ pub(crate) fn run(kind: Kind, choice: &Choice) -> Result<Report> {
 fn listen(mut machine: Machine, contenders: &[Contender], lines: &mut [Line]) -> Result<()> {
     let clocks: BTreeMap<&str, &ServerClock> = contenders.iter().map(|c| (c.column.name.as_str(), &c.clock)).collect();
     let served = |name: &str| contenders.iter().any(|c| c.column.name == name && c.socket.is_some());
-    let mut server_nanos = 0;
+    let mut cost = Cost::default();
     while let Some(told) = machine.next()? {
         match told {
             Told::Begin { share } => {
@@ -109,9 +109,9 @@ fn listen(mut machine: Machine, contenders: &[Contender], lines: &mut [Line]) ->
                     clock.begin();
                 }
             }
-            Told::End { share } => server_nanos = clocks.get(share.as_str()).map_or(0, |clock| clock.end()),
+            Told::End { share } => cost = clocks.get(share.as_str()).map_or(Cost::default(), |clock| clock.end()),
             Told::Row { row, share, ops, nanos } => {
-                note(lines, &row, &share, served(&share), &Ok(Sample { ops, nanos, server_nanos }));
+                note(lines, &row, &share, served(&share), &Ok(Sample { ops, nanos, cost }));
             }
             Told::Failed { row, share, why } => note(lines, &row, &share, served(&share), &Err(Fault(why))),
             Told::Round { round } => eprintln!("guest: round {}, load {}", round + 1, load()),

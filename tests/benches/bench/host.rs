@@ -1,6 +1,7 @@
 //! Mounts on this host, against the native file system and against peers.
 
 pub(crate) mod image;
+pub(crate) mod requests;
 pub(crate) mod server;
 mod target;
 
@@ -11,6 +12,7 @@ use crate::rounds::{Course, Subject, lines, note};
 use crate::sizes::Sizes;
 use crate::work::{Row, fixture};
 use image::Image;
+use requests::RequestCount;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::path::{Path, PathBuf};
 use target::{SPECS, Spec, Target};
@@ -27,6 +29,8 @@ pub(crate) struct Choice {
     pub(crate) targets: Vec<String>,
     /// Further columns of ours, NAME=OPTIONS.
     pub(crate) more: Vec<String>,
+    /// Whether to count requests.
+    pub(crate) count: bool,
     /// Schedulings by name.
     pub(crate) passes: Vec<Scheduling>,
     /// Where the image file lies.
@@ -114,8 +118,15 @@ fn start(spec: &Spec, image: &Image) -> Option<Target> {
     spec.start(image).map_err(|why| eprintln!("left out: {}: {why}", spec.name)).ok()
 }
 
+fn clock(target: &Target, count: bool) -> ServerClock {
+    let pid = target.server_pid();
+    let counted = pid.filter(|_| count).map(|_| RequestCount::new(&target.column.name, &target.root));
+    let requests = counted.and_then(|counted| counted.map_err(|why| eprintln!("requests not counted: {why}")).ok());
+    ServerClock::new(pid).counting(requests)
+}
+
 fn pass(choice: &Choice, (name, words): (&str, &str), targets: &[Target], archive: &Path) -> Pass {
-    let clocks: Vec<ServerClock> = targets.iter().map(|target| ServerClock::new(target.server_pid())).collect();
+    let clocks: Vec<ServerClock> = targets.iter().map(|target| clock(target, choice.count)).collect();
     let subjects: Vec<Subject<'_>> = targets
         .iter()
         .zip(&clocks)

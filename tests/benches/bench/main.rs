@@ -43,6 +43,9 @@ enum Command {
         /// One more column of ours, mounted with these options; may be repeated
         #[arg(long = "try", value_name = "NAME=OPTIONS")]
         more: Vec<String>,
+        /// Count requests an operation too; tracing them slows each a little
+        #[arg(long)]
+        requests: bool,
         /// Schedulings to run, separated by commas
         #[arg(long, value_delimiter = ',', default_value = "default,pinned")]
         scheduling: Vec<Scheduling>,
@@ -131,6 +134,7 @@ fn choice(common: &Common, passes: Vec<Scheduling>) -> Result<host::Choice> {
         rows: common.rows(|_| true)?,
         targets: Vec::new(),
         more: Vec::new(),
+        count: false,
         passes,
         dir: std::env::temp_dir(),
     })
@@ -138,8 +142,14 @@ fn choice(common: &Common, passes: Vec<Scheduling>) -> Result<host::Choice> {
 
 fn run(command: Command) -> Result<()> {
     match command {
-        Command::Host { common, targets, more, scheduling, dir } => {
-            let chosen = host::Choice { targets, more, dir: dir.unwrap_or_else(std::env::temp_dir), ..choice(&common, scheduling)? };
+        Command::Host { common, targets, more, requests, scheduling, dir } => {
+            let chosen = host::Choice {
+                targets,
+                more,
+                count: requests,
+                dir: dir.unwrap_or_else(std::env::temp_dir),
+                ..choice(&common, scheduling)?
+            };
             common.finish(&host::run(&chosen)?)
         }
         Command::On { common, places, scheduling } => common.finish(&host::on(&places, &choice(&common, scheduling)?)?),

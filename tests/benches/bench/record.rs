@@ -40,6 +40,9 @@ pub(crate) struct Cell {
     pub(crate) us: Vec<f64>,
     /// Microseconds of the server's processor time an operation.
     pub(crate) server_us: Vec<f64>,
+    /// Requests to the server an operation, if counted.
+    #[serde(default)]
+    pub(crate) requests: Vec<f64>,
     /// Why there are no values.
     pub(crate) fault: Option<String>,
 }
@@ -143,6 +146,11 @@ impl Line {
     /// Microseconds of the server an operation.
     pub(crate) fn server_us(&self, target: &str) -> Option<f64> {
         median(&self.cells.get(target)?.server_us)
+    }
+
+    /// Requests an operation.
+    pub(crate) fn requests(&self, target: &str) -> Option<f64> {
+        median(&self.cells.get(target)?.requests)
     }
 }
 

@@ -76,8 +76,9 @@ pub(crate) fn note(lines: &mut [Line], row: &str, target: &str, served: bool, re
             let each = |nanos: u64| nanos as f64 / 1000.0 / sample.ops.max(1) as f64;
             cell.us.push(each(sample.nanos));
             if served {
-                cell.server_us.push(each(sample.server_nanos));
+                cell.server_us.push(each(sample.cost.nanos));
             }
+            cell.requests.extend(sample.cost.requests.map(|requests| requests as f64 / sample.ops.max(1) as f64));
         }
         Err(why) => {
             eprintln!("{row} on {target}: {why}");

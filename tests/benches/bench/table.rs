@@ -36,7 +36,7 @@ fn print_pass(report: &Report, name: &str, scheduling: &str, lines: &[Line]) {
     let others = report.columns.get(1..).unwrap_or_default();
     println!("\n## {name}: {scheduling}");
     println!(
-        "Columns: speed as a part of {} / server CPU in us. Verdict: ours / best peer (and of the best of ours); `!` is below {ENOUGH}.\n",
+        "Columns: speed as a part of {} / server CPU in us (and requests, `r`, if counted). Verdict: ours / best peer (and of the best of ours); `!` is below {ENOUGH}.\n",
         first.name
     );
     print!("| row | unit | {} us |", first.name);
@@ -67,15 +67,20 @@ fn print_pass(report: &Report, name: &str, scheduling: &str, lines: &[Line]) {
     }
 }
 
-/// Microseconds an operation, and those of its server if it has one.
+/// Microseconds an operation, and what they cost.
 fn baseline(line: &Line, first: &Column) -> String {
-    let us = line.us(&first.name).map_or("-".into(), short);
-    line.server_us(&first.name).map_or(us.clone(), |cpu| format!("{us}/{}", short(cpu)))
+    line.us(&first.name).map_or("-".into(), |us| format!("{}{}", short(us), cost(line, first)))
 }
 
 fn cell(line: &Line, first: &Column, column: &Column) -> String {
-    let Some((ratio, _)) = line.ratio(&first.name, &column.name) else { return "-".into() };
-    line.server_us(&column.name).map_or_else(|| short(ratio), |cpu| format!("{}/{}", short(ratio), short(cpu)))
+    line.ratio(&first.name, &column.name).map_or("-".into(), |(ratio, _)| format!("{}{}", short(ratio), cost(line, column)))
+}
+
+/// What the server paid.
+fn cost(line: &Line, column: &Column) -> String {
+    let cpu = line.server_us(&column.name).map_or(String::new(), |cpu| format!("/{}", short(cpu)));
+    let requests = line.requests(&column.name).map_or(String::new(), |requests| format!(" {requests:.2}r"));
+    cpu + &requests
 }
 
 fn ours(columns: &[Column]) -> Option<&Column> {

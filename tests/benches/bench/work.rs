@@ -28,16 +28,25 @@ pub(crate) struct Sample {
     pub(crate) ops: u64,
     /// Wall-clock time.
     pub(crate) nanos: u64,
-    /// Processor time that the target's server used meanwhile.
-    pub(crate) server_nanos: u64,
+    /// What it cost the target's server.
+    pub(crate) cost: Cost,
+}
+
+/// What a server did during a timed part.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Cost {
+    /// Processor time.
+    pub(crate) nanos: u64,
+    /// Requests that it got, if they were counted.
+    pub(crate) requests: Option<u64>,
 }
 
 /// Told where the timed part begins and ends.
 pub(crate) trait Meter {
     /// The timed part begins now.
     fn begin(&self);
-    /// It ended; answers the server's processor time since [`Meter::begin`], in nanoseconds.
-    fn end(&self) -> u64;
+    /// It ended; answers the server's cost since [`Meter::begin`].
+    fn end(&self) -> Cost;
 }
 
 /// Where a row works.
@@ -64,8 +73,8 @@ impl Place<'_> {
         let start = Instant::now();
         let done = work();
         let nanos = u64::try_from(start.elapsed().as_nanos()).naming("a row that took centuries")?;
-        let server_nanos = self.meter.end();
-        done.map(|()| Sample { ops: ops.into(), nanos, server_nanos })
+        let cost = self.meter.end();
+        done.map(|()| Sample { ops: ops.into(), nanos, cost })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::plan::{PATH, Plan, TREE, Told};
 use crate::fault::{Fault, Naming, Result};
 use crate::rounds::{Course, Subject};
-use crate::work::{Meter, ROWS, Row};
+use crate::work::{Cost, Meter, ROWS, Row};
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, init_module, reboot};
 use std::ffi::CString;
@@ -18,9 +18,9 @@ impl Meter for Bell {
         Told::Begin { share: self.0.clone() }.say();
     }
 
-    fn end(&self) -> u64 {
+    fn end(&self) -> Cost {
         Told::End { share: self.0.clone() }.say();
-        0
+        Cost::default()
     }
 }
 
