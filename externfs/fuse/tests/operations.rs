@@ -328,6 +328,27 @@ fn nix_name_to_handle(path: &OsStr) -> std::io::Result<()> {
     if status.success() { Ok(()) } else { Err(std::io::Error::other(status.to_string())) }
 }
 
+/// Opening a running program for truncation is refused before it is truncated.
+#[test]
+fn a_running_program_keeps_its_text() {
+    on_each("", |m| {
+        fs::copy("/bin/sleep", m.path("sleep")).unwrap();
+        let len = fs::metadata(m.path("sleep")).unwrap().len();
+        for _ in 0..20 {
+            let mut child = std::process::Command::new(m.path("sleep")).arg("60").spawn().unwrap();
+            for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_RDONLY | libc::O_TRUNC, libc::O_RDWR | libc::O_TRUNC] {
+                let flags = nix::fcntl::OFlag::from_bits_truncate(flags);
+                let opened = nix::fcntl::open(&m.path("sleep"), flags, nix::sys::stat::Mode::empty());
+                assert_eq!(opened.err(), Some(nix::errno::Errno::ETXTBSY), "{flags:?}");
+            }
+            assert_eq!(fs::metadata(m.host.join("sleep")).unwrap().len(), len);
+            assert_eq!(child.try_wait().unwrap(), None);
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    });
+}
+
 /// What fuser does not carry.
 #[test]
 fn our_own_transport_has_the_rest() {

@@ -2,7 +2,7 @@
 //!
 //! | asked for | when |
 //! |---|---|
-//! | ASYNC_READ, BIG_WRITES, ATOMIC_O_TRUNC, EXPORT_SUPPORT, DONT_MASK, AUTO_INVAL_DATA, DO_READDIRPLUS, READDIRPLUS_AUTO, ASYNC_DIO, PARALLEL_DIROPS, MAX_PAGES, SETXATTR_EXT, INIT_EXT, CREATE_SUPP_GROUP, HAS_EXPIRE_ONLY, DIRECT_IO_ALLOW_MMAP | offered |
+//! | ASYNC_READ, BIG_WRITES, EXPORT_SUPPORT, DONT_MASK, AUTO_INVAL_DATA, DO_READDIRPLUS, READDIRPLUS_AUTO, ASYNC_DIO, PARALLEL_DIROPS, MAX_PAGES, SETXATTR_EXT, INIT_EXT, CREATE_SUPP_GROUP, HAS_EXPIRE_ONLY, DIRECT_IO_ALLOW_MMAP | offered |
 //! | POSIX_ACL | the plugin honours ACLs |
 //! | POSIX_LOCKS, FLOCK_LOCKS | the plugin keeps locks; else the kernel keeps them itself, and every wait can be interrupted |
 //! | HANDLE_KILLPRIV_V2 | the plugin drops setuid and setgid; else the kernel asks for `security.capability` before each write |
@@ -13,7 +13,9 @@
 //!
 //! Never asked for: NO_OPEN_SUPPORT and NO_OPENDIR_SUPPORT (a handle keeps an
 //! unlinked file alive), SECURITY_CTX (labels are xattrs of the plugin's),
-//! HANDLE_KILLPRIV (V2 is the exact one), SPLICE_* and OVER_IO_URING (matters
+//! HANDLE_KILLPRIV (V2 is the exact one), ATOMIC_O_TRUNC (OPEN is sent before
+//! the kernel refuses to truncate a running program with ETXTBSY, which then
+//! loses its text and dies; without, a SETATTR follows once it may), SPLICE_* and OVER_IO_URING (matters
 //! of a transport), ALLOW_IDMAP (ids would arrive as -1).
 
 use crate::abi::{self, InitFlags};
@@ -127,7 +129,6 @@ fn wanted(ours: &Ours<'_>) -> InitFlags {
     let Ours { config, features, policy, passthrough } = *ours;
     let mut wanted = InitFlags::ASYNC_READ
         | InitFlags::BIG_WRITES
-        | InitFlags::ATOMIC_O_TRUNC
         | InitFlags::EXPORT_SUPPORT
         | InitFlags::DONT_MASK
         | InitFlags::AUTO_INVAL_DATA

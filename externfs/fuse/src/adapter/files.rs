@@ -60,15 +60,8 @@ impl Adapter {
         }
     }
 
-    /// With ATOMIC_O_TRUNC the kernel leaves setuid to us, and does not say
-    /// whether the caller has CAP_FSETID: root is taken to.
-    fn truncation_drops_setuid(&self, caller: &Caller) -> bool {
-        self.features.kill_priv && caller.uid.0 != 0
-    }
-
     pub(super) fn open_file(&self, caller: &Caller, id: NodeId, flags: i32, reply: ReplyOpen) {
-        let mut flags = convert::open_flags(flags);
-        flags.kill_suid_sgid = flags.truncate && self.truncation_drops_setuid(caller);
+        let flags = convert::open_flags(flags);
         let opened = match self.export.open(caller, id, flags) {
             Ok(opened) => opened,
             Err(error) => return reply.error(refuse("open", &error)),
@@ -85,8 +78,7 @@ impl Adapter {
         }
     }
 
-    pub(super) fn create_file(&self, caller: &Caller, place: (NodeId, &OsStr), mut flags: CreateFlags, reply: ReplyCreate) {
-        flags.open.kill_suid_sgid = flags.open.truncate && self.truncation_drops_setuid(caller);
+    pub(super) fn create_file(&self, caller: &Caller, place: (NodeId, &OsStr), flags: CreateFlags, reply: ReplyCreate) {
         let created = super::name(place.1).and_then(|name| self.export.create(caller, place.0, name, flags));
         let (entry, opened) = match created {
             Ok(created) => created,

@@ -39,6 +39,9 @@ fn obstacle_of(offered: InitFlags, writeback: bool) -> Option<&'static str> {
 }
 
 impl Adapter {
+    /// ATOMIC_O_TRUNC is not among them: with it OPEN is sent, and a running
+    /// program truncated, before the kernel refuses with ETXTBSY. Without, a
+    /// SETATTR follows OPEN once that is settled, and setuid is dropped in it.
     fn wanted(&self) -> InitFlags {
         let mut flags = InitFlags::FUSE_ASYNC_READ
             | InitFlags::FUSE_ASYNC_DIO
@@ -53,8 +56,6 @@ impl Adapter {
         // Who may forget attributes at once gains nothing from getting them early.
         let remembers = !self.policy.attr.is_zero() && !self.policy.entry.is_zero();
         flags.set(InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO, remembers);
-        // Else the kernel sends a SETATTR that drops setuid, in time.
-        flags.set(InitFlags::FUSE_ATOMIC_O_TRUNC, self.features.kill_priv);
         flags.set(InitFlags::FUSE_POSIX_ACL, self.features.posix_acl);
         flags.set(InitFlags::FUSE_WRITEBACK_CACHE, self.policy.writeback);
         // Targets have no expiry of their own: only for trees that nobody else changes.

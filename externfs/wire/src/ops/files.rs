@@ -15,8 +15,9 @@ use externfs::*;
 /// keeps a hostile size from a plugin that makes a buffer of it.
 const READ_MAX: usize = 16 << 20;
 
-/// `fuse_open_out` for a file that was opened with these flags.
-fn put_open(call: &Call<'_>, payload: Payload, node: NodeId, handle: &Handle, open: OpenFlags) -> Payload {
+/// How the kernel is told to serve a file that was opened with these flags: its
+/// `open_flags`, and the number of its backing file.
+fn serve_as(call: &Call<'_>, node: NodeId, handle: &Handle, open: OpenFlags) -> (OpenReply, u32) {
     let mut flags = reply::file_flags(handle.cache);
     // With a page cache of its own a kernel must tell us when it is to be
     // written; with locks of ours, whose they are. Else FLUSH has no meaning:
@@ -36,19 +37,22 @@ fn put_open(call: &Call<'_>, payload: Payload, node: NodeId, handle: &Handle, op
         // No other flag goes with it (FOPEN_PASSTHROUGH_MASK of fs/fuse/iomode.c).
         Serving::Backed(id) => (OpenReply::PASSTHROUGH, id),
     };
-    reply::put_open(payload, handle, flags | no_flush, backing)
+    (flags | no_flush, backing)
 }
 
 pub(crate) fn open(call: &Call<'_>, flags: OpenFlags) -> Result<Answer> {
     let handle = call.export.open(&call.caller, call.node, flags)?;
-    let payload = put_open(call, Payload::new(), call.node, &handle, flags);
+    let (flags, backing) = serve_as(call, call.node, &handle, flags);
+    let payload = reply::put_open(Payload::new(), &handle, flags, backing);
     Ok(Answer::from(payload).holding(Held::File(handle.id)))
 }
 
 fn created(call: &Call<'_>, (entry, handle): (Entry, Handle), flags: OpenFlags) -> Result<Answer> {
     let held = Held::NewFile(entry.id, handle.id);
+    // First: attributes of a file that is backed from now on do not live.
+    let (flags, backing) = serve_as(call, entry.id, &handle, flags);
     match reply::entry(&call.told(&entry)) {
-        Ok(payload) => Ok(Answer::from(put_open(call, payload, entry.id, &handle, flags)).holding(held)),
+        Ok(payload) => Ok(Answer::from(reply::put_open(payload, &handle, flags, backing)).holding(held)),
         Err(errno) => {
             call.give_back(held);
             Err(errno.into())

@@ -17,7 +17,6 @@ fn agree(minor: u32, offered: u64, config: Config, features: Features, policy: C
 
 const ALWAYS: InitFlags = InitFlags::ASYNC_READ
     .union(InitFlags::BIG_WRITES)
-    .union(InitFlags::ATOMIC_O_TRUNC)
     .union(InitFlags::EXPORT_SUPPORT)
     .union(InitFlags::DONT_MASK)
     .union(InitFlags::AUTO_INVAL_DATA)
