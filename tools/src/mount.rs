@@ -197,11 +197,16 @@ fn supervise(mount: FuseMount, job: &Job, background: Option<InBackground>) -> R
         drop(ready);
         silence.enter();
     }
-    let status = wait_for(server, &signals, &unmounter);
-    if let Err(error) = unmounter.unmount_now() {
+    let ended = wait_for(server, &signals, &unmounter).and_then(process::exit_code);
+    // A server that ends well does so because the mount is gone. To look again
+    // would be a mistake: the next mount may be in its place by now, with the
+    // device number that this one had.
+    if ended != Some(0)
+        && let Err(error) = unmounter.unmount_now()
+    {
         tracing::warn!("{error}");
     }
-    match status.and_then(process::exit_code) {
+    match ended {
         Some(0) => Ok(()),
         // The server has said why.
         Some(code) if code < 128 => Err(Failure { line: String::new(), code: code as u8 }),
@@ -258,9 +263,11 @@ fn serve_mount(mount: FuseMount, job: &Job, background: &mut Option<(Ready, Back
     let sorted = &job.sorted;
     enter_sandbox(job.sandbox, sorted, &job.source, true)?;
     let export = job.connect.connect().map_err(|e| Failure::new(format!("cannot open {}: {e}", job.source.display())))?;
+    let point = mount.unmounter().point().to_owned();
     let usable = || {
         if let Some((ready, silence)) = background.take() {
             silence.enter();
+            tracing::info!("serving {} on {}", job.source.display(), point.display());
             ready.tell(Ok(()));
         }
     };

@@ -75,7 +75,8 @@ mod tests {
 
     #[test]
     fn frames_survive_the_journey() {
-        let frames = [Frame::Data(vec![0, 255, 10]), Frame::Data(vec![]), Frame::Window(50, 132), Frame::Signal(2), Frame::End, Frame::Farewell];
+        let frames =
+            [Frame::Data(vec![0, 255, 10]), Frame::Data(vec![]), Frame::Window(50, 132), Frame::Signal(2), Frame::End, Frame::Farewell];
         let mut bytes = Vec::new();
         frames.iter().for_each(|frame| frame.encode(&mut bytes));
         let mut stream = bytes.as_slice();

@@ -172,6 +172,10 @@ const OLD: &[i64] = &[
     libc::SYS_open,
     libc::SYS_renameat,
     libc::SYS_time,
+    libc::SYS_unlink,
+    libc::SYS_rmdir,
+    libc::SYS_mkdir,
+    libc::SYS_rename,
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const OLD: &[i64] = &[];

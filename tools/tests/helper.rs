@@ -1,0 +1,75 @@
+//! `mount -t fuse.externfs`, by way of /sbin/mount.fuse and as a helper.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use support::{Place, can_mount, needs, succeeds};
+
+#[test]
+fn the_helper_mounts_as_mount_8_calls_it() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let helper = place.path().join("mount.fuse.externfs");
+    symlink(support::PROGRAM, &helper).expect("symlink");
+    let source = format!("hostfs:{}", place.source().display());
+    for options in ["rw", "ro,noauto,user,_netdev,nofail,x-systemd.automount,allow_other,nosuid,nodev"] {
+        let mut command = Command::new(&helper);
+        command.arg(&source).arg(place.point()).args(["-sn", "-o", options, "-t", "fuse.externfs"]);
+        succeeds(&mut command);
+        assert!(place.point().join("hello").exists());
+        let written = fs::write(place.point().join("w"), "x");
+        assert_eq!(written.is_err(), options.starts_with("ro"), "{options}");
+        succeeds(&mut place.umount());
+    }
+    // A pretence changes nothing.
+    succeeds(Command::new(&helper).arg(&source).arg(place.point()).arg("-f"));
+    assert!(!place.is_mounted());
+}
+
+/// Runs `script` where our program is installed: over /usr/sbin as a helper if
+/// `as_helper`, over /usr/local/bin as a command. Only this process sees it.
+fn installed(place: &Place, as_helper: bool, script: &str) -> Command {
+    let links = place.path().join("links");
+    let prepare = if as_helper { "mount -t overlay none -o lowerdir=$L:/usr/sbin /usr/sbin" } else { "mount --bind $L /usr/local/bin" };
+    let make = "mkdir -p $L && ln -sf $P $L/externfs && ln -sf $P $L/mount.externfs && ln -sf $P $L/mount.fuse.externfs";
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", "60", "unshare", "-m", "sh", "-ec", &format!("{make}\n{prepare}\n{script}")]);
+    command.env("L", links).env("P", support::PROGRAM).env("S", place.source()).env("M", place.point());
+    command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command
+}
+
+#[test]
+fn mount_8_finds_the_command() {
+    if !can_mount() || !needs(Path::new("/sbin/mount.fuse").exists(), "/sbin/mount.fuse (package fuse3)") {
+        return;
+    }
+    // mount.fuse runs `externfs SRC MNT -o ...` by a shell, so by PATH.
+    for source in ["hostfs:$S", "hostfs#$S", "$S"] {
+        let place = Place::new();
+        let script = format!("mount -t fuse.externfs {source} $M -o ro,allow_other\ncat $M/hello\ngrep \" $M \" /proc/mounts\numount $M");
+        let said = succeeds(&mut installed(&place, false, &script));
+        assert!(said.contains("from the host") && said.contains("fuse.externfs ro,"), "{said}");
+    }
+}
+
+#[test]
+fn mount_8_finds_the_helper() {
+    let overlay = fs::read_to_string("/proc/filesystems").is_ok_and(|list| list.contains("overlay"));
+    if !can_mount() || !needs(overlay, "overlayfs") {
+        return;
+    }
+    for kind in ["externfs", "fuse.externfs"] {
+        let place = Place::new();
+        let script = format!(
+            "echo \"hostfs:$S $M {kind} ro,noauto,nofail,x-test=1 0 0\" > $L/fstab\nmount -T $L/fstab $M\ncat $M/hello\ngrep \" $M \" /proc/mounts\numount $M"
+        );
+        let said = succeeds(&mut installed(&place, true, &script));
+        assert!(said.contains("from the host") && said.contains("fuse.externfs ro,"), "{said}");
+    }
+}

@@ -1,0 +1,133 @@
+//! `externfs mount` and `umount` on a real host.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use support::{Place, Running, can_mount, eventually, processes_with, run, succeeds, text};
+
+#[test]
+fn a_mount_is_usable_when_the_command_returns() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    // Its streams are pipes here: were the server to hold them, this would hang.
+    succeeds(&mut place.mount(&[]));
+    let hello = place.point().join("hello");
+    assert_eq!(fs::read_to_string(&hello).expect("read"), "from the host\n");
+    fs::write(place.point().join("new"), "through the mount").expect("write");
+    assert_eq!(fs::read_to_string(place.source().join("new")).expect("read"), "through the mount");
+    assert_eq!(fs::metadata(&hello).expect("stat").ino(), fs::metadata(place.source().join("hello")).expect("stat").ino());
+    succeeds(&mut place.umount());
+    assert!(!place.is_mounted());
+    eventually("both processes to end", || processes_with(&place.source().display().to_string()).is_empty());
+}
+
+#[test]
+fn options_reach_whom_they_mean() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    succeeds(&mut place.mount(&["-o", "ro,noexec,fsname=my data,threads=1", "-o", "cache=none"]));
+    let info = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let line = info.lines().find(|line| line.contains(&place.point().display().to_string())).expect("mounted");
+    for part in ["ro,", "noexec", "fuse.externfs my\\040data"] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    let refused = fs::write(place.point().join("x"), "").expect_err("read-only");
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+    succeeds(&mut place.umount());
+}
+
+#[test]
+fn in_the_foreground_a_signal_unmounts() {
+    if !can_mount() {
+        return;
+    }
+    for signal in ["INT", "TERM", "HUP"] {
+        let place = Place::new();
+        let (source, point) = (place.source(), place.point());
+        let arguments = ["mount".as_ref(), "-f".as_ref(), "hostfs".as_ref(), source.as_os_str(), point.as_os_str()];
+        let mut running = Running::start(&arguments);
+        eventually("the mount", || place.is_mounted() && point.join("hello").exists());
+        running.signal(signal);
+        assert_eq!(running.ends(), Some(0), "{signal}");
+        assert!(!place.is_mounted(), "{signal}");
+    }
+}
+
+#[test]
+fn a_server_that_dies_leaves_no_dead_mount() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    succeeds(&mut place.mount(&[]));
+    let both = processes_with(&place.source().display().to_string());
+    assert_eq!(both.len(), 2, "a supervisor and a server");
+    let kill = |pid: u32| assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success());
+    let parent = |pid: &u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+        status.lines().find_map(|line| line.strip_prefix("PPid:")).and_then(|ppid| ppid.trim().parse::<u32>().ok())
+    };
+    let server = *both.iter().find(|pid| parent(pid).is_some_and(|ppid| both.contains(&ppid))).expect("a server");
+    kill(server);
+    eventually("the supervisor to unmount", || !place.is_mounted());
+    eventually("the supervisor to end", || processes_with(&place.source().display().to_string()).is_empty());
+
+    // And when the supervisor dies, the server goes with it; the dead mount
+    // that this leaves is no obstacle to the next.
+    succeeds(&mut place.mount(&[]));
+    let both = processes_with(&place.source().display().to_string());
+    let supervisor = *both.iter().find(|pid| !parent(pid).is_some_and(|ppid| both.contains(&ppid))).expect("a supervisor");
+    kill(supervisor);
+    eventually("the server to end", || processes_with(&place.source().display().to_string()).is_empty());
+    succeeds(&mut place.mount(&[]));
+    assert_eq!(fs::read_to_string(place.point().join("hello")).expect("read"), "from the host\n");
+    succeeds(&mut place.umount());
+}
+
+#[test]
+fn the_server_keeps_only_what_it_needs() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let output = run(&mut place.mount(&["-o", "passthrough=off", "--sandbox", "require"]));
+    if !output.status.success() && text(&output.stderr).contains("sandbox=require") {
+        eprintln!("SKIPPED: {}", text(&output.stderr));
+        return;
+    }
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let statuses = processes_with(&place.source().display().to_string());
+    let confined = statuses.iter().filter(|pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
+        let capabilities = u64::from_str_radix(&field("CapPrm:"), 16).unwrap_or(u64::MAX);
+        const SYS_ADMIN: u64 = 1 << 21;
+        const SYS_PTRACE: u64 = 1 << 19;
+        const CHOWN: u64 = 1;
+        field("NoNewPrivs:") == "1"
+            && field("Seccomp:") == "2"
+            && capabilities & (SYS_ADMIN | SYS_PTRACE) == 0
+            && capabilities & CHOWN != 0
+            && field("CapBnd:") == field("CapPrm:")
+    });
+    assert_eq!(confined.count(), 1, "one of the two is the server");
+    succeeds(&mut place.umount());
+}
+
+#[test]
+fn the_log_goes_where_it_is_told() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let log = place.path().join("log");
+    succeeds(place.mount(&["--log-file", log.to_str().expect("utf-8")]).env("RUST_LOG", "info"));
+    let line = fs::read_to_string(&log).expect("log");
+    assert!(line.contains("externfs[") && line.contains("serving"), "{line}");
+    succeeds(&mut place.umount());
+}
