@@ -186,10 +186,19 @@ pub struct SandboxProbe {
     pub sandbox: Mode,
 }
 
+/// A guest needs some 50 MiB before it runs anything.
+const MEMORY_MIN_KIB: u64 = 64 << 10;
+
 fn parse_memory(text: &str) -> Result<String, String> {
-    let digits = text.strip_suffix(['k', 'K', 'm', 'M', 'g', 'G']).unwrap_or("");
-    let sane = digits.parse::<u64>().is_ok_and(|number| number > 0);
-    if sane { Ok(text.to_owned()) } else { Err("a number with K, M or G, as in 512M".into()) }
+    let factor = match text.chars().last() {
+        Some('k' | 'K') => 1,
+        Some('m' | 'M') => 1 << 10,
+        Some('g' | 'G') => 1 << 20,
+        _ => return Err("a number with K, M or G, as in 512M".into()),
+    };
+    let digits = text.get(..text.len() - 1).unwrap_or_default();
+    let number: u64 = digits.parse().map_err(|_| "a number with K, M or G, as in 512M".to_owned())?;
+    if number.saturating_mul(factor) < MEMORY_MIN_KIB { Err("a guest needs at least 64M".into()) } else { Ok(text.to_owned()) }
 }
 
 /// The whole command with what depends on the plugins in its help.
@@ -260,7 +269,7 @@ mod tests {
         for good in ["512M", "64m", "2G", "300000K"] {
             assert!(parse_memory(good).is_ok(), "{good}");
         }
-        for bad in ["", "M", "512", "0M", "-1M", "1.5G", "512MB", "x"] {
+        for bad in ["", "M", "512", "0M", "-1M", "1.5G", "512MB", "x", "63M", "512Mé"] {
             assert!(parse_memory(bad).is_err(), "{bad}");
         }
     }

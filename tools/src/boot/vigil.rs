@@ -237,9 +237,11 @@ fn last_words(console: &[u8]) -> Outcome {
     let text = String::from_utf8_lossy(console);
     let clean = |line: &str| line.chars().filter(|c| !c.is_control()).collect::<String>();
     let lines: Vec<String> = text.lines().map(clean).filter(|line| !line.is_empty()).collect();
-    match lines.iter().find_map(|line| line.split_once(CONSOLE_MARK)) {
-        Some((_, reason)) => Outcome::Failed(reason.to_owned()),
-        None => Outcome::Silent(lines.into_iter().rev().take(LOG_SHOWN).rev().collect()),
+    let after = |mark: &str| lines.iter().find_map(|line| line.split_once(mark).map(|(_, reason)| reason.to_owned()));
+    match (after(CONSOLE_MARK), after("Kernel panic - not syncing: ")) {
+        (Some(reason), _) => Outcome::Failed(reason),
+        (None, Some(reason)) => Outcome::Failed(format!("its kernel panicked: {reason}; -v shows more, --mem gives it more memory")),
+        (None, None) => Outcome::Silent(lines.into_iter().rev().take(LOG_SHOWN).rev().collect()),
     }
 }
 
@@ -251,6 +253,8 @@ mod tests {
     fn the_reason_is_found_on_the_console() {
         let console = b"Checking...\r\nexternfs-init: cannot mount share x\r\nreboot: System halted\r\n";
         assert!(matches!(last_words(console), Outcome::Failed(reason) if reason == "cannot mount share x"));
+        let console = b"<0>Kernel panic - not syncing: Out of memory\n<4> [<6000c891>] ? cgroup\n";
+        assert!(matches!(last_words(console), Outcome::Failed(reason) if reason.contains("Out of memory")));
         let Outcome::Silent(lines) = last_words(b"a\n\n\x1b[2Jpanic\n") else { panic!("no mark") };
         assert_eq!(lines, ["a", "[2Jpanic"]);
     }

@@ -1,0 +1,70 @@
+//! `externfs serve`: sockets and a mount from one process.
+
+mod support;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use support::{Place, Running, can_mount, eventually, processes_with};
+
+/// Serves `place` on two sockets and its mount point.
+fn serve(place: &Place) -> (Running, [PathBuf; 2]) {
+    let (source, point) = (place.source(), place.point());
+    let sockets = ["a", "b"].map(|name| place.path().join(name));
+    let [a, b] = &sockets;
+    let words: [&OsStr; 9] = ["serve", "hostfs", "", "--socket", "", "--socket", "", "--mount", ""].map(OsStr::new);
+    let mut words = words;
+    (words[2], words[4], words[6], words[8]) = (source.as_os_str(), a.as_os_str(), b.as_os_str(), point.as_os_str());
+    let running = Running::start(&words);
+    eventually("the mount", || place.is_mounted() && point.join("hello").exists());
+    (running, sockets)
+}
+
+#[test]
+fn a_signal_ends_all_of_it() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (mut running, sockets) = serve(&place);
+    fs::write(place.point().join("new"), "through the mount").expect("write");
+    assert_eq!(fs::read_to_string(place.source().join("new")).expect("read"), "through the mount");
+    for socket in &sockets {
+        let mode = fs::metadata(socket).expect("socket").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "for its owner only");
+        UnixStream::connect(socket).expect("it listens");
+    }
+    running.signal("TERM");
+    assert_eq!(running.ends(), Some(0));
+    assert!(!place.is_mounted() && sockets.iter().all(|socket| !socket.exists()));
+}
+
+#[test]
+fn a_server_that_dies_takes_mount_and_sockets_along() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (mut running, sockets) = serve(&place);
+    let supervisor = running.0.id();
+    let server = processes_with(&place.path().display().to_string()).into_iter().find(|pid| *pid != supervisor).expect("a server");
+    assert!(std::process::Command::new("kill").args(["-9", &server.to_string()]).status().expect("kill").success());
+    assert_eq!(running.ends(), Some(1));
+    assert!(!place.is_mounted() && sockets.iter().all(|socket| !socket.exists()));
+}
+
+#[test]
+fn guests_are_served_when_the_mount_is_gone() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (mut running, sockets) = serve(&place);
+    support::succeeds(&mut place.umount());
+    assert!(running.0.try_wait().expect("wait").is_none(), "it goes on");
+    UnixStream::connect(&sockets[0]).expect("it listens");
+    running.signal("INT");
+    assert_eq!(running.ends(), Some(0));
+}
