@@ -197,16 +197,28 @@ impl ExternFs for HostFs {
     fn found_again(&self, known: &Arc<Inode>, again: Arc<Inode>) {
         known.told_like(&again);
         let (parent, name, opened) = {
-            let place = again.place();
-            (place.parent.clone(), place.name.clone(), place.opened())
+            let mut place = again.place();
+            // Taken, not copied: nobody finds the object through `again`.
+            (place.parent.take(), std::mem::take(&mut place.name), place.opened())
         };
         if let Some(file) = opened {
             // `create` has opened what was there already.
             known.place().set_opened(&file);
         }
         let Some(parent) = parent else { return };
-        let is_there = known.is_at(&parent, &name) && known.place().pin().is_none();
-        if !is_there {
+        let is_lost = known.place().pin().is_some();
+        if !is_lost && known.is_at(&parent, &name) {
+            return;
+        }
+        let before = {
+            let place = known.place();
+            place.parent.clone().map(|parent| (parent, place.name.clone()))
+        };
+        // This look-up may have been overtaken by a rename or a removal. The
+        // place that is known stays while it is right; it is right to have
+        // either if the file has two names.
+        let is_there = !is_lost && before.is_some_and(|(parent, name)| self.leads_to(known, &parent, &name));
+        if !is_there && self.leads_to(known, &parent, &name) {
             self.settle(known, parent, name);
         }
     }

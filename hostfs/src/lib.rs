@@ -24,9 +24,11 @@
 //! Pins::queue
 //!   Inode::place
 //! DirCache::shards
-//! Jail::proc
-//! LockTable::holders
-//! Watch::state
+//! Jail::proc              around opening /proc/self/fd again after a fork
+//! OpenFile::lockers
+//!   LockTable::holders
+//! Waker::has_left         around sending a signal
+//! Watch::state            around adding or removing a watch
 //! ```
 
 mod attr;

@@ -230,6 +230,12 @@ impl HostFs {
         Ok((Held::Dir(dir), stat))
     }
 
+    /// Whether `name` in `parent` is `node` right now.
+    pub(crate) fn leads_to(&self, node: &Inode, parent: &Arc<Inode>, name: &CStr) -> bool {
+        let Ok(dir) = self.dir(parent) else { return false };
+        Stat::of_name(dir.as_fd(), name).is_ok_and(|stat| stat.key() == node.key())
+    }
+
     /// ESTALE unless `stat` is that of `node`.
     fn verify(&self, node: &Inode, stat: &Stat) -> Result<()> {
         let same = stat.key() == node.key() && stat.kind()? == node.kind();

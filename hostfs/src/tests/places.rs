@@ -67,6 +67,28 @@ fn a_hard_link_survives_its_other_name() {
 }
 
 #[test]
+fn an_overtaken_look_up_does_not_undo_a_rename_or_a_removal() {
+    let export = Tree::new("");
+    std::fs::write(export.host("old"), "").unwrap();
+    let known = export.node("old");
+    let overtaken = export.node("old");
+    export.rename_known(("old", Some(&known)), ("new", None), RenameFlags::empty()).unwrap();
+    export.fs.found_again(&known, overtaken);
+    assert!(export.fs.attr(&known, None).is_ok(), "still known as new");
+    let overtaken = export.node("new");
+    export.remove("new", Some(&known)).unwrap();
+    export.fs.found_again(&known, overtaken);
+    assert_eq!(export.fs.attr(&known, None).unwrap().nlink, 0, "still pinned");
+    // What the host renames is taken over.
+    std::fs::write(export.host("a"), "").unwrap();
+    let known = export.node("a");
+    std::fs::rename(export.host("a"), export.host("b")).unwrap();
+    assert_eq!(errno(export.fs.attr(&known, None)), Errno::ESTALE);
+    export.fs.found_again(&known, export.node("b"));
+    assert!(export.fs.attr(&known, None).is_ok());
+}
+
+#[test]
 fn renames_are_followed() {
     let export = Tree::new("");
     std::fs::create_dir(export.host("a")).unwrap();
