@@ -8,7 +8,7 @@ use crate::statistics::Counters;
 use rustix::fs::FileType;
 use rustix::net::SendFlags;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
@@ -59,6 +59,8 @@ pub(crate) struct Ring {
     state: Mutex<State>,
     /// Tells the guest. Apart from the state: QEMU replaces it at any time.
     call: Mutex<Option<Arc<Call>>>,
+    /// The guest was told something since the queue's thread last slept.
+    called: AtomicBool,
 }
 
 impl Ring {
@@ -74,7 +76,7 @@ impl Ring {
         let used = queue.used_idx(memory.guest(), Ordering::Acquire).map_err(broken)?;
         queue.set_next_used(used.0);
         let state = Mutex::new(State { queue, memory, open: true });
-        Ok(Ring { place: start.place, counters, state, call: Mutex::new(None) })
+        Ok(Ring { place: start.place, counters, state, call: Mutex::new(None), called: AtomicBool::new(false) })
     }
 
     /// Plain fields that are right after each statement: a panic elsewhere
@@ -93,7 +95,7 @@ impl Ring {
 
     /// Uses another descriptor to tell the guest; None tells it no more.
     pub(crate) fn set_call(&self, call: Option<Arc<Call>>) {
-        *self.call.lock().unwrap_or_else(PoisonError::into_inner) = call;
+        *self.locked_call() = call;
     }
 
     /// The guest takes it away: nothing is written to its memory from now on.
@@ -171,11 +173,29 @@ impl Ring {
     }
 
     fn call(&self) {
-        let call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(call) = call.as_ref() {
+        if let Some(call) = self.locked_call().as_ref() {
             self.counters.calls.add(1);
             call.send();
+            self.called.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Whether the guest was told something since the last time it was asked,
+    /// in a way that it may oversleep.
+    pub(crate) fn may_be_overslept(&self) -> bool {
+        self.called.swap(false, Ordering::Relaxed) && self.locked_call().as_ref().is_some_and(|call| call.is_socket)
+    }
+
+    /// Tells the guest once more, whether it wants to know or not.
+    pub(crate) fn call_again(&self) {
+        if let Some(call) = self.locked_call().as_ref() {
+            self.counters.repeated_calls.add(1);
+            call.send();
+        }
+    }
+
+    fn locked_call(&self) -> MutexGuard<'_, Option<Arc<Call>>> {
+        self.call.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the guest for a kick with its next request. True when one is there

@@ -33,6 +33,9 @@ statistics! {
     kicks,
     /// Interrupts sent to a guest.
     calls,
+    /// Interrupts that were sent once more, because User Mode Linux may
+    /// oversleep one.
+    repeated_calls,
     /// Times a queue was watched actively after its last request.
     spins,
     /// How many of those saw a request arrive, which then needed no kick.

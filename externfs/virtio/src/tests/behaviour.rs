@@ -71,6 +71,29 @@ fn interrupts_only_when_wanted() {
 }
 
 #[test]
+fn an_interrupt_that_may_be_overslept_is_repeated_once() {
+    let host = Host::new();
+    let (_frontend, mut driver) = Frontend::uml(&host.path);
+    driver.request(0, ECHO, b"x");
+    eventually("it is repeated", || host.server.statistics().repeated_calls == 1);
+    thread::sleep(Duration::from_millis(50));
+    let statistics = host.server.statistics();
+    assert_eq!((statistics.calls, statistics.repeated_calls), (1, 1));
+    let mut bytes = [0; 64];
+    assert_eq!(rustix::io::read(&driver.call, &mut bytes).unwrap(), 16);
+    assert!(driver.poll_used().is_some());
+    // An eventfd cannot be overslept.
+    let host = Host::new();
+    let mut frontend = Frontend::connect(&host.path);
+    frontend.agree(VERSION_1 | PROTOCOL | EVENT_IDX);
+    frontend.send_memory_table();
+    let mut driver = frontend.start_queues(2, 64, EventKind::Eventfd).remove(1);
+    assert!(driver.ask(ECHO, b"x").is_some());
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(host.server.statistics().repeated_calls, 0);
+}
+
+#[test]
 fn without_event_index() {
     let host = Host::new();
     let mut frontend = Frontend::connect(&host.path);
