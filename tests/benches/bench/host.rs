@@ -4,6 +4,7 @@ pub(crate) mod image;
 pub(crate) mod requests;
 pub(crate) mod server;
 mod target;
+mod watchdog;
 
 use crate::clock::ServerClock;
 use crate::fault::{Fault, Naming, Result, fault};
@@ -16,6 +17,7 @@ use requests::RequestCount;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::path::{Path, PathBuf};
 use target::{SPECS, Spec, Target};
+use watchdog::Watchdog;
 
 /// What the user chose.
 pub(crate) struct Choice {
@@ -135,18 +137,24 @@ fn pass(choice: &Choice, (name, words): (&str, &str), targets: &[Target], archiv
             root: &target.root,
             meter: clock,
             served: target.server_pid().is_some(),
+            server: target.server_pid(),
         })
         .collect();
     let mut pass = Pass { name: name.into(), scheduling: words.into(), lines: lines(&choice.rows) };
     let course = Course { rows: &choice.rows, rounds: choice.rounds, sizes: &choice.sizes, archive };
     let mut last = u32::MAX;
-    course.run(&subjects, |round, row, subject, result| {
-        if round != last {
-            last = round;
-            eprintln!("{name}: round {} of {}, load {}", round + 1, choice.rounds, load());
-        }
-        note(&mut pass.lines, row.name, subject.name, subject.served, result);
-    });
+    let watchdog = Watchdog::new();
+    course.run(
+        &subjects,
+        |subject| watchdog.watch(subject.server),
+        |round, row, subject, result| {
+            if round != last {
+                last = round;
+                eprintln!("{name}: round {} of {}, load {}", round + 1, choice.rounds, load());
+            }
+            note(&mut pass.lines, row.name, subject.name, subject.served, result);
+        },
+    );
     pass
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) meter: &'a dyn Meter,
     /// Whether there is a server whose time counts.
     pub(crate) served: bool,
+    /// Its process, if it is here and may be ended when it hangs.
+    pub(crate) server: Option<u32>,
 }
 
 /// What to do on each.
@@ -36,13 +38,19 @@ pub(crate) struct Course<'a> {
 }
 
 impl Course<'_> {
-    /// Runs everything. `told` hears of each measurement.
-    pub(crate) fn run(&self, subjects: &[Subject<'_>], mut told: impl FnMut(u32, &Row, &Subject<'_>, &Result<Sample>)) {
+    /// Runs everything. `next` hears of each target before, `told` of each measurement after.
+    pub(crate) fn run(
+        &self,
+        subjects: &[Subject<'_>],
+        next: impl Fn(&Subject<'_>),
+        mut told: impl FnMut(u32, &Row, &Subject<'_>, &Result<Sample>),
+    ) {
         for round in 0..self.rounds {
             for (index, row) in self.rows.iter().enumerate() {
                 let first = (round as usize + index) % subjects.len().max(1);
                 let (tail, head) = subjects.split_at(first);
                 for subject in head.iter().chain(tail) {
+                    next(subject);
                     let result = self.one(row, round, subject);
                     told(round, row, subject, &result);
                 }
@@ -56,9 +64,10 @@ impl Course<'_> {
         fs::create_dir(&scratch).naming(scratch.display())?;
         let place = Place { root: subject.root, scratch: scratch.clone(), sizes: self.sizes, archive: self.archive, meter: subject.meter };
         let sample = (row.run)(&place);
+        let sample = sample?;
         fs::remove_dir_all(&scratch).naming(scratch.display())?;
         crate::work::cold::settle(subject.root)?;
-        sample
+        Ok(sample)
     }
 }
 

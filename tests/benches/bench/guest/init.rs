@@ -67,19 +67,23 @@ fn measure(plan: &Plan, roots: &[PathBuf]) {
     let rows: Vec<&'static Row> = ROWS.iter().filter(|row| plan.rows.iter().any(|name| name == row.name)).collect();
     let bells: Vec<Bell> = plan.shares.iter().map(|share| Bell(share.name.clone())).collect();
     let subjects: Vec<Subject<'_>> =
-        bells.iter().zip(roots).map(|(bell, root)| Subject { name: &bell.0, root, meter: bell, served: true }).collect();
+        bells.iter().zip(roots).map(|(bell, root)| Subject { name: &bell.0, root, meter: bell, served: true, server: None }).collect();
     let course = Course { rows: &rows, rounds: plan.rounds, sizes: &plan.sizes, archive: Path::new(TREE) };
     let mut last = u32::MAX;
-    course.run(&subjects, |round, row, subject, result| {
-        if round != last {
-            last = round;
-            Told::Round { round }.say();
-        }
-        let (row, share) = (row.name.to_owned(), subject.name.to_owned());
-        match result {
-            Ok(sample) => Told::Row { row, share, ops: sample.ops, nanos: sample.nanos },
-            Err(why) => Told::Failed { row, share, why: why.to_string() },
-        }
-        .say();
-    });
+    course.run(
+        &subjects,
+        |_| {},
+        |round, row, subject, result| {
+            if round != last {
+                last = round;
+                Told::Round { round }.say();
+            }
+            let (row, share) = (row.name.to_owned(), subject.name.to_owned());
+            match result {
+                Ok(sample) => Told::Row { row, share, ops: sample.ops, nanos: sample.nanos },
+                Err(why) => Told::Failed { row, share, why: why.to_string() },
+            }
+            .say();
+        },
+    );
 }
