@@ -80,8 +80,23 @@ pub struct NodeView {
 /// A whole tree, by path relative to its root.
 pub type TreeView = BTreeMap<PathBuf, NodeView>;
 
+/// Where a server cannot know who writes, setuid and setgid bits go for root
+/// too, which a local file system would let keep them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rules {
+    /// write(2): the kernel writes to the host's file itself (passthrough).
+    pub write_drops_setid: bool,
+    /// fallocate(2) and copy_file_range(2): the protocol names no caller.
+    pub range_drops_setid: bool,
+}
+
 /// Something that operations can be run on.
 pub trait Driver {
+    /// Where it may differ from a local file system.
+    fn rules(&self) -> Rules {
+        Rules::default()
+    }
+
     /// Runs one.
     fn apply(&mut self, op: &Op) -> Result<Value, Errno>;
 
@@ -99,7 +114,7 @@ pub fn run(ops: &[Op], driver: &mut dyn Driver) -> Result<(), String> {
     let clock = Clock::new();
     let first = driver.view()?;
     let root = first.get(&PathBuf::new()).ok_or("the driver's view lacks the root")?;
-    let mut model = Model::new(root, clock);
+    let mut model = Model::new(root, clock, driver.rules());
     for (index, op) in ops.iter().enumerate() {
         model.clock_before();
         let got = driver.apply(op);

@@ -1,7 +1,7 @@
 //! [`ExportDriver`]: runs operations through an [`Export`], as a kernel would:
 //! walks by lookup, forgets what it looked up, and keeps what it has open.
 
-use crate::driver::{Driver, Facts, NodeView, TreeView, Value};
+use crate::driver::{Driver, Facts, NodeView, Rules, TreeView, Value};
 use crate::model::{open_refusal, special_parts};
 use crate::op::*;
 use externfs::*;
@@ -528,6 +528,10 @@ fn set_time(change: TimeChange) -> Option<SetTime> {
 }
 
 impl Driver for ExportDriver {
+    fn rules(&self) -> Rules {
+        Rules { range_drops_setid: true, ..Rules::default() }
+    }
+
     fn apply(&mut self, op: &Op) -> Answer {
         self.change(op)
     }

@@ -305,7 +305,16 @@ impl Mount {
     /// # Panics
     /// When it does not.
     pub fn finish(mut self) {
-        succeed(Command::new(binary()).arg("umount").arg(self.path()));
+        // A client that was killed a moment ago may be on its way out still.
+        let end = Instant::now() + Duration::from_secs(3);
+        loop {
+            let done = output(Command::new(binary()).arg("umount").arg(self.path()));
+            if done.status.success() {
+                break;
+            }
+            assert!(Instant::now() < end, "umount: {}", String::from_utf8_lossy(&done.stderr));
+            std::thread::sleep(Duration::from_millis(50));
+        }
         let status = self.server.wait(10);
         assert!(status.success(), "the server ended with {status}: {}", self.server.log());
         assert!(!is_mounted(self.path()), "still mounted after the server's end");

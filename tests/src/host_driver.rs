@@ -1,7 +1,7 @@
 //! [`HostDriver`]: runs operations with system calls on a directory: a plain
 //! one, which checks the model itself, or a mount of ours.
 
-use crate::driver::{Driver, Facts, NodeView, TreeView, Value};
+use crate::driver::{Driver, Facts, NodeView, Rules, TreeView, Value};
 use crate::model::{open_refusal, special_parts};
 use crate::op::*;
 use externfs::{Errno, FileKind, Timestamp};
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 pub struct HostDriver {
     root: PathBuf,
     slots: BTreeMap<u8, OwnedFd>,
+    rules: Rules,
 }
 
 fn errno(error: io::Errno) -> Errno {
@@ -106,7 +107,13 @@ impl HostDriver {
     /// Below `root`, an empty directory. The process's umask must be 0.
     #[must_use]
     pub fn new(root: &Path) -> HostDriver {
-        HostDriver { root: root.to_path_buf(), slots: BTreeMap::new() }
+        HostDriver::with_rules(root, Rules::default())
+    }
+
+    /// The same for a directory that differs from a local file system.
+    #[must_use]
+    pub fn with_rules(root: &Path, rules: Rules) -> HostDriver {
+        HostDriver { root: root.to_path_buf(), slots: BTreeMap::new(), rules }
     }
 
     /// The whole path, with every directory on the way checked not to be a
@@ -297,6 +304,10 @@ fn copy(source: &OwnedFd, from: u64, target: &OwnedFd, to: u64, len: u64) -> Res
 }
 
 impl Driver for HostDriver {
+    fn rules(&self) -> Rules {
+        self.rules
+    }
+
     fn apply(&mut self, op: &Op) -> Result<Value, Errno> {
         self.change(op)
     }

@@ -6,6 +6,7 @@
 //!   through an [`externfs::Export`].
 //! * [`conformance`]: the suite that each plugin binds to.
 //! * [`fixture`]: directories, mounts and servers that clean up after themselves.
+//! * [`machine`]: User Mode Linux and QEMU guests.
 //! * [`harness`]: a runner with time limits, skips and leak checks.
 
 pub mod conformance;
@@ -15,6 +16,7 @@ pub mod fixture;
 pub mod guest;
 pub mod harness;
 pub mod host_driver;
+pub mod machine;
 pub mod model;
 pub mod op;
 pub mod random;

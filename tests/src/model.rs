@@ -5,7 +5,7 @@
 //! Everything runs as root with umask 0: permission checks are the kernel's
 //! and have a suite of their own.
 
-use crate::driver::{Excerpt, Facts, NodeView, TreeView, Value};
+use crate::driver::{Excerpt, Facts, NodeView, Rules, TreeView, Value};
 use crate::op::*;
 use crate::stamp::{Clock, Stamp};
 use externfs::{Errno, FileKind};
@@ -33,6 +33,13 @@ struct Node {
     times: [Stamp; 3],
 }
 
+impl Node {
+    /// Setgid without group execution once meant mandatory locking, and stays.
+    fn drop_setid(&mut self) {
+        self.mode &= if self.mode & 0o2010 == 0o2010 { !0o6000 } else { !0o4000 };
+    }
+}
+
 const ATIME: usize = 0;
 const MTIME: usize = 1;
 const CTIME: usize = 2;
@@ -42,13 +49,14 @@ pub struct Model {
     nodes: Vec<Node>,
     slots: BTreeMap<u8, Id>,
     clock: Clock,
+    rules: Rules,
 }
 
 impl Model {
     /// An empty directory with the root's attributes taken from life, by a
     /// look that happened after `clock` began.
     #[must_use]
-    pub fn new(root: &NodeView, clock: Clock) -> Model {
+    pub fn new(root: &NodeView, clock: Clock, rules: Rules) -> Model {
         let mut times = root.times.map(Stamp::exact);
         // Looking at it to fill `root` may have moved it.
         times[ATIME].maybe(clock.tick());
@@ -64,7 +72,7 @@ impl Model {
             xattrs: BTreeMap::new(),
             times,
         };
-        Model { nodes: vec![node], slots: BTreeMap::new(), clock }
+        Model { nodes: vec![node], slots: BTreeMap::new(), clock, rules }
     }
 
     /// The real operation is about to start.
@@ -330,10 +338,9 @@ impl Model {
         let node = &mut self.nodes[id];
         node.uid = uid.unwrap_or(node.uid);
         node.gid = gid.unwrap_or(node.gid);
-        // Linux drops them even for root; setgid without group execution once
-        // meant mandatory locking and stays: chown(2).
+        // Linux drops them even for root: chown(2).
         if node.kind != FileKind::Directory && node.kind != FileKind::Symlink {
-            node.mode &= if node.mode & 0o2010 == 0o2010 { !0o6000 } else { !0o4000 };
+            node.drop_setid();
         }
         self.touch(id, &[CTIME]);
         Ok(Value::Done)
@@ -399,6 +406,13 @@ impl Model {
     }
 
     fn write(&mut self, id: Id, offset: u64, data: &[u8]) -> Value {
+        if self.rules.write_drops_setid {
+            self.nodes[id].drop_setid();
+        }
+        self.splice(id, offset, data)
+    }
+
+    fn splice(&mut self, id: Id, offset: u64, data: &[u8]) -> Value {
         let (start, end) = (offset as usize, offset as usize + data.len());
         let content = &mut self.nodes[id].content;
         if content.len() < end {
@@ -431,6 +445,9 @@ impl Model {
             let end = end.min(content.len());
             content[(offset as usize).min(end)..end].fill(0);
         }
+        if self.rules.range_drops_setid {
+            self.nodes[id].drop_setid();
+        }
         self.may_touch(id, &[MTIME, CTIME]);
         Value::Done
     }
@@ -444,8 +461,11 @@ impl Model {
             return Err(Errno::EINVAL);
         }
         self.may_touch(source, &[ATIME]);
+        if self.rules.range_drops_setid {
+            self.nodes[target].drop_setid();
+        }
         if count > 0 {
-            self.write(target, to.1, &data);
+            self.splice(target, to.1, &data);
         }
         Ok(Value::Count(count))
     }

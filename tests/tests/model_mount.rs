@@ -2,6 +2,7 @@
 //! the frontend, the bridge and the plugin together, once for each way of
 //! caching.
 
+use externfs_tests::driver::Rules;
 use externfs_tests::fixture::{self, Mount};
 use externfs_tests::host_driver::{HostDriver, tree_view};
 use externfs_tests::op::Op;
@@ -12,21 +13,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 fn main() -> std::process::ExitCode {
     harness::main(externfs_tests::cases![
         a_mount_follows_the_model,
+        a_mount_with_passthrough_follows_the_model,
+        a_mount_through_fuser_follows_the_model,
         a_mount_that_caches_nothing_follows_the_model,
         a_mount_that_caches_everything_follows_the_model,
     ])
 }
 
 fn a_mount_follows_the_model() {
+    check("cache=auto,passthrough=off", 60);
+}
+
+fn a_mount_with_passthrough_follows_the_model() {
     check("cache=auto", 60);
 }
 
+fn a_mount_through_fuser_follows_the_model() {
+    check("transport=fuser,passthrough=off", 40);
+}
+
 fn a_mount_that_caches_nothing_follows_the_model() {
-    check("cache=none", 40);
+    check("cache=none,passthrough=off", 40);
 }
 
 fn a_mount_that_caches_everything_follows_the_model() {
-    check("cache=always", 40);
+    check("cache=always,passthrough=off", 40);
 }
 
 fn check(options: &str, cases: u32) {
@@ -34,17 +45,18 @@ fn check(options: &str, cases: u32) {
     rustix::process::umask(rustix::fs::Mode::empty());
     let source = fixture::temp_dir();
     let mount = Mount::new(source.path(), options);
+    let rules = Rules { write_drops_setid: !options.contains("passthrough=off"), range_drops_setid: true };
     let number = AtomicU64::new(0);
     random::check_lists(cases, 60, |ops| {
         let name = format!("case{}", number.fetch_add(1, Ordering::Relaxed));
-        run(ops, &mount.path().join(&name), &source.path().join(&name))
+        run(ops, rules, &mount.path().join(&name), &source.path().join(&name))
     });
     mount.finish();
 }
 
-fn run(ops: &[Op], inside: &Path, host: &Path) -> Result<(), String> {
+fn run(ops: &[Op], rules: Rules, inside: &Path, host: &Path) -> Result<(), String> {
     std::fs::create_dir(inside).map_err(|e| e.to_string())?;
-    driver::run(ops, &mut HostDriver::new(inside))?;
+    driver::run(ops, &mut HostDriver::with_rules(inside, rules))?;
     let (mut seen, mut there) = (tree_view(inside)?, tree_view(host)?);
     for view in seen.values_mut().chain(there.values_mut()) {
         view.times[0] = externfs::Timestamp::default();
