@@ -34,13 +34,17 @@ static OUTPUT: RwLock<Output> = RwLock::new(Output::Stderr);
 /// has the last word. A second call changes nothing.
 pub fn start(verbose: u8) {
     let level = ["warn", "info", "debug", "trace"].get(usize::from(verbose)).unwrap_or(&"trace");
-    start_at(level);
+    start_at(&format!("{level},{FUSER}"));
 }
+
+/// The crate fuser reports each answer that came too late, which is what
+/// interrupting a request looks like.
+const FUSER: &str = "fuser=off";
 
 /// As [`start`], for a program whose guests come and go by design: that one is
 /// gone is no news.
 pub fn start_with_guests(verbose: u8) {
-    if verbose == 0 { start_at("warn,externfs_virtio=error") } else { start(verbose) }
+    if verbose == 0 { start_at(&format!("warn,externfs_virtio=error,{FUSER}")) } else { start(verbose) }
 }
 
 fn start_at(level: &str) {
