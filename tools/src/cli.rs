@@ -227,7 +227,7 @@ fn options_help(mount: bool) -> String {
         text.push_str(title);
         text.push('\n');
         for (key, help) in options {
-            text.push_str(&format!("  {key:<28} {help}\n"));
+            text.push_str(&format!("  {key:<29} {help}\n"));
         }
     };
     let title = if mount { "Options of the mount:" } else { "Options of the mount (with --mount):" };

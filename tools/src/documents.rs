@@ -35,7 +35,7 @@ pub fn plugins() -> Result<()> {
     for plugin in crate::plugins::registry().iter() {
         text.push_str(&format!("{}: {}\n", plugin.name(), plugin.summary()));
         for (key, help) in plugin.options() {
-            text.push_str(&format!("  {key:<28} {help}\n"));
+            text.push_str(&format!("  {key:<29} {help}\n"));
         }
     }
     std::io::stdout().write_all(text.as_bytes()).map_err(|e| Failure::io("cannot write the list", &e))

@@ -70,7 +70,8 @@ pub fn check_for_plugin(plugin: &dyn Plugin, options: &[MountOption]) -> Result<
         None => Ok(()),
         Some(stranger) => {
             let known: Vec<_> = plugin.options().iter().map(|(written, _)| documented_key(written)).collect();
-            Err(Failure::usage(format!("unknown option '{}': {} has {}", stranger.key, plugin.name(), known.join(", "))))
+            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+            Err(Failure::usage(format!("unknown option '{}': {} has {known}", stranger.key, plugin.name())))
         }
     }
 }

@@ -7,5 +7,6 @@ use externfs::Registry;
 pub fn registry() -> Registry {
     let mut registry = Registry::new();
     registry.register(hostfs::HostFsPlugin);
+    registry.register(externfs::example::LinesPlugin);
     registry
 }

@@ -131,3 +131,48 @@ fn the_log_goes_where_it_is_told() {
     assert!(line.contains("externfs[") && line.contains("serving"), "{line}");
     succeeds(&mut place.umount());
 }
+
+#[test]
+fn an_ordinary_user_mounts_through_fusermount3() {
+    if !can_mount() || !support::needs(std::path::Path::new("/usr/bin/fusermount3").exists(), "fusermount3 (package fuse3)") {
+        return;
+    }
+    let place = Place::new();
+    let program = place.path().join("externfs");
+    // The build directory may be closed to others.
+    fs::copy(support::PROGRAM, &program).expect("copy");
+    // A /dev/fuse for everybody, as distributions have it, that only we see.
+    let script = "mount -t tmpfs none /dev\nmknod -m 666 /dev/null c 1 3\nmknod -m 666 /dev/fuse c 10 229\n\
+                  chmod 755 $D; chown -R 65534:65534 $D\ncd $D\n\
+                  U='setpriv --reuid 65534 --regid 65534 --clear-groups'\n\
+                  $U ./externfs mount hostfs source point\n$U cat point/hello\n$U sh -c 'echo made > point/made'\n\
+                  $U ./externfs umount point\n$U ./externfs mount hostfs source point -o ro\n\
+                  $U sh -c 'echo no > point/no' 2>/dev/null || echo refused\n$U ./externfs umount point";
+    let mut command = std::process::Command::new("timeout");
+    command.args(["--kill-after=5", "60", "unshare", "-m", "sh", "-ec", script]).env("D", place.path());
+    assert_eq!(succeeds(&mut command), "from the host\nrefused\n");
+    assert_eq!(fs::metadata(place.source().join("made")).expect("made").uid(), 65534);
+    let here = place.path().display().to_string();
+    eventually("both processes to end", || processes_with(&here).is_empty());
+}
+
+#[test]
+fn the_example_plugin_is_mountable() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let text = place.path().join("text");
+    fs::write(&text, "one\ntwo\n").expect("write");
+    succeeds(support::externfs(["mount", "lines"]).arg(&text).arg(place.point()).args(["--sandbox", "auto"]));
+    let mut names: Vec<_> = fs::read_dir(place.point()).expect("list").map(|entry| entry.expect("entry").path()).collect();
+    names.sort();
+    let lines: Vec<_> = names.iter().map(|name| fs::read_to_string(name).expect("read")).collect();
+    assert_eq!(lines, ["one\n", "two\n"]);
+    support::fails(
+        support::externfs(["mount", "lines"]).arg(&text).arg(place.path().join("point/..")).args(["-o", "surprise"]),
+        2,
+        &["surprise"],
+    );
+    succeeds(&mut place.umount());
+}

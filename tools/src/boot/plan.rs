@@ -139,7 +139,7 @@ impl Plan {
 
 impl Share {
     fn is_read_only(&self) -> bool {
-        self.sorted.plugin.iter().any(|option| option.key == "ro")
+        self.sorted.mount.read_only || self.sorted.plugin.iter().any(|option| option.key == "ro")
     }
 }
 
