@@ -148,6 +148,15 @@ impl<F: ExternFs> Session<F> {
         self.fs().child_key(&parent.node, name).ok().and_then(|key| self.bridge.table.find(key))
     }
 
+    /// Two kernels may give two processes the same name as a lock's owner.
+    fn own_owner(&self, owner: u64) -> u64 {
+        owner ^ self.number.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn own_lock(&self, wanted: &Lock) -> Lock {
+        Lock { owner: self.own_owner(wanted.owner), ..*wanted }
+    }
+
     fn tell_node(&self, id: NodeId, data: bool) {
         self.bridge.tell(&Change::Node { node: id, data }, Some(self.number));
     }

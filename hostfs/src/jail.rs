@@ -150,9 +150,10 @@ impl Jail {
         rustix::fs::openat(&*self.proc_fd()?, fd_name(fd).as_c_str(), flags, Mode::empty())
     }
 
-    /// Opens the directory behind an `O_PATH` descriptor for reading.
+    /// Opens the directory behind an `O_PATH` descriptor for reading. Not by
+    /// its `.`: that would need search permission, which listing does not.
     pub(crate) fn reopen_dir(&self, dir: BorrowedFd<'_>) -> Fault<OwnedFd> {
-        rustix::fs::openat(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | REAL, Mode::empty())
+        self.reopen_unchecked(dir, OFlags::RDONLY | OFlags::DIRECTORY)
     }
 
     /// `/proc/self/fd`, for calls that take a directory and a name.

@@ -7,6 +7,7 @@ use crate::fault::fault;
 use crate::fdcache::DirFd;
 use crate::fs::c_name;
 use crate::node::{Inode, OpenFile};
+use crate::watch::OwnName;
 use externfs::{Attr, Caller, Child, CreateFlags, Created, Errno, FileKind, Mode, Name, NewNode, Opened, RenameFlags, Result};
 use rustix::fs::{AtFlags, FileType, OFlags, RawMode};
 use rustix::io::Errno as Host;
@@ -39,7 +40,7 @@ impl HostFs {
         let host_mode = self.new_mode(mode, matches!(new, NewNode::Directory))?;
         let dir = self.dir(parent)?;
         let name = c_name(name)?;
-        self.own_name(parent, &name);
+        let own = self.own_name(parent, &name, 1);
         let acting = self.act_as(caller)?;
         let made = match new {
             NewNode::Directory => rustix::fs::mkdirat(&*dir, &name, host_mode),
@@ -48,6 +49,7 @@ impl HostFs {
         };
         drop(acting);
         made.map_err(fault("making a name"))?;
+        OwnName::happened(own);
         self.sync_names(&dir)?;
         let stat = self.find(dir.as_fd(), &name)?;
         self.found(parent, name, &stat)
@@ -87,11 +89,12 @@ impl HostFs {
         let mode = self.new_mode(flags.mode, false)?;
         // There is nothing to truncate, and truncation may be forbidden.
         let how = open_flags(flags.open) - OFlags::TRUNC;
-        self.own_name(parent, name);
+        let own = self.own_name(parent, name, 1);
         let acting = self.act_as(caller)?;
         let created = self.with_spare_fds(|| self.jail.create_new(dir.as_fd(), name, how, mode));
         drop(acting);
         let fd = created.map_err(fault("creating a file"))?;
+        OwnName::happened(own);
         if self.options.sync {
             rustix::fs::fsync(&fd).map_err(fault("fsync"))?;
             self.sync_names(dir)?;
@@ -143,9 +146,10 @@ impl HostFs {
         let dir = self.dir(parent)?;
         let name = c_name(name)?;
         let held = self.reach(node)?;
-        self.own_name(parent, &name);
+        let own = self.own_name(parent, &name, 1);
         self.own_change(node);
         self.jail.link(held.as_fd(), dir.as_fd(), &name).map_err(fault("linking a file"))?;
+        OwnName::happened(own);
         self.sync_names(&dir)?;
         let is_lost = {
             let place = node.place();
@@ -165,7 +169,7 @@ impl HostFs {
         let dir = self.dir(parent)?;
         let name = c_name(child.name)?;
         let pinned = self.pin_victim(parent, &dir, &name, child.node);
-        self.own_name(parent, &name);
+        let own = self.own_name(parent, &name, 1);
         if let Some(node) = child.node {
             self.own_change(node);
         }
@@ -175,6 +179,7 @@ impl HostFs {
             unpin(pinned);
         }
         removed.map_err(fault("removing a name"))?;
+        OwnName::happened(own);
         if let Some(node) = child.node.filter(|_| directory) {
             self.dirs.remove(node.key());
         }
@@ -202,8 +207,9 @@ impl HostFs {
         let same = moved.zip(victim).is_some_and(|(a, b)| a.key() == b.key());
         let host_flags = self.rename_flags(flags);
         let pinned = if exchange || same { None } else { self.pin_victim(to.0, &to_dir, &to_name, victim) };
-        self.own_name(from.0, &from_name);
-        self.own_name(to.0, &to_name);
+        // An exchange is told as two moves; a rename to itself not at all.
+        let events = if exchange { 2 } else { 1 };
+        let own = (self.own_name(from.0, &from_name, events), self.own_name(to.0, &to_name, events));
         for node in [moved, victim].into_iter().flatten() {
             self.own_change(node);
         }
@@ -217,6 +223,8 @@ impl HostFs {
             return Err(if refused { Errno::EPERM.into() } else { fault("renaming")(host) });
         }
         if !same {
+            OwnName::happened(own.0);
+            OwnName::happened(own.1);
             if let Some(node) = moved {
                 self.move_place(node, from.0, &from_name, to.0, &to_name);
             }

@@ -58,7 +58,29 @@ struct State {
     order: VecDeque<NodeKey>,
     /// What we changed ourselves, and when, in milliseconds.
     own_nodes: HashMap<NodeKey, u64>,
-    own_names: HashMap<(NodeKey, Box<[u8]>), u64>,
+    own_names: HashMap<(NodeKey, Box<[u8]>), Echo>,
+}
+
+/// Events to come that tell of our own changes of one name.
+#[derive(Clone, Copy)]
+struct Echo {
+    /// Each change makes one event; one more is somebody else's doing.
+    left: u32,
+    when_ms: u64,
+}
+
+impl State {
+    /// Whether the event that just came for `name` is our own doing.
+    fn is_echo(&mut self, parent: NodeKey, name: &CStr) -> bool {
+        let key = (parent, name.to_bytes().into());
+        let Some(echo) = self.own_names.get_mut(&key) else { return false };
+        echo.left -= 1;
+        let recent = is_recent(Some(echo.when_ms));
+        if echo.left == 0 {
+            self.own_names.remove(&key);
+        }
+        recent
+    }
 }
 
 impl Shared {
@@ -138,8 +160,7 @@ impl Shared {
             return (self.sink)(Change::Node { node: parent, data: false });
         };
         if events.bits() & NAMES.bits() != 0 {
-            let echo = self.state().own_names.get(&(parent, name.to_bytes().into())).copied();
-            if !is_recent(echo) {
+            if !self.state().is_echo(parent, name) {
                 (self.sink)(Change::Entry { parent, name: name.to_bytes().to_vec() });
             }
             return;
@@ -156,9 +177,9 @@ fn is_recent(when_ms: Option<u64>) -> bool {
 }
 
 /// Keeps a table of echoes from growing.
-fn forget_old<K: std::hash::Hash + Eq>(echoes: &mut HashMap<K, u64>) {
+fn forget_old<K: std::hash::Hash + Eq, V: Copy>(echoes: &mut HashMap<K, V>, when_ms: impl Fn(V) -> u64) {
     if echoes.len() >= ECHOES_MAX {
-        echoes.retain(|_, when| is_recent(Some(*when)));
+        echoes.retain(|_, echo| is_recent(Some(when_ms(*echo))));
     }
     if echoes.len() >= ECHOES_MAX {
         echoes.clear();
@@ -214,17 +235,57 @@ impl HostFs {
     pub(crate) fn own_change(&self, node: &Inode) {
         if let Some(watch) = self.watch.get() {
             let mut state = watch.shared.state();
-            forget_old(&mut state.own_nodes);
+            forget_old(&mut state.own_nodes, |when_ms| when_ms);
             state.own_nodes.insert(node.key(), now_ms());
         }
     }
 
-    /// We are about to change what `name` in `parent` leads to.
-    pub(crate) fn own_name(&self, parent: &Inode, name: &CStr) {
-        if let Some(watch) = self.watch.get() {
-            let mut state = watch.shared.state();
-            forget_old(&mut state.own_names);
-            state.own_names.insert((parent.key(), name.to_bytes().into()), now_ms());
+    /// We are about to change what `name` in `parent` leads to, which makes
+    /// `events` events. The guard takes that back unless it is told that the
+    /// change happened.
+    pub(crate) fn own_name(&self, parent: &Inode, name: &CStr, events: u32) -> Option<OwnName<'_>> {
+        let shared = &self.watch.get()?.shared;
+        let key = (parent.key(), name.to_bytes().into());
+        let mut state = shared.state();
+        if !state.by_key.contains_key(&key.0) {
+            return None;
+        }
+        forget_old(&mut state.own_names, |echo| echo.when_ms);
+        let echo = state.own_names.entry(key.clone()).or_insert(Echo { left: 0, when_ms: 0 });
+        // Expected events that never came must not swallow later ones.
+        let before = if is_recent(Some(echo.when_ms)) { echo.left } else { 0 };
+        *echo = Echo { left: before.saturating_add(events), when_ms: now_ms() };
+        Some(OwnName { shared, key, events })
+    }
+}
+
+/// A change of a name that is being made.
+pub(crate) struct OwnName<'a> {
+    shared: &'a Shared,
+    key: (NodeKey, Box<[u8]>),
+    events: u32,
+}
+
+impl OwnName<'_> {
+    /// The host has done it: the events will come.
+    pub(crate) fn happened(own: Option<OwnName<'_>>) {
+        if let Some(mut own) = own {
+            own.events = 0;
+        }
+    }
+}
+
+impl Drop for OwnName<'_> {
+    fn drop(&mut self) {
+        if self.events == 0 {
+            return;
+        }
+        let mut state = self.shared.state();
+        if let Some(echo) = state.own_names.get_mut(&self.key) {
+            echo.left = echo.left.saturating_sub(self.events);
+            if echo.left == 0 {
+                state.own_names.remove(&self.key);
+            }
         }
     }
 }

@@ -297,7 +297,7 @@ impl<F: ExternFs> Export for Session<F> {
         span!("flush", handle = handle);
         let open = self.files.get(handle)?;
         if self.features.locks {
-            self.fs().release_locks(&open.file, lock_owner, LockFamily::Posix);
+            self.fs().release_locks(&open.file, self.own_owner(lock_owner), LockFamily::Posix);
         }
         self.fs().flush(&open.file)
     }
@@ -308,7 +308,7 @@ impl<F: ExternFs> Export for Session<F> {
         if let (Some(open), Some(owner)) = (open, flock_owner)
             && self.features.locks
         {
-            self.fs().release_locks(&open.file, owner, LockFamily::Flock);
+            self.fs().release_locks(&open.file, self.own_owner(owner), LockFamily::Flock);
         }
     }
 
@@ -363,12 +363,12 @@ impl<F: ExternFs> Export for Session<F> {
 
     fn get_lock(&self, handle: HandleId, wanted: &Lock) -> Result<Option<Lock>> {
         span!("get_lock", handle = handle, wanted = wanted);
-        self.fs().get_lock(&self.files.get(handle)?.file, wanted)
+        self.fs().get_lock(&self.files.get(handle)?.file, &self.own_lock(wanted))
     }
 
     fn set_lock(&self, handle: HandleId, wanted: &Lock, wait: Option<&Interrupt>) -> Result<()> {
         span!("set_lock", handle = handle, wanted = wanted);
-        self.fs().set_lock(&self.files.get(handle)?.file, wanted, wait)
+        self.fs().set_lock(&self.files.get(handle)?.file, &self.own_lock(wanted), wait)
     }
 
     fn open_dir(&self, id: NodeId) -> Result<Handle> {

@@ -164,3 +164,28 @@ fn access_follows_the_mode_bits() {
     let member = Caller { supplementary_group: Some(attr.gid), ..user(9, 9) };
     assert!(export.fs.access(&member, &created.node, Access::READ).is_ok());
 }
+
+#[test]
+fn a_directory_that_may_be_read_but_not_searched_is_listed() {
+    let tree = Tree::new("");
+    std::fs::create_dir(tree.host("d")).unwrap();
+    std::fs::write(tree.host("d/f"), "").unwrap();
+    std::fs::set_permissions(tree.host("d"), std::os::unix::fs::PermissionsExt::from_mode(0o444)).unwrap();
+    let node = tree.node("d");
+    // On a thread of its own that gives its privileges up, as an ordinary server has none.
+    let listed = std::thread::scope(|scope| {
+        let listing = scope.spawn(|| {
+            crate::sys::set_fs_uid(65534);
+            let dir = tree.fs.open_dir(&node)?;
+            let mut names = Vec::new();
+            tree.fs.read_dir(&dir, 0, &mut |entry| {
+                names.push(entry.name.to_vec());
+                true
+            })?;
+            Ok::<_, Error>(names)
+        });
+        listing.join().unwrap()
+    });
+    std::fs::set_permissions(tree.host("d"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    assert!(listed.unwrap().contains(&b"f".to_vec()));
+}
