@@ -131,6 +131,7 @@ impl<F: ExternFs> Session<F> {
 
     fn entry(&self, node: &Node<F>, attr: Attr, parent: Option<&Node<F>>) -> Entry {
         let policy = self.cache_policy();
+        self.bridge.table.told(node);
         Entry {
             id: node.id,
             generation: self.key(node).generation,
@@ -155,6 +156,16 @@ impl<F: ExternFs> Session<F> {
 
     fn own_lock(&self, wanted: &Lock) -> Lock {
         Lock { owner: self.own_owner(wanted.owner), ..*wanted }
+    }
+
+    /// Whether this kernel still remembers the attributes of what a listing
+    /// calls number `ino`, and will for a while: then they need not be read
+    /// and sent again. A guess by number; a wrong one costs a request.
+    fn is_fresh(&self, ino: u64) -> bool {
+        let ttl = self.fs().cache_policy().attr;
+        !ttl.is_zero()
+            && !self.bridge.is_shared()
+            && self.lookups.get(NodeId(ino)).is_ok_and(|node| self.bridge.table.told_within(&node, ttl / 2))
     }
 
     fn tell_node(&self, id: NodeId, data: bool) {

@@ -11,8 +11,9 @@ use crate::types::{FileKind, HandleId, NodeId, NodeKey};
 use hashbrown::HashTable;
 use slab::Slab;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 const SHARDS: usize = 16;
 
@@ -28,6 +29,8 @@ pub(crate) struct NodeEntry<F: ExternFs> {
     pub(crate) id: NodeId,
     pub(crate) node: F::Node,
     pub(crate) kind: FileKind,
+    /// When a kernel was last told the attributes, on the table's clock.
+    told_ms: AtomicU32,
     table: Weak<NodeTable<F>>,
 }
 
@@ -56,6 +59,7 @@ pub(crate) struct NodeTable<F: ExternFs> {
     home_volume: u64,
     next_foreign: AtomicU64,
     live: AtomicUsize,
+    begun: Instant,
 }
 
 impl<F: ExternFs> NodeTable<F> {
@@ -68,7 +72,25 @@ impl<F: ExternFs> NodeTable<F> {
             home_volume,
             next_foreign: AtomicU64::new(1 << 63),
             live: AtomicUsize::new(0),
+            begun: Instant::now(),
         })
+    }
+
+    /// Wraps after seven weeks; then something looks told that was not, once,
+    /// and costs the kernel a request.
+    fn now_ms(&self) -> u32 {
+        self.begun.elapsed().as_millis() as u32
+    }
+
+    /// A kernel is being told the attributes of `entry`.
+    pub(crate) fn told(&self, entry: &NodeEntry<F>) {
+        entry.told_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Whether that was within the last `span`.
+    pub(crate) fn told_within(&self, entry: &NodeEntry<F>, span: Duration) -> bool {
+        let age = self.now_ms().wrapping_sub(entry.told_ms.load(Ordering::Relaxed));
+        u128::from(age) < span.as_millis()
     }
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, HashTable<Slot<F>>> {
@@ -133,7 +155,7 @@ impl<F: ExternFs> NodeTable<F> {
         let own_number = key.volume == self.home_volume && in_range && others.iter().all(|other| other.id.0 != key.number);
         let id = fixed
             .unwrap_or_else(|| if own_number { NodeId(key.number) } else { NodeId(self.next_foreign.fetch_add(1, Ordering::Relaxed)) });
-        let entry = Arc::new(NodeEntry { id, node, kind, table: Arc::downgrade(self) });
+        let entry = Arc::new(NodeEntry { id, node, kind, told_ms: AtomicU32::new(0), table: Arc::downgrade(self) });
         shard.insert_unique(hash, (key.number, Arc::downgrade(&entry)), |slot| self.hasher.hash_one(slot.0));
         drop(shard);
         self.live.fetch_add(1, Ordering::Relaxed);

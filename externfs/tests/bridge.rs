@@ -359,6 +359,31 @@ fn a_tree_that_nobody_else_changes_keeps_its_times_when_shared() {
 }
 
 #[test]
+fn a_listing_does_not_repeat_what_the_kernel_was_just_told() {
+    let (_, bridge) = flat(&[("a", key(1, 50, 0)), ("b", key(1, 51, 0))], true);
+    let export = bridge.connect().unwrap();
+    let told = |export: &dyn Export| {
+        let listing = export.open_dir(NodeId::ROOT).unwrap();
+        let mut names = Names { left: 100, seen: Vec::new() };
+        export.read_dir_plus(listing.id, 0, &mut names).unwrap();
+        export.release_dir(listing.id);
+        names.seen.into_iter().filter_map(|(_, id, _)| id).collect::<Vec<_>>()
+    };
+    export.lookup(&Caller::root(), NodeId::ROOT, name("a")).unwrap();
+    assert_eq!(told(&*export), [NodeId(51)], "a was looked up just now");
+    assert_eq!(told(&*export), []);
+    // Half of its second is over: the kernel will want to know again.
+    std::thread::sleep(Duration::from_millis(550));
+    assert_eq!(told(&*export), [NodeId(50), NodeId(51)]);
+    export.forget(NodeId(50), u64::MAX);
+    assert_eq!(told(&*export), [NodeId(50)], "forgotten");
+    // A second kernel changes things: nothing is taken for granted.
+    let other = bridge.connect().unwrap();
+    assert_eq!(told(&*export).len(), 2);
+    assert_eq!(told(&*other).len(), 2);
+}
+
+#[test]
 fn the_read_only_switch_stops_every_change() {
     let objects = Arc::new(Mutex::new(Objects::from([(b"a".to_vec(), key(1, 50, 0))])));
     let bridge = Bridge::new(Flat { objects: objects.clone(), coherent: true }, BridgeOptions { read_only: true }).unwrap();

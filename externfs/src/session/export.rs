@@ -91,6 +91,7 @@ impl<F: ExternFs> Export for Session<F> {
         let node = self.node(id)?;
         let open = self.file_of(&node, handle)?;
         let attr = self.fs().attr(&node.node, open.as_ref().map(|open| &open.file))?;
+        self.bridge.table.told(&node);
         Ok((attr, self.cache_policy().attr))
     }
 
@@ -412,6 +413,10 @@ impl<F: ExternFs> Export for Session<F> {
                 listing.put(&entry, None);
                 return true;
             };
+            if self.is_fresh(entry.ino) {
+                listing.put(&entry, None);
+                return true;
+            }
             match self.fs().lookup(&open.node.node, name) {
                 Ok((node, attr)) => {
                     let known = self.admit(node, attr, Some(&open.node));
