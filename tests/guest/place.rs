@@ -54,6 +54,9 @@ pub(crate) fn holds(what: impl Display, condition: bool) -> Verdict {
     if condition { Ok(()) } else { failed(what) }
 }
 
+/// Something done to a file.
+pub(crate) type Change = fn(&Path) -> std::io::Result<()>;
+
 /// The directory of one row, fresh and empty.
 pub(crate) struct Place {
     /// Its own.
@@ -164,20 +167,4 @@ impl User {
         });
         thread.unwrap_or_else(|_| failed("panicked"))
     }
-}
-
-/// Numbers that look random and are the same on both sides.
-pub(crate) fn noise(seed: u64) -> impl Iterator<Item = u64> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    std::iter::repeat_with(move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    })
-}
-
-/// So many bytes of [`noise`].
-pub(crate) fn noise_bytes(seed: u64, len: usize) -> Vec<u8> {
-    noise(seed).flat_map(u64::to_le_bytes).take(len).collect()
 }

@@ -8,8 +8,10 @@
 
 pub mod exhibit;
 pub mod kernel;
+pub mod noise;
 mod pack;
 pub mod processes;
+pub mod scenario;
 pub mod talk;
 
 use crate::fixture::{need_program, temp_dir};

@@ -1,7 +1,8 @@
 //! Contents.
 
 use crate::helper;
-use crate::place::{Place, Verdict, done, failed, holds, look, noise, noise_bytes, open, refused, same};
+use crate::place::{Place, Verdict, done, failed, holds, look, open, refused, same};
+use externfs_tests::machine::noise;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::fs::{self, File};
@@ -87,7 +88,7 @@ pub(super) fn direct(place: &Place) -> Verdict {
     let file = File::from(done("open(O_DIRECT)", open(&path, OFlags::RDWR | OFlags::CREATE | OFlags::DIRECT))?);
     let (mut out, mut back) = (Vec::new(), Vec::new());
     let out = aligned(&mut out, 1 << 20);
-    out.copy_from_slice(&noise_bytes(5, 1 << 20));
+    out.copy_from_slice(&noise::bytes(5, 1 << 20));
     done("write", file.write_all_at(out, 0))?;
     let back = aligned(&mut back, 1 << 20);
     done("read", file.read_exact_at(back, 0))?;
@@ -152,7 +153,7 @@ pub(super) fn random_writes_read_back(place: &Place) -> Verdict {
     done("create", fs::write(&path, &wanted))?;
     for round in 0..4 {
         let file = both(&path)?;
-        let mut numbers = noise(round + 1);
+        let mut numbers = noise::words(round + 1);
         for _ in 0..200 {
             let mut next = || numbers.next().unwrap_or_default() as usize;
             let (at, len, value) = (next() % SIZE, next() % 70_000, next() as u8);

@@ -1,8 +1,9 @@
 //! What the host has put there, and what is left for it to look at.
 
-use crate::place::{Place, Verdict, done, failed, holds, look, noise_bytes, same, set_mode, set_owner};
+use crate::place::{Place, Verdict, done, failed, holds, look, same, set_mode, set_owner};
 use externfs_tests::fixture::checksum;
 use externfs_tests::machine::exhibit::{self, Fact, Leaving};
+use externfs_tests::machine::noise;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -87,7 +88,7 @@ pub(super) fn leaves_a_big_file(place: &Place) -> Verdict {
     let dir = place.share.join(exhibit::FOR_HOST);
     let path = dir.join(exhibit::BIG);
     let mut file = done("create", File::create(&path))?;
-    let data = noise_bytes(64, 1 << 20);
+    let data = noise::bytes(64, 1 << 20);
     let mut left = 64 << 20;
     for size in [1, 4095, 4097, 65_536, 100_003, 1 << 20].into_iter().cycle() {
         let size = size.min(left);

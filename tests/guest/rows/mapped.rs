@@ -1,7 +1,8 @@
 //! Mapped files. The one place for `unsafe` in this program.
 #![allow(unsafe_code)]
 
-use crate::place::{Place, Verdict, done, holds, noise_bytes, same};
+use crate::place::{Place, Verdict, done, holds, same};
+use externfs_tests::machine::noise;
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -51,7 +52,7 @@ impl Drop for Mapping {
 const LEN: usize = 1 << 20;
 
 fn file(place: &Place) -> Verdict<(File, Vec<u8>)> {
-    let data = noise_bytes(3, LEN);
+    let data = noise::bytes(3, LEN);
     let path = place.file("file", &data)?;
     Ok((done("open", File::options().read(true).write(true).open(path))?, data))
 }

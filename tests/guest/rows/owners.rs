@@ -1,6 +1,6 @@
 //! Who may do what, and whose a new object is.
 
-use crate::place::{ALICE, BOB, Place, User, Verdict, change_owner, done, look, mode_of, open, refused, same, set_mode, set_owner};
+use crate::place::{ALICE, BOB, Change, Place, User, Verdict, change_owner, done, look, mode_of, open, refused, same, set_mode, set_owner};
 use rustix::fs::{CWD, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::{self, File};
@@ -147,7 +147,7 @@ pub(super) fn sticky_directory(place: &Place) -> Verdict {
 
 /// The ways in which a user changes a program that is setuid to another.
 pub(super) fn setuid_goes_on_write(place: &Place) -> Verdict {
-    let changes: [(&str, fn(&Path) -> std::io::Result<()>); 5] = [
+    let changes: [(&str, Change); 5] = [
         ("write", |path| File::options().write(true).open(path)?.write_all(b"x")),
         ("append", |path| File::options().append(true).open(path)?.write_all(b"x")),
         ("truncate", |path| File::options().write(true).open(path)?.set_len(1)),

@@ -1,6 +1,7 @@
 //! Parts of files: holes, allocation, copying inside the host.
 
-use crate::place::{Place, Verdict, done, look, noise_bytes, refused, same, skipped};
+use crate::place::{Place, Verdict, done, look, refused, same, skipped};
+use externfs_tests::machine::noise;
 use rustix::fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, seek};
 use rustix::io::Errno;
 use std::fs::File;
@@ -38,7 +39,7 @@ pub(super) fn allocate(place: &Place) -> Verdict {
     done("allocate past the end", fallocate(&file, FallocateFlags::KEEP_SIZE, 65_536, 65_536))?;
     same("size kept", size()?, 65_536)?;
     same("blocks taken", look(&place.at("file"))?.st_blocks * 512 >= 131_072, true)?;
-    let mut wanted = noise_bytes(9, 65_536);
+    let mut wanted = noise::bytes(9, 65_536);
     done("write", file.write_all_at(&wanted, 0))?;
     done("punch a hole", fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 4096, 8192))?;
     wanted[4096..12_288].fill(0);
@@ -61,7 +62,7 @@ pub(super) fn allocate(place: &Place) -> Verdict {
 pub(super) fn copy(place: &Place) -> Verdict {
     let from = create(place, "from")?;
     let to = create(place, "to")?;
-    let data = noise_bytes(11, 300_000);
+    let data = noise::bytes(11, 300_000);
     done("write", from.write_all_at(&data, 0))?;
     let mut copied = 0;
     while copied < 200_000 {

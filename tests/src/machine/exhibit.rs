@@ -1,8 +1,8 @@
 //! What the host puts into a share for a guest to look at, and what a guest
 //! leaves there for the host.
 
-use crate::fixture::checksum;
-use crate::random::Noise;
+use super::noise;
+use crate::fixture::{checksum, succeed};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
@@ -11,6 +11,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Of the host.
 pub const FROM_HOST: &str = "from-host";
@@ -118,12 +119,12 @@ impl Leaving {
     ];
 }
 
-/// A share that a guest can be shown, with objects of every kind if `all`
-/// (which takes root).
+/// A share that a guest can be shown, with objects of every kind and owner;
+/// without devices and all of `owner`, if there is one.
 ///
 /// # Panics
 /// When the host's file system refuses one.
-pub fn prepare(share: &Path, all: bool) {
+pub fn prepare(share: &Path, owner: Option<u32>) {
     let from = share.join(FROM_HOST);
     fs::create_dir(&from).expect("mkdir");
     fs::create_dir(share.join(FOR_HOST)).expect("mkdir");
@@ -144,7 +145,7 @@ pub fn prepare(share: &Path, all: bool) {
     sparse.write_all_at(b"end", 3 << 30).expect("write");
     rustix::fs::mkfifoat(CWD, from.join("fifo"), Mode::from_raw_mode(0o640)).expect("mkfifo");
     rustix::fs::setxattr(from.join("a"), XATTR, b"of the host", XattrFlags::empty()).expect("setxattr");
-    if all {
+    if owner.is_none() {
         for leaving in Leaving::ALL.iter().filter(|l| matches!(l.kind, FileType::CharacterDevice | FileType::BlockDevice)) {
             let device = rustix::fs::makedev(leaving.device.0, leaving.device.1);
             rustix::fs::mknodat(CWD, from.join(leaving.name), leaving.kind, Mode::from_raw_mode(leaving.mode), device).expect("mknod");
@@ -155,6 +156,9 @@ pub fn prepare(share: &Path, all: bool) {
     let old = Timespec { tv_sec: -1000, tv_nsec: 1 };
     let times = Timestamps { last_access: old, last_modification: old };
     rustix::fs::utimensat(CWD, from.join("plain"), &times, AtFlags::empty()).expect("utimensat");
+    if let Some(uid) = owner {
+        succeed(Command::new("chown").args(["-hR", &format!("{uid}:{uid}")]).arg(share));
+    }
     words.reverse();
     write_manifest(share, &from, words);
 }
@@ -162,12 +166,10 @@ pub fn prepare(share: &Path, all: bool) {
 /// Returns the words at the start, in the middle and at the end.
 fn write_noise(path: &Path) -> [u64; 3] {
     let mut file = File::create(path).expect("create");
-    let mut noise = Noise::new(256);
     let mut words = [0; 3];
     let mut bytes = Vec::with_capacity(1 << 20);
     let all = BIG_SIZE / 8;
-    for number in 0..all {
-        let word = noise.next_word();
+    for (number, word) in (0..all).zip(noise::words(256)) {
         for (at, kept) in [0, all / 2, all - 1].into_iter().zip(&mut words) {
             if at == number {
                 *kept = word;

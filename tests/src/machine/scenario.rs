@@ -1,0 +1,107 @@
+//! What every kind of guest has to live through on `externfs serve`.
+
+use super::processes::{descendants, descriptors};
+use super::{Kind, Machine, Plan, exhibit};
+use crate::fixture::{Server, need_root, temp_dir, wait_for};
+use std::path::Path;
+use std::time::Duration;
+
+/// The tag of every share here.
+pub const TAG: &str = "host";
+/// What all rows together may take, emulated and unoptimized.
+pub const ROWS_PATIENCE: Duration = Duration::from_secs(240);
+
+fn boot(kind: Kind, program: &Path, server: &Server, guest: usize) -> Machine {
+    let plan = Plan { queues: 2, ..Plan::new(kind, &[(server.socket(guest), TAG)]) };
+    let mut machine = Machine::boot(&plan, program);
+    machine.mount(TAG);
+    machine
+}
+
+/// Runs the rows on a share of the host, with the server's `options`, and
+/// looks on the host at what they left.
+///
+/// # Panics
+/// When a row fails.
+pub fn rows_pass(kind: Kind, program: &Path, options: &str) {
+    need_root();
+    let share = temp_dir();
+    exhibit::prepare(share.path(), None);
+    let server = Server::new(share.path(), options, 1, false);
+    let mut guest = boot(kind, program, &server, 0);
+    let filter = std::env::var("EXTERNFS_GUEST_ROWS").unwrap_or_default();
+    let ran = guest.run_within(&format!("externfs-guest-check rows /mnt/{TAG} {filter}"), ROWS_PATIENCE);
+    println!("{}", ran.output);
+    assert_eq!(ran.code, 0, "rows failed, see above; {}", guest.said());
+    guest.check(&format!("df /mnt/{TAG} && umount /mnt/{TAG}"));
+    if filter.is_empty() {
+        exhibit::verify(share.path(), true);
+    }
+    guest.power_off();
+}
+
+/// A guest reboots, another is killed, and each leaves files open: the next
+/// one is served on the same socket, and what the others held is given back.
+///
+/// # Panics
+/// When not.
+pub fn the_server_outlives_its_guests(kind: Kind, program: &Path) {
+    let share = temp_dir();
+    for number in 0..300 {
+        std::fs::write(share.path().join(format!("f{number}")), "x").expect("write");
+    }
+    let server = Server::new(share.path(), "", 1, false);
+    let [worker] = descendants(server.process.id())[..] else { panic!("one process serves") };
+    let at_first = descriptors(worker).len();
+    // Knows every file, holds some open, and goes on holding them.
+    let hold = "cd /mnt/host; (cat f* >/dev/null; exec 3<f1 4>>log; echo held >&4; exec sleep 600) >/dev/null 2>&1 & \
+                while ! grep -q held /mnt/host/log 2>/dev/null; do sleep 0.1; done; cat /mnt/host/log; ls -l /mnt/host | wc -l; rm /mnt/host/log";
+    let held = "held\n302\n";
+    let mut guest = boot(kind, program, &server, 0);
+    assert_eq!(guest.check(hold), held);
+    guest.reboot();
+    guest.mount(TAG);
+    assert_eq!(guest.check(hold), held, "after a reboot");
+    guest.kill();
+    let mut guest = boot(kind, program, &server, 0);
+    assert_eq!(guest.check(hold), held, "in a new guest after one that was killed");
+    guest.reboot();
+    guest.mount(TAG);
+    // Given back by the guest, and the device used again.
+    guest.check("umount /mnt/host && mount -t virtiofs host /mnt/host && cat /mnt/host/f* && umount /mnt/host");
+    guest.power_off();
+    wait_for("descriptors of guests that are gone", || descriptors(worker).len() <= at_first);
+    assert!(descendants(server.process.id()).contains(&worker), "another process serves now");
+}
+
+/// What one guest does, the other and the host see at once.
+///
+/// # Panics
+/// When not.
+pub fn two_guests_see_each_others_writes(kind: Kind, program: &Path) {
+    let share = temp_dir();
+    // The host cannot tell a guest of changes: what must be seen at once is not cached.
+    let server = Server::new(share.path(), "cache=none", 2, false);
+    let (mut one, mut two) = (boot(kind, program, &server, 0), boot(kind, program, &server, 1));
+    for guest in [&mut one, &mut two] {
+        guest.check("cd /mnt/host; test ! -e shared; ls");
+    }
+    for round in 0..15 {
+        one.check(&format!("echo {round} from one > /mnt/host/shared"));
+        assert_eq!(two.check("cat /mnt/host/shared"), format!("{round} from one\n"));
+        two.check(&format!("echo {round} and two >> /mnt/host/shared; mv /mnt/host/shared /mnt/host/moved"));
+        assert_eq!(one.check("cat /mnt/host/moved"), format!("{round} from one\n{round} and two\n"));
+        assert_ne!(one.run("test -e /mnt/host/shared").code, 0, "a name that the other guest has moved away");
+        one.check(&format!("rm /mnt/host/moved; mkdir /mnt/host/d{round}; chmod 750 /mnt/host/d{round}"));
+        assert_eq!(two.check(&format!("stat -c %a /mnt/host/d{round}; test ! -e /mnt/host/moved && rmdir /mnt/host/d{round}")), "750\n");
+    }
+    let hosts = share.path().join("hosts");
+    std::fs::write(&hosts, "of the host\n").expect("write");
+    assert_eq!(one.check("cat /mnt/host/hosts"), "of the host\n");
+    one.check("echo more >> /mnt/host/hosts");
+    assert_eq!(std::fs::read_to_string(&hosts).expect("read"), "of the host\nmore\n");
+    one.kill();
+    assert_eq!(two.check("cat /mnt/host/hosts; rm /mnt/host/hosts"), "of the host\nmore\n", "when the other guest is gone");
+    assert!(!hosts.exists());
+    two.power_off();
+}
