@@ -52,12 +52,12 @@ pub fn run(plan: &Plan) -> Result<i32> {
     let shares = plan.open_shares()?;
     let directory = temporary_directory()?;
     let image = directory.path().join("initramfs");
-    std::fs::write(&image, build_initramfs(&kernel.modules)?).map_err(|e| Failure::io("cannot write the initramfs", &e))?;
     process::raise_file_limit();
     let signals = process::catch_signals(&vigil::SIGNALS)?;
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let saved = terminal::Saved::of_input();
     let mut watchdog = Watchdog::start(directory.path(), saved.as_ref())?;
+    std::fs::write(&image, build_initramfs(&kernel.modules)?).map_err(|e| Failure::io("cannot write the initramfs", &e))?;
 
     let mut servers = Servers::default();
     for (number, share) in shares.iter().enumerate() {
