@@ -82,8 +82,8 @@ impl Scheduling {
     }
 }
 
-/// Runs the host's tables.
-pub(crate) fn run(choice: &Choice) -> Result<Report> {
+/// Runs the host's tables; `done` gets the report as it grows, pass by pass.
+pub(crate) fn run(choice: &Choice, done: impl Fn(&Report) -> Result<()>) -> Result<Report> {
     if !rustix::process::geteuid().is_root() {
         return fault("the host benchmarks need root (loop device, mounts, drop_caches): run them with sudo");
     }
@@ -101,6 +101,7 @@ pub(crate) fn run(choice: &Choice) -> Result<Report> {
         report.columns = targets.iter().map(|t| t.column.clone()).collect();
         report.passes.push(pass(choice, scheduling.words(), &targets, &archive));
         report.load.push(load());
+        done(&report)?;
     }
     Ok(report)
 }

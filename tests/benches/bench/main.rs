@@ -150,7 +150,9 @@ fn run(command: Command) -> Result<()> {
                 dir: dir.unwrap_or_else(std::env::temp_dir),
                 ..choice(&common, scheduling)?
             };
-            common.finish(&host::run(&chosen)?)
+            // What took minutes is kept, whatever happens to the next pass.
+            let save = |report: &Report| common.json.as_deref().map_or(Ok(()), |path| report.save(path));
+            common.finish(&host::run(&chosen, save)?)
         }
         Command::On { common, places, scheduling } => common.finish(&host::on(&places, &choice(&common, scheduling)?)?),
         Command::Guest { common, kinds, virtiofsd, kernel } => {

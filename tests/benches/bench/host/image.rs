@@ -23,7 +23,9 @@ impl Image {
     pub(crate) fn new(dir: &Path) -> Result<Image> {
         let room = tempfile::Builder::new().prefix("externfs-bench-").tempdir_in(dir).naming(dir.display())?;
         match mount(room.path()) {
-            Ok(point) => Ok(Image { room, mounted: Some(point), words: "journalled ext4 on a loop device".into() }),
+            Ok(point) => {
+                Ok(Image { room, mounted: Some(point), words: format!("journalled ext4 on a loop device, its image in {}", dir.display()) })
+            }
             Err(why) => {
                 let words = format!("NO LOOP DEVICE ({why}): directories below {}", dir.display());
                 eprintln!("{words}; figures compare only with runs on the same file system");
