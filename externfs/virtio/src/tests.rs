@@ -9,6 +9,7 @@ mod frontend;
 mod handshake;
 mod hostile;
 mod life;
+mod random;
 mod session;
 
 use crate::server::{Options, Poll, Server};

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 /// The next guest is served.
-fn assert_still_serves(host: &Host) {
+pub(super) fn assert_still_serves(host: &Host) {
     let (frontend, mut driver) = Frontend::uml(&host.path);
     assert_eq!(driver.ask(ECHO, b"still here").unwrap(), b"still here");
     drop(frontend);

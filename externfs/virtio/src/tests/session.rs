@@ -6,6 +6,9 @@ use super::frontend::Frontend;
 use crate::{Options, Poll, Server, Stop};
 use externfs::example::LinesFs;
 use externfs::{Bridge, BridgeOptions, Connect, Export, Result};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -92,6 +95,35 @@ struct RaiseWhenDropped(Stop);
 impl Drop for RaiseWhenDropped {
     fn drop(&mut self) {
         self.0.raise();
+    }
+}
+
+#[test]
+fn a_socket_that_listens_already() {
+    let bridge = || Bridge::new(LinesFs::new(b"first\nsecond\n"), BridgeOptions::default()).unwrap();
+    let serve = |socket: OwnedFd| Server::from_listener(socket, Options::new("lines"), bridge());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let server = serve(listener.into()).unwrap();
+    let stop = Stop::new().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| server.run(&stop));
+        let _ended = RaiseWhenDropped(stop.clone());
+        let (_frontend, mut driver) = Frontend::uml(&path);
+        init(&mut driver);
+        assert_eq!(read_second_line(&mut driver), b"second\n");
+    });
+    drop(server);
+    assert!(path.exists(), "who made the socket removes it");
+    let others: [OwnedFd; 4] = [
+        UnixStream::pair().unwrap().0.into(),
+        UnixDatagram::bind(directory.path().join("datagrams")).unwrap().into(),
+        TcpListener::bind("127.0.0.1:0").unwrap().into(),
+        std::fs::File::open("/dev/null").unwrap().into(),
+    ];
+    for other in others {
+        assert!(serve(other).unwrap_err().0.contains("no listening unix stream socket"));
     }
 }
 
