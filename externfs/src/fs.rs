@@ -47,7 +47,7 @@ pub struct Child<'a, N> {
 /// What happens behind the frontends' back is told through this.
 pub type ChangeSink = Arc<dyn Fn(Change<NodeKey>) + Send + Sync>;
 
-/// A file system tree that can be given to guests. See the [module](self).
+/// A file system tree that can be given to guests. The rules are at the head of `fs.rs`.
 #[allow(unused_variables)]
 pub trait ExternFs: Send + Sync + 'static {
     /// A place in the tree.
