@@ -59,7 +59,7 @@ impl ExternFs for LinesFs {
         if flags.write {
             return Err(Errno::EROFS.into());
         }
-        Ok(Opened { file: node.ok_or(Errno::EISDIR)?, cache: FileCache::Keep })
+        Ok(Opened { file: node.ok_or(Errno::EISDIR)?, cache: FileCache::Keep, size: self.attr_of(*node).size })
     }
     fn read(&self, file: &usize, offset: u64, size: usize, sink: &mut dyn DataSink) -> Result<usize> {
         read_slice(&self.0[*file], offset, size, sink)

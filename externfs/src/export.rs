@@ -41,6 +41,8 @@ pub struct Handle {
     pub cache: FileCache,
     /// Whether the kernel may keep a listing.
     pub keep_listing: bool,
+    /// Bytes that the file had when it was opened: a hint.
+    pub size: u64,
 }
 
 /// Where a listing goes. The bridge asks for room before it takes a reference

@@ -178,9 +178,9 @@ impl<F: ExternFs> Session<F> {
     }
 
     fn insert_file(&self, node: Node<F>, opened: Opened<F::File>, write: bool) -> Handle {
-        let cache = self.effective(opened.cache);
+        let (cache, size) = (self.effective(opened.cache), opened.size);
         let id = self.files.insert(OpenFile { node, file: opened.file, write });
-        Handle { id, cache, keep_listing: false }
+        Handle { id, cache, keep_listing: false, size }
     }
 
     fn admit_created(&self, created: Created<F::Node, F::File>, parent: &Node<F>, flags: CreateFlags) -> Result<(Entry, Handle)> {

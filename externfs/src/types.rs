@@ -331,6 +331,9 @@ pub struct Opened<F> {
     pub file: F,
     /// Whether cached pages may stay.
     pub cache: FileCache,
+    /// Bytes that it had when it was opened, after any truncation: a hint for
+    /// how it is best served.
+    pub size: u64,
 }
 
 /// A freshly created and opened file.

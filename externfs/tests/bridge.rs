@@ -190,7 +190,7 @@ impl ExternFs for Flat {
         Ok(())
     }
     fn open(&self, _: &Caller, node: &NodeKey, _: OpenFlags) -> Result<Opened<NodeKey>> {
-        Ok(Opened { file: *node, cache: FileCache::Keep })
+        Ok(Opened { file: *node, cache: FileCache::Keep, size: 0 })
     }
     fn read(&self, _: &NodeKey, offset: u64, size: usize, sink: &mut dyn DataSink) -> Result<usize> {
         read_slice(b"", offset, size, sink)

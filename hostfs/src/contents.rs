@@ -51,7 +51,8 @@ impl HostFs {
             Cache::Auto if node.was_told(stat.stamp()) && !flags.truncate => FileCache::Keep,
             Cache::Auto | Cache::None => FileCache::Drop,
         };
-        Ok(Opened { file: OpenFile::register(fd, node.clone(), flags.write, &self.locks), cache })
+        let size = if flags.truncate { 0 } else { stat.size() };
+        Ok(Opened { file: OpenFile::register(fd, node.clone(), flags.write, &self.locks), cache, size })
     }
 
     /// A regular file, known to be one, opened for I/O.

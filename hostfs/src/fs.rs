@@ -269,7 +269,7 @@ impl ExternFs for HostFs {
             entry: cache.ttl(),
             // A name that the host makes is to be seen at once: programs wait
             // for files to appear.
-            negative: if cache == Cache::Always { cache.ttl() } else { std::time::Duration::ZERO },
+            negative: cache.ttl(),
             listings: cache == Cache::Always,
             writeback: false,
             // Who says that nobody else changes anything means other guests too.

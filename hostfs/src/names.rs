@@ -102,7 +102,7 @@ impl HostFs {
         let stat = Stat::of_open(fd.as_fd())?;
         let (node, attr) = self.found(parent, name.to_owned(), &stat)?;
         let file = OpenFile::register(fd, node.clone(), flags.open.write, &self.locks);
-        Ok(Created { node, attr, opened: Opened { file, cache: self.cache_for_new(flags.open) } })
+        Ok(Created { node, attr, opened: Opened { file, cache: self.cache_for_new(flags.open), size: 0 } })
     }
 
     fn open_existing(&self, parent: &Node, (dir, name): (&DirFd, &CStr), flags: CreateFlags) -> Result<File> {
@@ -138,7 +138,7 @@ impl HostFs {
         let node = Arc::new(Inode::new(stat.key(), stat.kind()?, None, c"".into()));
         let attr = self.tell(&node, &stat)?;
         let file = OpenFile::register(fd, node.clone(), flags.open.write, &self.locks);
-        Ok(Created { node, attr, opened: Opened { file, cache: self.cache_for_new(flags.open) } })
+        Ok(Created { node, attr, opened: Opened { file, cache: self.cache_for_new(flags.open), size: 0 } })
     }
 
     /// See [`externfs::ExternFs::link`].

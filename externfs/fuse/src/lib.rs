@@ -25,6 +25,7 @@
 mod adapter;
 mod buffer;
 mod convert;
+mod crew;
 mod device;
 mod error;
 mod helper;

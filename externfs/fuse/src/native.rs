@@ -4,9 +4,10 @@
 //! times, supplementary groups, setuid dropped by us, locks that the host sees
 //! and a signal can interrupt.
 
+use crate::crew::Crew;
 use crate::device::{Backing, Device};
 use crate::options::ServeOptions;
-use crate::passthrough::{Backings, Claim, PassthroughChoice, is_permitted};
+use crate::passthrough::{Asked, Backings, Claim, PassthroughChoice, is_permitted};
 use crate::serve::ServeError;
 use crate::watch::Notify;
 use externfs::{Export, FileCache, HandleId, NodeId};
@@ -35,15 +36,16 @@ pub(crate) struct Native {
 struct Registrar {
     device: Arc<Device>,
     backings: Backings<Backing>,
+    choice: PassthroughChoice,
     /// The kernel remembers attributes at all.
     remembers: bool,
 }
 
 impl Passthrough for Registrar {
     fn opened(&self, export: &dyn Export, file: NewlyOpen) -> Serving {
-        let bypass = file.cache == FileCache::Bypass;
+        let asked = Asked { maps: file.maps, bypass: file.cache == FileCache::Bypass, pays: self.choice.pays(file.created, file.size) };
         let register = |descriptor: OwnedFd| Backing::open(&self.device, descriptor.as_fd());
-        match self.backings.claim((file.node, file.handle), file.writes, bypass, export.backing(file.handle), register) {
+        match self.backings.claim((file.node, file.handle), asked, || export.backing(file.handle), register) {
             Claim::Plain => Serving::Plain,
             Claim::Direct => Serving::Direct,
             Claim::Backed { backing, withdraw_attributes } => {
@@ -79,7 +81,7 @@ impl Native {
         let config = Config { flush_on_close: options.flush_on_close, ..Config::new(TransportKind::DevFuse) };
         let choice = options.passthrough;
         let session = if choice != PassthroughChoice::Off && is_permitted() {
-            let registrar = Registrar { device: device.clone(), backings: Backings::new(), remembers: !policy.attr.is_zero() };
+            let registrar = Registrar { device: device.clone(), backings: Backings::new(), choice, remembers: !policy.attr.is_zero() };
             registrar.backings.enable();
             Session::with_passthrough(export, config, Arc::new(registrar))
         } else {
@@ -112,9 +114,10 @@ impl Native {
         }
     }
 
-    /// Serves until the kernel ends the connection, with this many threads, the
-    /// calling one among them.
+    /// Serves until the kernel ends the connection, with up to this many
+    /// threads, the calling one among them.
     pub(crate) fn run(self, threads: usize, clone_fd: bool) -> io::Result<()> {
+        let crew = Crew::new();
         let mut workers = vec![self.worker(self.device.clone())];
         while workers.len() < threads.max(1) {
             let device = if clone_fd { Arc::new(self.device.try_clone()?) } else { self.device.clone() };
@@ -124,10 +127,13 @@ impl Native {
         thread::scope(|scope| {
             let mut others = Vec::new();
             for (number, mut worker) in workers.into_iter().enumerate() {
-                let named = thread::Builder::new().name(format!("fuse-{}", number + 1));
-                others.push(named.spawn_scoped(scope, move || worker.serve())?);
+                let (named, crew) = (thread::Builder::new().name(format!("fuse-{}", number + 1)), &crew);
+                others.push(named.spawn_scoped(scope, move || if crew.rest_until_called() { worker.serve(crew) } else { Ok(()) })?);
             }
-            let mut result = own.map_or(Ok(()), |mut worker| worker.serve());
+            if !others.is_empty() {
+                thread::Builder::new().name("fuse-foreman".into()).spawn_scoped(scope, || crew.oversee())?;
+            }
+            let mut result = own.map_or(Ok(()), |mut worker| worker.serve(&crew));
             for other in others {
                 // A worker catches panics; one that died all the same is an error.
                 result = result.and(other.join().unwrap_or_else(|_| Err(io::Error::other("a worker died"))));
@@ -161,17 +167,40 @@ struct Worker {
 }
 
 impl Worker {
-    fn serve(&mut self) -> io::Result<()> {
-        while self.serve_one()? {}
+    /// Serves until the kernel ends the connection, and then ends the crew.
+    fn serve(&mut self, crew: &Crew) -> io::Result<()> {
+        let result = self.serve_in(crew);
+        crew.end();
+        result
+    }
+
+    fn serve_in(&mut self, crew: &Crew) -> io::Result<()> {
+        loop {
+            crew.waiting();
+            let len = self.device.read(&mut self.request);
+            crew.working();
+            let len = len?;
+            if len == 0 {
+                return Ok(());
+            }
+            self.answer(len);
+            if crew.is_spare() && !crew.rest_until_called() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Before there is a crew: the handshake.
+    fn serve_one(&mut self) -> io::Result<()> {
+        let len = self.device.read(&mut self.request)?;
+        if len > 0 {
+            self.answer(len);
+        }
         Ok(())
     }
 
-    /// False when the kernel has ended the connection.
-    fn serve_one(&mut self) -> io::Result<bool> {
-        let len = self.device.read(&mut self.request)?;
-        if len == 0 {
-            return Ok(false);
-        }
+    /// Answers the request of `len` bytes that was just read.
+    fn answer(&mut self, len: usize) {
         let bytes = self.request.get(..len).unwrap_or_default();
         self.reply.reuse();
         let outcome = catch_unwind(AssertUnwindSafe(|| self.session.handle(&mut SliceSource::new(bytes), &mut self.reply)));
@@ -183,7 +212,6 @@ impl Worker {
             // The panic has been reported; whoever waits shall not wait for ever.
             Err(_) => self.fail(unique(bytes)),
         }
-        Ok(true)
     }
 
     /// EIO for a request that a plugin died of. If it had been answered, the

@@ -124,9 +124,10 @@ impl FromStr for Transport {
 /// How requests are served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ServeOptions {
-    /// Worker threads, at least one. More help only where requests wait (for a
-    /// disk, for a lock); each costs wake-ups.
-    pub threads: usize,
+    /// Worker threads at most, at least one; None leaves it to the transport.
+    /// Our own calls them in only while requests wait (for a disk) or one
+    /// cannot keep up; with fuser each costs wake-ups.
+    pub threads: Option<usize>,
     /// A /dev/fuse descriptor for each worker (`FUSE_DEV_IOC_CLONE`). Opens
     /// /dev/fuse as serving starts, so it goes with no sandbox that forbids it.
     pub clone_fd: bool,
@@ -142,7 +143,7 @@ pub struct ServeOptions {
 impl Default for ServeOptions {
     fn default() -> ServeOptions {
         ServeOptions {
-            threads: 2,
+            threads: None,
             clone_fd: false,
             passthrough: PassthroughChoice::Auto,
             transport: Transport::Native,
@@ -153,7 +154,7 @@ impl Default for ServeOptions {
 
 /// The serving options and a line of help for each.
 pub const SERVE_OPTIONS: &[(&str, &str)] = &[
-    ("threads=N", "worker threads (default 2)"),
+    ("threads=N", "worker threads at most, called in as needed (default 8; 2 with transport=fuser)"),
     ("clone_fd", "a /dev/fuse descriptor for each worker"),
     ("passthrough=auto|on|off", "let the kernel read and write host files directly (Linux 6.9, root; default auto)"),
     ("flush_on_close", "let close(2) tell of write errors that come late (SRC on NFS, quotas); costs a round trip"),
@@ -177,9 +178,9 @@ impl ServeOptions {
         match (key, value) {
             ("threads", value) => {
                 let count = value.and_then(|text| text.parse().ok()).filter(|count| (1..=THREADS_MAX).contains(count));
-                self.threads = count.ok_or_else(|| {
+                self.threads = Some(count.ok_or_else(|| {
                     MountError::BadOption(format!("threads={}: it is a number from 1 to {THREADS_MAX}", value.unwrap_or_default()))
-                })?;
+                })?);
             }
             ("clone_fd", None) => self.clone_fd = true,
             ("flush_on_close", None) => self.flush_on_close = true,
@@ -226,7 +227,7 @@ mod tests {
         assert!(options.accept("flush_on_close", None).unwrap());
         assert!(options.accept("transport", Some("fuser")).unwrap());
         let expected = ServeOptions {
-            threads: 4,
+            threads: Some(4),
             clone_fd: true,
             passthrough: PassthroughChoice::Off,
             transport: Transport::Fuser,

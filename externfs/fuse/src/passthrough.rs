@@ -9,7 +9,8 @@
 //!
 //! A mapped write goes to the host file's pages; the kernel learns nothing of
 //! it, so attributes that it remembers show old times (xfstests 080 and 215).
-//! Therefore, while a node is open for writing and backed:
+//! Therefore, while a node is open for reading and writing, which a shared
+//! writable mapping needs, and backed:
 //! * every answer gives its attributes a life of zero ([`Backings::attr_ttl`]);
 //! * those given before are withdrawn as it is opened
 //!   ([`Claim::withdraw_attributes`]).
@@ -17,6 +18,10 @@
 //! An answer may be computed while the last writer closes. [`Backings::mark`]
 //! is taken before attributes are read; when a writer has closed since, they
 //! live zero time too.
+//!
+//! Registering a file costs two ioctls, about what a READ of a small file
+//! costs. So with `auto` a small file that exists is served through the page
+//! cache; a new one may become large.
 
 use externfs::{HandleId, NodeId};
 use std::collections::HashMap;
@@ -51,6 +56,32 @@ impl FromStr for PassthroughChoice {
             _ => Err(format!("passthrough={word}: it is auto, on or off")),
         }
     }
+}
+
+/// From this size on, in bytes, a file that exists is worth registering: it
+/// takes several requests to read (1 MiB each at most, 128 KiB at first).
+const WORTH_BYTES: u64 = 128 << 10;
+
+impl PassthroughChoice {
+    /// Whether a file of `size` bytes is worth registering.
+    pub(crate) fn pays(self, created: bool, size: u64) -> bool {
+        match self {
+            PassthroughChoice::Auto => created || size >= WORTH_BYTES,
+            PassthroughChoice::On => true,
+            PassthroughChoice::Off => false,
+        }
+    }
+}
+
+/// What is to be known of an open to claim it.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    /// It may be written through a mapping.
+    pub(crate) maps: bool,
+    /// The plugin wants it uncached.
+    pub(crate) bypass: bool,
+    /// Registering it pays.
+    pub(crate) pays: bool,
 }
 
 /// Whether this process may register backing files: `BACKING_OPEN` demands
@@ -128,26 +159,25 @@ impl<B> Backings<B> {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Decides how `handle` of `node` is served. `file` is what its bytes are
-    /// on the host, `bypass` that the plugin wants it uncached; `register`
-    /// makes a backing id and may fail, which means cached.
+    /// Decides how `handle` of `node` is served. `file` tells what its bytes
+    /// are on the host; `register` makes a backing id and may fail, which
+    /// means cached.
     pub(crate) fn claim(
         &self,
-        open: (NodeId, HandleId),
-        writes: bool,
-        bypass: bool,
-        file: Option<OwnedFd>,
+        (node, handle): (NodeId, HandleId),
+        asked: Asked,
+        file: impl Fn() -> Option<OwnedFd>,
         register: impl FnOnce(OwnedFd) -> io::Result<B>,
     ) -> Claim<B> {
-        let (node, handle) = open;
         if !self.is_enabled() {
             return Claim::Plain;
         }
         let mut tables = self.tables();
         let backing = match tables.nodes.get(&node) {
-            Some(NodeState { backing: Some(_), .. }) if file.is_none() => return Claim::Direct,
+            Some(NodeState { backing: Some(_), .. }) if file().is_none() => return Claim::Direct,
             Some(state) => state.backing.clone(),
-            None => file.and_then(|file| match register(file) {
+            None if !asked.pays => None,
+            None => file().and_then(|file| match register(file) {
                 Ok(backing) => Some(Arc::new(backing)),
                 Err(error) => {
                     self.refused(&error);
@@ -155,12 +185,12 @@ impl<B> Backings<B> {
                 }
             }),
         };
-        if backing.is_none() && bypass {
+        if backing.is_none() && asked.bypass {
             return Claim::Plain;
         }
         let state = tables.nodes.entry(node).or_insert_with(|| NodeState { backing: backing.clone(), opens: 0, writers: 0 });
         state.opens += 1;
-        let writes = writes && backing.is_some();
+        let writes = asked.maps && backing.is_some();
         if writes {
             state.writers += 1;
             self.writers.fetch_add(1, Ordering::SeqCst);
@@ -238,6 +268,10 @@ mod tests {
         Some(tempfile::tempfile().unwrap().into())
     }
 
+    fn asked(maps: bool, bypass: bool) -> Asked {
+        Asked { maps, bypass, pays: true }
+    }
+
     fn backings() -> Backings<u32> {
         let backings = Backings::new();
         backings.enable();
@@ -254,34 +288,34 @@ mod tests {
     #[test]
     fn all_opens_of_a_node_share_the_first_ones_id() {
         let backings = backings();
-        let first = backings.claim((NODE, HandleId(1)), false, false, file(), |_| Ok(41));
-        let second = backings.claim((NODE, HandleId(2)), true, true, file(), |_| panic!("registered twice"));
+        let first = backings.claim((NODE, HandleId(1)), asked(false, false), file, |_| Ok(41));
+        let second = backings.claim((NODE, HandleId(2)), asked(true, true), file, |_| panic!("registered twice"));
         assert_eq!((id(&first), id(&second)), (Some(41), Some(41)));
         backings.release(HandleId(1));
-        let third = backings.claim((NODE, HandleId(3)), false, false, file(), |_| panic!("registered twice"));
+        let third = backings.claim((NODE, HandleId(3)), asked(false, false), file, |_| panic!("registered twice"));
         assert_eq!(id(&third), Some(41));
         backings.release(HandleId(2));
         backings.release(HandleId(3));
         assert!(backings.is_idle());
-        assert_eq!(id(&backings.claim((NODE, HandleId(4)), false, false, file(), |_| Ok(42))), Some(42));
+        assert_eq!(id(&backings.claim((NODE, HandleId(4)), asked(false, false), file, |_| Ok(42))), Some(42));
     }
 
     #[test]
     fn a_cached_node_stays_cached_while_it_is_open() {
         let backings = backings();
-        let first = backings.claim((NODE, HandleId(1)), false, false, None, |_| panic!("no file"));
-        let second = backings.claim((NODE, HandleId(2)), false, false, file(), |_| panic!("cached already"));
+        let first = backings.claim((NODE, HandleId(1)), asked(false, false), || None, |_| panic!("no file"));
+        let second = backings.claim((NODE, HandleId(2)), asked(false, false), file, |_| panic!("cached already"));
         assert!(matches!((first, second), (Claim::Plain, Claim::Plain)));
         backings.release(HandleId(1));
         backings.release(HandleId(2));
-        assert!(id(&backings.claim((NODE, HandleId(3)), false, false, file(), |_| Ok(1))).is_some());
+        assert!(id(&backings.claim((NODE, HandleId(3)), asked(false, false), file, |_| Ok(1))).is_some());
     }
 
     #[test]
     fn a_backed_node_is_never_opened_cached() {
         let backings = backings();
-        let _first = backings.claim((NODE, HandleId(1)), false, false, file(), |_| Ok(1));
-        assert!(matches!(backings.claim((NODE, HandleId(2)), false, false, None, |_| Ok(2)), Claim::Direct));
+        let _first = backings.claim((NODE, HandleId(1)), asked(false, false), file, |_| Ok(1));
+        assert!(matches!(backings.claim((NODE, HandleId(2)), asked(false, false), || None, |_| Ok(2)), Claim::Direct));
         backings.release(HandleId(2));
         backings.release(HandleId(1));
         assert!(backings.is_idle());
@@ -291,8 +325,8 @@ mod tests {
     fn a_refused_file_is_cached_and_an_uncached_one_is_not_counted() {
         let backings = backings();
         let refuse = |_| Err(io::Error::from_raw_os_error(libc::ELOOP));
-        assert!(matches!(backings.claim((NODE, HandleId(1)), true, false, file(), refuse), Claim::Plain));
-        assert!(matches!(backings.claim((NodeId(8), HandleId(2)), true, true, None, refuse), Claim::Plain));
+        assert!(matches!(backings.claim((NODE, HandleId(1)), asked(true, false), file, refuse), Claim::Plain));
+        assert!(matches!(backings.claim((NodeId(8), HandleId(2)), asked(true, true), || None, refuse), Claim::Plain));
         assert!(!backings.tables().nodes.contains_key(&NodeId(8)));
         backings.release(HandleId(2));
         backings.release(HandleId(1));
@@ -303,9 +337,9 @@ mod tests {
     fn attributes_of_a_written_node_do_not_live() {
         let backings = backings();
         let mark = backings.mark();
-        let _reader = backings.claim((NODE, HandleId(1)), false, false, file(), |_| Ok(1));
+        let _reader = backings.claim((NODE, HandleId(1)), asked(false, false), file, |_| Ok(1));
         assert_eq!(backings.attr_ttl(mark, NODE, LONG), LONG);
-        let writer = backings.claim((NODE, HandleId(2)), true, false, file(), |_| Ok(1));
+        let writer = backings.claim((NODE, HandleId(2)), asked(true, false), file, |_| Ok(1));
         assert!(matches!(writer, Claim::Backed { withdraw_attributes: true, .. }));
         assert_eq!(backings.attr_ttl(mark, NODE, LONG), Duration::ZERO);
         assert_eq!(backings.attr_ttl(mark, NodeId(8), LONG), LONG);
@@ -318,8 +352,21 @@ mod tests {
     #[test]
     fn without_passthrough_nothing_is_kept() {
         let backings: Backings<u32> = Backings::new();
-        assert!(matches!(backings.claim((NODE, HandleId(1)), true, false, file(), |_| Ok(1)), Claim::Plain));
+        assert!(matches!(backings.claim((NODE, HandleId(1)), asked(true, false), file, |_| Ok(1)), Claim::Plain));
         assert!(backings.is_idle());
+    }
+
+    #[test]
+    fn a_small_file_is_not_worth_registering_until_somebody_has_it_backed() {
+        assert!(!PassthroughChoice::Auto.pays(false, WORTH_BYTES - 1) && PassthroughChoice::On.pays(false, 0));
+        assert!(PassthroughChoice::Auto.pays(true, 0) && PassthroughChoice::Auto.pays(false, WORTH_BYTES));
+        let backings = backings();
+        let small = Asked { maps: false, bypass: false, pays: false };
+        let plain = backings.claim((NODE, HandleId(1)), small, || panic!("asked for its file"), |_| Ok(1));
+        assert!(matches!(plain, Claim::Plain));
+        backings.release(HandleId(1));
+        let _first = backings.claim((NODE, HandleId(2)), asked(false, false), file, |_| Ok(1));
+        assert_eq!(id(&backings.claim((NODE, HandleId(3)), small, file, |_| Ok(2))), Some(1));
     }
 
     #[test]

@@ -16,6 +16,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+/// Threads of our own transport: they rest until requests block.
+const NATIVE_THREADS: usize = 8;
+/// Threads of fuser, which all wait for requests.
+const FUSER_THREADS: usize = 2;
+
 /// How long open files may keep a stopped session alive.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -190,7 +195,7 @@ impl Begun {
         let adapter = Adapter::new(Arc::clone(export), options);
         let notifier = adapter.notifier();
         let mut config = Config::default();
-        config.n_threads = Some(options.threads.max(1));
+        config.n_threads = Some(options.threads.unwrap_or(FUSER_THREADS).max(1));
         config.clone_fd = options.clone_fd;
         // Who may come in is the kernel's business: it knows allow_other.
         let session = Session::from_fd(adapter, device, SessionACL::All, config).map_err(|error| match is_refusal(&error) {
@@ -211,7 +216,7 @@ impl Begun {
 
     fn run(self, options: &ServeOptions) -> io::Result<()> {
         match self {
-            Begun::Native(native) => native.run(options.threads, options.clone_fd),
+            Begun::Native(native) => native.run(options.threads.unwrap_or(NATIVE_THREADS), options.clone_fd),
             Begun::Fuser(session) => session.run(),
         }
     }

@@ -12,9 +12,9 @@ use support::{Mounted, can_mount, map_and_write};
 
 /// Reads what the host wrote after the file was opened, with everything cached
 /// for a day: only a backed file shows it.
-fn sees_the_host(serve: &str) -> bool {
+fn sees_the_host(serve: &str, len: usize) -> bool {
     let m = Mounted::hostfs("cache=always", serve);
-    fs::write(m.path("f"), "old").unwrap();
+    fs::write(m.path("f"), [b"old".to_vec(), vec![0; len - 3]].concat()).unwrap();
     let file = File::open(m.path("f")).unwrap();
     let mut text = [0; 3];
     file.read_exact_at(&mut text, 0).unwrap();
@@ -29,10 +29,11 @@ fn passthrough_is_on_when_asked_for_and_off_when_not() {
         return;
     }
     for transport in ["native", "fuser"] {
-        assert!(!sees_the_host(&format!("transport={transport},passthrough=off")));
+        assert!(!sees_the_host(&format!("transport={transport},passthrough=off"), 1 << 20));
         if kernel_has_passthrough() {
-            assert!(sees_the_host(&format!("transport={transport},passthrough=on")));
-            assert!(sees_the_host(&format!("transport={transport},passthrough=auto")));
+            assert!(sees_the_host(&format!("transport={transport},passthrough=on"), 3));
+            assert!(sees_the_host(&format!("transport={transport},passthrough=auto"), 1 << 20));
+            assert!(!sees_the_host(&format!("transport={transport},passthrough=auto"), 3), "a small file is not worth it");
         }
     }
 }

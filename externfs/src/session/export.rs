@@ -378,7 +378,7 @@ impl<F: ExternFs> Export for Session<F> {
         self.dirs.check_room()?;
         let dir = self.fs().open_dir(&node.node)?;
         let id = self.dirs.insert(OpenDir { node, dir });
-        Ok(Handle { id, cache: FileCache::Drop, keep_listing: self.cache_policy().listings })
+        Ok(Handle { id, cache: FileCache::Drop, keep_listing: self.cache_policy().listings, size: 0 })
     }
 
     fn read_dir(&self, handle: HandleId, cookie: u64, listing: &mut dyn Listing) -> Result<()> {

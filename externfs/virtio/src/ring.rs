@@ -59,7 +59,7 @@ pub(crate) struct Ring {
     state: Mutex<State>,
     /// Tells the guest. Apart from the state: QEMU replaces it at any time.
     call: Mutex<Option<Arc<Call>>>,
-    /// The guest was told something since the queue's thread last slept.
+    /// The guest was told something and has not shown since that it heard.
     called: AtomicBool,
 }
 
@@ -126,6 +126,7 @@ impl Ring {
             return Ok(None);
         };
         drop(state);
+        self.called.store(false, Ordering::Relaxed);
         let head = descriptors.head_index();
         let mut readable = Spans::new(Arc::clone(&memory));
         let mut writable = Spans::new(Arc::clone(&memory));
@@ -180,10 +181,10 @@ impl Ring {
         }
     }
 
-    /// Whether the guest was told something since the last time it was asked,
-    /// in a way that it may oversleep.
+    /// Whether the guest was told something in a way that it may oversleep, and
+    /// has made no request since.
     pub(crate) fn may_be_overslept(&self) -> bool {
-        self.called.swap(false, Ordering::Relaxed) && self.locked_call().as_ref().is_some_and(|call| call.is_socket)
+        self.called.load(Ordering::Relaxed) && self.locked_call().as_ref().is_some_and(|call| call.is_socket)
     }
 
     /// Tells the guest once more, whether it wants to know or not.
@@ -191,6 +192,7 @@ impl Ring {
         if let Some(call) = self.locked_call().as_ref() {
             self.counters.repeated_calls.add(1);
             call.send();
+            self.called.store(false, Ordering::Relaxed);
         }
     }
 

@@ -29,8 +29,13 @@ pub struct NewlyOpen {
     pub node: NodeId,
     /// The open file; [`Export::backing`] knows what is behind it.
     pub handle: HandleId,
-    /// It was opened for writing.
-    pub writes: bool,
+    /// It was opened for reading and writing, so that a process may write
+    /// to it through a mapping.
+    pub maps: bool,
+    /// It was made by this very request.
+    pub created: bool,
+    /// Bytes that it has.
+    pub size: u64,
     /// What the plugin said of it.
     pub cache: FileCache,
 }

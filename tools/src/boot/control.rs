@@ -221,7 +221,7 @@ impl ExternFs for ControlFs {
         if flags.write && !writable {
             return Err(Errno::EACCES.into());
         }
-        Ok(Opened { file: *node, cache: FileCache::Bypass })
+        Ok(Opened { file: *node, cache: FileCache::Bypass, size: 0 })
     }
 
     fn read(&self, file: &Place, offset: u64, size: usize, sink: &mut dyn DataSink) -> Result<usize> {

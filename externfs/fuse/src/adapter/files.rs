@@ -4,8 +4,8 @@ use super::{Adapter, refuse};
 use crate::buffer::{WriteSlice, with_read_buffer};
 use crate::convert;
 use crate::listing::Names;
-use crate::passthrough::Claim;
-use externfs::{Caller, CreateFlags, FileCache, Handle, HandleId, Mode, Name, NewNode, NodeId, WriteFlags};
+use crate::passthrough::{Asked, Claim};
+use externfs::{Caller, CreateFlags, FileCache, Handle, HandleId, Mode, Name, NewNode, NodeId, OpenFlags, WriteFlags};
 use fuser::{BackingId, FileHandle, FopenFlags, Generation, INodeNo, ReplyCreate, ReplyData, ReplyEntry, ReplyOpen, ReplyWrite};
 use std::ffi::OsStr;
 use std::io;
@@ -25,18 +25,19 @@ impl Adapter {
     /// How the kernel is to serve a freshly opened file, and its flags.
     fn serve_as(
         &self,
-        id: NodeId,
+        (id, created): (NodeId, bool),
         opened: &Handle,
-        writes: bool,
+        how: OpenFlags,
         register: impl FnOnce(OwnedFd) -> io::Result<BackingId>,
     ) -> (Claim<BackingId>, FopenFlags) {
         // A file that was not written has nothing to say at close(2).
-        let flags = convert::file_flags(opened, !(writes && self.flush_on_close));
+        let flags = convert::file_flags(opened, !(how.write && self.flush_on_close));
         if !self.backings.is_enabled() {
             return (Claim::Plain, flags);
         }
-        let file = self.export.backing(opened.id);
-        let claim = self.backings.claim((id, opened.id), writes, opened.cache == FileCache::Bypass, file, register);
+        let asked =
+            Asked { maps: how.read && how.write, bypass: opened.cache == FileCache::Bypass, pays: self.choice.pays(created, opened.size) };
+        let claim = self.backings.claim((id, opened.id), asked, || self.export.backing(opened.id), register);
         let flags = match &claim {
             Claim::Plain => flags,
             Claim::Direct => flags | FopenFlags::FOPEN_DIRECT_IO,
@@ -67,7 +68,7 @@ impl Adapter {
             Err(error) => return reply.error(refuse("open", &error)),
         };
         let fh = FileHandle(opened.id.0);
-        match self.serve_as(id, &opened, flags.write, |file| reply.open_backing(file)) {
+        match self.serve_as((id, false), &opened, flags, |file| reply.open_backing(file)) {
             (Claim::Backed { backing, withdraw_attributes }, flags) => {
                 if withdraw_attributes && !self.policy.attr.is_zero() {
                     self.withdraw_attributes(id);
@@ -84,7 +85,7 @@ impl Adapter {
             Ok(created) => created,
             Err(error) => return reply.error(refuse("create", &error)),
         };
-        let (claim, open_flags) = self.serve_as(entry.id, &opened, flags.open.write, |file| reply.open_backing(file));
+        let (claim, open_flags) = self.serve_as((entry.id, true), &opened, flags.open, |file| reply.open_backing(file));
         let (attr, generation, fh) = (convert::entry_attr(&entry), Generation(entry.generation), FileHandle(opened.id.0));
         // One life for name and attributes is all that fuser carries.
         let ttl = entry.attr_ttl.min(entry.entry_ttl);

@@ -165,7 +165,9 @@ fn an_interrupt_that_nobody_takes() {
     for round in 0..5000_u16 {
         driver.set_used_event(round);
         driver.request(0, ECHO, b"x");
-        eventually("an answer", || driver.poll_used().is_some());
+        while driver.poll_used().is_none() {
+            thread::yield_now();
+        }
     }
     // The other end is closed.
     drop(std::mem::replace(&mut driver.call, event()));

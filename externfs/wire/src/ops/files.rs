@@ -17,7 +17,7 @@ const READ_MAX: usize = 16 << 20;
 
 /// How the kernel is told to serve a file that was opened with these flags: its
 /// `open_flags`, and the number of its backing file.
-fn serve_as(call: &Call<'_>, node: NodeId, handle: &Handle, open: OpenFlags) -> (OpenReply, u32) {
+fn serve_as(call: &Call<'_>, (node, created): (NodeId, bool), handle: &Handle, open: OpenFlags) -> (OpenReply, u32) {
     let mut flags = reply::file_flags(handle.cache);
     // With a page cache of its own a kernel must tell us when it is to be
     // written; with locks of ours, whose they are. Else FLUSH has no meaning:
@@ -28,7 +28,8 @@ fn serve_as(call: &Call<'_>, node: NodeId, handle: &Handle, open: OpenFlags) -> 
         flags |= OpenReply::PARALLEL_DIRECT_WRITES;
     }
     let serving = call.passthrough.map_or(Serving::Plain, |(passthrough, _)| {
-        let file = NewlyOpen { node, handle: handle.id, writes: open.write, cache: handle.cache };
+        let maps = open.read && open.write;
+        let file = NewlyOpen { node, handle: handle.id, maps, created, size: handle.size, cache: handle.cache };
         passthrough.opened(call.export, file)
     });
     let (flags, backing) = match serving {
@@ -42,7 +43,7 @@ fn serve_as(call: &Call<'_>, node: NodeId, handle: &Handle, open: OpenFlags) -> 
 
 pub(crate) fn open(call: &Call<'_>, flags: OpenFlags) -> Result<Answer> {
     let handle = call.export.open(&call.caller, call.node, flags)?;
-    let (flags, backing) = serve_as(call, call.node, &handle, flags);
+    let (flags, backing) = serve_as(call, (call.node, false), &handle, flags);
     let payload = reply::put_open(Payload::new(), &handle, flags, backing);
     Ok(Answer::from(payload).holding(Held::File(handle.id)))
 }
@@ -50,7 +51,7 @@ pub(crate) fn open(call: &Call<'_>, flags: OpenFlags) -> Result<Answer> {
 fn created(call: &Call<'_>, (entry, handle): (Entry, Handle), flags: OpenFlags) -> Result<Answer> {
     let held = Held::NewFile(entry.id, handle.id);
     // First: attributes of a file that is backed from now on do not live.
-    let (flags, backing) = serve_as(call, entry.id, &handle, flags);
+    let (flags, backing) = serve_as(call, (entry.id, true), &handle, flags);
     match reply::entry(&call.told(&entry)) {
         Ok(payload) => Ok(Answer::from(reply::put_open(payload, &handle, flags, backing)).holding(held)),
         Err(errno) => {

@@ -97,7 +97,7 @@ impl Fake {
     fn give_handle(&self) -> Handle {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.handles.lock().unwrap().insert(id);
-        Handle { id: HandleId(id), cache: self.cache, keep_listing: self.keep_listing }
+        Handle { id: HandleId(id), cache: self.cache, keep_listing: self.keep_listing, size: 77 }
     }
 
     /// Lookup counts and handles that somebody holds.

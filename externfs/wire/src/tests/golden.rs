@@ -36,7 +36,7 @@ fn fuse_entry_out() {
 
 #[test]
 fn fuse_open_out() {
-    let handle = |cache, keep_listing| Handle { id: HandleId(6), cache, keep_listing };
+    let handle = |cache, keep_listing| Handle { id: HandleId(6), cache, keep_listing, size: 0 };
     for (cache, flags) in [(FileCache::Bypass, 0x41), (FileCache::Drop, 0), (FileCache::Keep, 2)] {
         let bytes = reply::put_open(Payload::new(), &handle(cache, false), reply::file_flags(cache), 0);
         assert_eq!(bytes.as_bytes(), Bytes::new().u64(6).u32(flags).u32(0).0);

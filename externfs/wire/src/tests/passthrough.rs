@@ -53,7 +53,10 @@ fn an_open_file_is_served_as_it_was_decided() {
         let answer = kernel.call(Opcode::Open, NODE, &open_args(libc::O_RDWR));
         assert_eq!((answer.u32(8), answer.u32(12)), (flags, id));
         let handle = HandleId(answer.u64(0));
-        assert_eq!(*backings.opened.lock().unwrap(), [NewlyOpen { node: NodeId(NODE), handle, writes: true, cache: FileCache::Keep }]);
+        assert_eq!(
+            *backings.opened.lock().unwrap(),
+            [NewlyOpen { node: NodeId(NODE), handle, maps: true, created: false, size: 77, cache: FileCache::Keep }]
+        );
         assert!(backings.released.lock().unwrap().is_empty());
         kernel.call(Opcode::Release, NODE, &Bytes::new().u64(handle.0).u64(0).u64(0));
         assert_eq!(*backings.released.lock().unwrap(), [handle]);
