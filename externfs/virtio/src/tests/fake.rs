@@ -58,11 +58,14 @@ impl Drop for FakeHandler {
     }
 }
 
-fn finish(reply: &mut dyn Reply, unique: [u8; 8], payload: &[u8]) {
+fn finish(reply: &mut dyn Reply, unique: [u8; 8], payload: &[u8]) -> Outcome {
     let mut header = [0; REPLY_HEADER_LEN];
     header[..4].copy_from_slice(&((REPLY_HEADER_LEN + payload.len()) as u32).to_ne_bytes());
     header[8..].copy_from_slice(&unique);
-    reply.put(payload).and_then(|()| reply.finish(header)).unwrap();
+    match reply.put(payload).and_then(|()| reply.finish(header)) {
+        Ok(()) => Outcome::Replied,
+        Err(error) => Outcome::Broken(format!("no room: {error}")),
+    }
 }
 
 impl Handler for FakeHandler {
@@ -79,30 +82,25 @@ impl Handler for FakeHandler {
             ECHO => finish(reply, unique, payload),
             RELEASE => {
                 fake.release(true);
-                finish(reply, unique, b"released");
+                finish(reply, unique, b"released")
             }
             SLEEP => {
                 std::thread::sleep(Duration::from_millis(300));
-                finish(reply, unique, b"slept");
+                finish(reply, unique, b"slept")
             }
-            SILENT => return Outcome::Silent,
-            BROKEN => return Outcome::Broken("asked to".into()),
+            SILENT => Outcome::Silent,
+            BROKEN => Outcome::Broken("asked to".into()),
             PANIC => panic!("asked to"),
-            WAIT => {
-                return Outcome::Later(Box::new(move |reply| {
-                    fake.wait();
-                    finish(reply, unique, b"waited");
-                }));
-            }
-            STUCK => {
-                return Outcome::Later(Box::new(move |reply| {
-                    std::thread::sleep(Duration::from_millis(1500));
-                    finish(reply, unique, b"late");
-                }));
-            }
-            _ => return Outcome::Broken(format!("opcode {opcode}")),
+            WAIT => Outcome::Later(Box::new(move |reply| {
+                fake.wait();
+                let _ = finish(reply, unique, b"waited");
+            })),
+            STUCK => Outcome::Later(Box::new(move |reply| {
+                std::thread::sleep(Duration::from_millis(1500));
+                let _ = finish(reply, unique, b"late");
+            })),
+            _ => Outcome::Broken(format!("opcode {opcode}")),
         }
-        Outcome::Replied
     }
 
     fn interrupt(&self) {
