@@ -60,7 +60,12 @@ impl FuseMount {
         };
         let entry = mountinfo::topmost(&point).map_err(MountError::NoProc)?.ok_or_else(|| MountError::NotMounted(point.clone()))?;
         let tuning = Tuning::open(&entry.device);
-        Ok(FuseMount { device, unmounter: Unmounter { point, device: entry.device }, tuning, armed: true })
+        Ok(FuseMount {
+            device,
+            unmounter: Unmounter { unique: mountinfo::unique_id(&point), point, device: entry.device },
+            tuning,
+            armed: true,
+        })
     }
 
     /// Unmounts this very mount, from any thread or process.
@@ -102,6 +107,9 @@ pub struct Unmounter {
     point: PathBuf,
     /// `major:minor`, so that a later mount in the same place is left alone.
     device: String,
+    /// The kernel gives a device number again at once; this one never
+    /// (Linux 6.8).
+    unique: Option<u64>,
 }
 
 impl Unmounter {
@@ -114,7 +122,19 @@ impl Unmounter {
     /// Whether it still is.
     #[must_use]
     pub fn is_mounted(&self) -> bool {
-        mountinfo::read().is_ok_and(|all| all.iter().any(|entry| entry.point == self.point && entry.device == self.device))
+        let here = |entry: &MountEntry| entry.point == self.point && entry.device == self.device;
+        mountinfo::read().is_ok_and(|all| match all.iter().rfind(|entry| entry.point == self.point) {
+            Some(top) if here(top) => self.is_same(),
+            _ => all.iter().any(here),
+        })
+    }
+
+    /// Whether what is on top at our place with our device number is ours.
+    fn is_same(&self) -> bool {
+        match (self.unique, mountinfo::unique_id(&self.point)) {
+            (Some(ours), Some(there)) => ours == there,
+            _ => true,
+        }
     }
 
     /// Unmounts it. With `lazy` it is taken out of sight at once and goes when

@@ -284,5 +284,13 @@ fn an_unmounter_touches_no_other_mount() {
     assert!(!stranger.is_mounted());
     stranger.unmount(true).unwrap();
     assert!(mounted.is_mounted());
+
+    // The next mount in the same place often gets the same device number.
+    let place = tempfile::tempdir().unwrap();
+    let mount = || FuseMount::mount("other".as_ref(), place.path(), &MountOptions::default()).unwrap();
+    let before = mount().unmounter();
+    let successor = mount();
+    before.unmount(true).unwrap();
+    assert!(!before.is_mounted() && successor.unmounter().is_mounted());
     assert_eq!(mounted.end(), ExitReason::Stopped);
 }
