@@ -35,10 +35,7 @@ pub fn run(arguments: &[OsString]) -> Result<u8> {
         return helper::run(after_name).map(|()| 0);
     }
     let asked = cli::parse(arguments);
-    match asked.command {
-        Command::Boot(_) => logging::start_with_guests(asked.verbose),
-        _ => logging::start(asked.verbose),
-    }
+    logging::start(asked.verbose);
     let done = match asked.command {
         Command::Mount(asked) => mount::run(&mount::Request {
             options: options::parse(&asked.options)?,

@@ -29,26 +29,16 @@ enum Output {
 
 static OUTPUT: RwLock<Output> = RwLock::new(Output::Stderr);
 
+/// The crate fuser reports each answer that came too late, which is what
+/// interrupting a request looks like.
+const FUSER: &str = "fuser=off";
+
 /// Starts logging to standard error. `verbose` counts `-v`: warnings and
 /// errors without, then notices, then decisions, then each request. `RUST_LOG`
 /// has the last word. A second call changes nothing.
 pub fn start(verbose: u8) {
     let level = ["warn", "info", "debug", "trace"].get(usize::from(verbose)).unwrap_or(&"trace");
-    start_at(&format!("{level},{FUSER}"));
-}
-
-/// The crate fuser reports each answer that came too late, which is what
-/// interrupting a request looks like.
-const FUSER: &str = "fuser=off";
-
-/// As [`start`], for a program whose guests come and go by design: that one is
-/// gone is no news.
-pub fn start_with_guests(verbose: u8) {
-    if verbose == 0 { start_at(&format!("warn,externfs_virtio=error,{FUSER}")) } else { start(verbose) }
-}
-
-fn start_at(level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},{FUSER}")));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
     // Fails only when logging was started before.
     let _ = builder.event_format(OneLine).with_writer(Sink).try_init();

@@ -22,6 +22,8 @@ const CALLER_WAITS: Duration = Duration::from_secs(3);
 pub(crate) enum End {
     /// The guest closed it.
     Closed,
+    /// The process that had connected is no more.
+    Died(i32),
     /// We are to stop.
     Stopped,
     /// Anything else: the reason for the log.
@@ -130,7 +132,7 @@ impl<'a> Connection<'a> {
                 return end;
             }
             if let Some(peer) = self.peer.as_ref().filter(|_| ready.contains(&Event::PeerDied)) {
-                return End::Because(format!("its process {} ended", peer.process));
+                return End::Died(peer.process);
             }
             if caller.has_waited_enough(ready.contains(&Event::Caller)) {
                 self.turn_away(listener);

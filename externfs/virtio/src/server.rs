@@ -174,6 +174,7 @@ impl Server {
         let end = catch_unwind(AssertUnwindSafe(|| connection::serve(&socket, &self.listener, &self.shared, stop)));
         match end {
             Ok(End::Closed | End::Stopped) => tracing::info!("{self}: the guest is gone"),
+            Ok(End::Died(process)) => tracing::info!("{self}: the guest's process {process} ended"),
             Ok(End::Because(reason)) => tracing::warn!("{self}: the guest's connection ended: {reason}"),
             Err(_) => tracing::error!("{self}: a panic ended the guest's connection; this is a defect, please report it"),
         }
