@@ -108,11 +108,27 @@ fn run(ask: &Ask) -> i32 {
             _ => break,
         }
     }
+    describe_processes();
     if let Some(group) = Pid::from_raw(child.id() as i32) {
         let _ = kill_process_group(group, Signal::KILL);
     }
     // Not waited for: what hangs in the kernel does not end, and the host wants to know.
     TOO_LONG
+}
+
+/// Appends what every program is doing: one that hangs in a system call shows where.
+fn describe_processes() {
+    let Ok(mut log) = File::options().append(true).open(OUTPUT) else { return };
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let read = |name: &str| fs::read_to_string(process.join(name)).unwrap_or_default();
+        let command = read("cmdline").replace('\0', " ");
+        if command.is_empty() {
+            continue;
+        }
+        let state = read("status").lines().find(|line| line.starts_with("State:")).unwrap_or_default().to_owned();
+        let stack = read("stack").replace('\n', "; ");
+        let _ = writeln!(log, "{}: {command}: {state}: {stack}", process.display());
+    }
 }
 
 fn code(status: ExitStatus) -> i32 {
