@@ -12,6 +12,7 @@ use crate::table::{Handles, Lookups, NodeEntry};
 use crate::types::*;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 
@@ -37,6 +38,14 @@ pub(crate) struct Session<F: ExternFs> {
     watcher: OnceLock<Arc<dyn Watcher>>,
     limits: Limits,
     features: Features,
+}
+
+/// How long a kernel may remember `attr`. Not at all where a write can take
+/// setuid or setgid away: the server drops them (`HANDLE_KILLPRIV_V2`), no
+/// answer to a WRITE tells, and the kernel must not go on running the changed
+/// file with another's rights.
+fn attr_ttl(policy: &CachePolicy, attr: &Attr) -> Duration {
+    if attr.kind == FileKind::Regular && attr.mode.bits() & 0o6000 != 0 { Duration::ZERO } else { policy.attr }
 }
 
 impl<F: ExternFs> Session<F> {
@@ -136,7 +145,7 @@ impl<F: ExternFs> Session<F> {
             id: node.id,
             generation: self.key(node).generation,
             attr,
-            attr_ttl: policy.attr,
+            attr_ttl: attr_ttl(&policy, &attr),
             entry_ttl: policy.entry,
             submount: self.features.submounts
                 && attr.kind == FileKind::Directory

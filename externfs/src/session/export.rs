@@ -1,6 +1,6 @@
 //! The operations of a [`Session`], as frontends call them.
 
-use super::{OpenDir, Session};
+use super::{OpenDir, Session, attr_ttl};
 use crate::data::{DataSink, DataSource};
 use crate::error::{Errno, Result};
 use crate::export::{Entry, Export, Handle, Listing, Statistics, Watcher};
@@ -92,7 +92,7 @@ impl<F: ExternFs> Export for Session<F> {
         let open = self.file_of(&node, handle)?;
         let attr = self.fs().attr(&node.node, open.as_ref().map(|open| &open.file))?;
         self.bridge.table.told(&node);
-        Ok((attr, self.cache_policy().attr))
+        Ok((attr, attr_ttl(&self.cache_policy(), &attr)))
     }
 
     fn set_attr(&self, caller: &Caller, id: NodeId, handle: Option<HandleId>, change: &SetAttr) -> Result<(Attr, Duration)> {
@@ -103,7 +103,7 @@ impl<F: ExternFs> Export for Session<F> {
         let file = open.as_ref().filter(|open| open.write).map(|open| &open.file);
         let attr = self.fs().set_attr(caller, &node.node, file, change)?;
         self.tell_node(id, change.size.is_some());
-        Ok((attr, self.cache_policy().attr))
+        Ok((attr, attr_ttl(&self.cache_policy(), &attr)))
     }
 
     fn read_link(&self, id: NodeId) -> Result<Vec<u8>> {
