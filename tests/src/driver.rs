@@ -80,13 +80,11 @@ pub struct NodeView {
 /// A whole tree, by path relative to its root.
 pub type TreeView = BTreeMap<PathBuf, NodeView>;
 
-/// Where a server cannot know who writes, setuid and setgid bits go for root
-/// too, which a local file system would let keep them.
+/// Where a tree differs from a local file system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Rules {
-    /// write(2): the kernel writes to the host's file itself (passthrough).
-    pub write_drops_setid: bool,
-    /// fallocate(2) and copy_file_range(2): the protocol names no caller.
+    /// fallocate(2) and copy_file_range(2) take setuid and setgid bits away
+    /// from root's files too: the protocol does not say who asks.
     pub range_drops_setid: bool,
 }
 

@@ -341,9 +341,17 @@ impl ExportDriver {
                 let both = OpenFlags { read: true, ..writing };
                 self.open(path, both, |t, handle| t.export.fallocate(handle, *offset, *len, flags)).map(|()| Value::Done)
             }
-            Op::Copy { from, from_offset, to, to_offset, len } => self.open(from, reading, |t, source| {
-                t.open(to, writing, |t, target| t.copy((source, *from_offset), (target, *to_offset), *len)).map_err(Error::from)
-            }),
+            Op::Copy { from, from_offset, to, to_offset, len } => {
+                let (source, target) = (self.regular(from)?, self.regular(to)?);
+                // The kernel refuses to copy a range onto itself, and does not ask.
+                let count = source.attr.size.saturating_sub(*from_offset).min(*len);
+                if source.id == target.id && to_offset + count > *from_offset && *to_offset < from_offset + count {
+                    return Err(Errno::EINVAL);
+                }
+                self.open(from, reading, |t, source| {
+                    t.open(to, writing, |t, target| t.copy((source, *from_offset), (target, *to_offset), *len)).map_err(Error::from)
+                })
+            }
             Op::Open { slot, path, truncate } => self.open_slot(*slot, path, *truncate),
             Op::SlotWrite { slot, offset, len, byte } => {
                 let (_, handle) = self.slot(*slot)?;
@@ -362,6 +370,11 @@ impl ExportDriver {
             Op::Close { slot } => self.slots.remove(slot).map(|held| self.drop_slot(held)).ok_or(Errno::EBADF),
             other => self.look(other),
         }
+    }
+
+    fn regular(&self, path: &TreePath) -> std::result::Result<Entry, Errno> {
+        let entry = self.with(path, |_, entry| Ok(*entry))?;
+        open_refusal(entry.attr.kind).map_or(Ok(entry), Err)
     }
 
     fn open_slot(&mut self, slot: u8, path: &TreePath, truncate: bool) -> Answer {
@@ -529,7 +542,7 @@ fn set_time(change: TimeChange) -> Option<SetTime> {
 
 impl Driver for ExportDriver {
     fn rules(&self) -> Rules {
-        Rules { range_drops_setid: true, ..Rules::default() }
+        Rules { range_drops_setid: true }
     }
 
     fn apply(&mut self, op: &Op) -> Answer {

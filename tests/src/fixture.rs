@@ -290,6 +290,9 @@ impl Mount {
         let mut server = Process::start(&mut command);
         let path = point.path().to_path_buf();
         server.wait_until("does not mount", || is_mounted(&path));
+        // The first answer: from here on the server serves.
+        let first = std::fs::metadata(&path);
+        assert!(first.is_ok(), "{first:?}; the server said: {}", server.log());
         Mount { server, point }
     }
 

@@ -406,13 +406,6 @@ impl Model {
     }
 
     fn write(&mut self, id: Id, offset: u64, data: &[u8]) -> Value {
-        if self.rules.write_drops_setid {
-            self.nodes[id].drop_setid();
-        }
-        self.splice(id, offset, data)
-    }
-
-    fn splice(&mut self, id: Id, offset: u64, data: &[u8]) -> Value {
         let (start, end) = (offset as usize, offset as usize + data.len());
         let content = &mut self.nodes[id].content;
         if content.len() < end {
@@ -445,11 +438,19 @@ impl Model {
             let end = end.min(content.len());
             content[(offset as usize).min(end)..end].fill(0);
         }
+        self.range_begins(id);
+        self.may_touch(id, &[MTIME, CTIME]);
+        Value::Done
+    }
+
+    fn range_begins(&mut self, id: Id) {
+        let before = self.nodes[id].mode;
         if self.rules.range_drops_setid {
             self.nodes[id].drop_setid();
         }
-        self.may_touch(id, &[MTIME, CTIME]);
-        Value::Done
+        if self.nodes[id].mode != before {
+            self.may_touch(id, &[CTIME]);
+        }
     }
 
     fn copy(&mut self, from: (&TreePath, u64), to: (&TreePath, u64), len: u64) -> Answer {
@@ -461,11 +462,9 @@ impl Model {
             return Err(Errno::EINVAL);
         }
         self.may_touch(source, &[ATIME]);
-        if self.rules.range_drops_setid {
-            self.nodes[target].drop_setid();
-        }
+        self.range_begins(target);
         if count > 0 {
-            self.splice(target, to.1, &data);
+            self.write(target, to.1, &data);
         }
         Ok(Value::Count(count))
     }

@@ -21,8 +21,8 @@ fn main() -> std::process::ExitCode {
     ])
 }
 
-/// Kills the server and whatever watches over it, at one stroke.
-fn kill_all(process: &Process) {
+/// A process and all below it, from the top down.
+fn family(process: &Process) -> Vec<Pid> {
     let mut pids = vec![process.id()];
     let mut index = 0;
     while let Some(&pid) = pids.get(index) {
@@ -30,23 +30,29 @@ fn kill_all(process: &Process) {
         pids.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
         index += 1;
     }
-    for pid in pids.into_iter().filter_map(|pid| Pid::from_raw(pid as i32)) {
+    pids.into_iter().filter_map(|pid| Pid::from_raw(pid as i32)).collect()
+}
+
+/// Kills them and waits until they are dead: until then the mount is alive.
+fn kill(pids: &[Pid]) {
+    for &pid in pids {
         let _ = rustix::process::kill_process(pid, Signal::KILL);
     }
+    let is_dead = |pid: &Pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+        stat.rsplit(')').next().is_none_or(|rest| rest.trim().is_empty() || rest.trim_start().starts_with('Z'))
+    };
+    fixture::wait_for("a killed process is dead", || pids.iter().all(is_dead));
+}
+
+/// Kills the server and whatever watches over it, at one stroke.
+fn kill_all(process: &Process) {
+    kill(&family(process));
 }
 
 /// Kills the process that serves: the youngest of the family.
 fn kill_server(process: &Process) {
-    let mut pid = process.id();
-    loop {
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        match children.split_whitespace().next().and_then(|child| child.parse().ok()) {
-            Some(child) => pid = child,
-            None => break,
-        }
-    }
-    let pid = Pid::from_raw(pid as i32).unwrap();
-    rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    kill(&family(process).split_off(family(process).len() - 1));
 }
 
 /// Writers that note what was answered. Each line is as long as the next.
@@ -149,9 +155,7 @@ fn a_mount_in_the_background_can_be_replaced_too() {
     for round in 0..2 {
         fixture::succeed(Command::new(fixture::binary()).args(["mount", "hostfs"]).arg(source.path()).arg(point.path()));
         std::fs::write(point.path().join("f"), format!("{round}")).unwrap();
-        for pid in servers_of(point.path()) {
-            let _ = rustix::process::kill_process(pid, Signal::KILL);
-        }
+        kill(&servers_of(point.path()));
         assert_eq!(std::fs::read_to_string(source.path().join("f")).unwrap(), format!("{round}"));
     }
     drop(guard);

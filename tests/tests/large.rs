@@ -88,13 +88,17 @@ fn find_walks_a_large_tree_with_few_descriptors() {
     assert!(after < before + CONSTANT + (BYTES_PER_INODE * count) as u64, "{each:.0} bytes an inode");
     assert!(descriptors < 1024);
     assert!(mount.server.log().is_empty() || !mount.server.log().contains("too many open files"), "{}", mount.server.log());
-    // Once more while everything is remembered, then after it is forgotten.
+    // Once more while everything is remembered, then after it was forgotten:
+    // rounds cost nothing that stays.
     assert_eq!(fixture::shell(&list).trim(), native.trim());
-    if std::fs::write("/proc/sys/vm/drop_caches", "2").is_ok() {
+    let mut rounds = Vec::new();
+    while rounds.len() < 3 && std::fs::write("/proc/sys/vm/drop_caches", "2").is_ok() {
         assert_eq!(fixture::shell(&list).trim(), native.trim());
-        let again = resident(pid);
-        println!("    {} KiB after the kernel forgot all and looked again", again >> 10);
-        assert!(again < after + CONSTANT + (after - before) / 4, "memory grows with each round: {after} bytes, then {again}");
+        rounds.push(resident(pid));
+    }
+    println!("    after the kernel forgot all and looked again: {rounds:?} bytes");
+    if let [first, .., last] = rounds[..] {
+        assert!(last < first + CONSTANT, "memory grows with each round: {rounds:?}");
     }
     mount.finish();
 }

@@ -2,9 +2,9 @@
 //!
 //! A guest may be hostile, and the code that parses its requests may one day
 //! have a hole. So the server keeps only what serving takes: the tree that it
-//! exports ([`landlock`]), the capabilities that creating on somebody's behalf
-//! needs ([`caps`]), the system calls that file systems are made of
-//! ([`seccomp`]), and no way to gain a privilege again (no_new_privs).
+//! exports (`landlock`), the capabilities that creating on somebody's behalf
+//! needs (`caps`), the system calls that file systems are made of
+//! (`seccomp`), and no way to gain a privilege again (no_new_privs).
 //!
 //! It is entered once, after everything that needs more (mounting, binding a
 //! socket) and before the first worker thread, which inherits it. What a

@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 use support::{Place, Running, can_boot, eventually, externfs, is_root, needs, processes_with, run, succeeds, text};
 
 /// `externfs boot` with its temporary files in a place of our own, so that
-/// what is left behind can be told from what others are doing.
+/// what is left behind can be told from what others are doing; from a
+/// directory that the guest has as well (its /tmp is its own, and the
+/// repository may lie there).
 fn boot(place: &Place, arguments: &[&str]) -> Command {
     let mut command = externfs(["boot"]);
-    command.args(arguments).env("XDG_RUNTIME_DIR", place.path());
+    command.args(arguments).env("XDG_RUNTIME_DIR", place.path()).current_dir("/");
     command
 }
 
