@@ -51,6 +51,7 @@ const ROWS: &[Row] = &[
     row("names/errors-are-true", names::errors_are_true),
     row("names/rename", names::rename),
     row("names/rename-flags", names::rename_flags),
+    root_row("names/whiteout", names::whiteout),
     row("names/odd-bytes", names::odd_bytes),
     row("names/length-limits", names::length_limits),
     row("names/deep-paths", names::deep_paths),

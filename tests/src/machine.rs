@@ -16,7 +16,7 @@ pub mod talk;
 
 use crate::fixture::{need_program, temp_dir};
 use kernel::Kernel;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -221,6 +221,14 @@ impl Machine {
     /// Ends it as a host's kernel does that has run out of memory.
     pub fn kill(self) {
         drop(self);
+    }
+
+    /// Ends the one process that is the guest and leaves its helpers, which
+    /// hold on to the same sockets, until this is dropped.
+    pub fn kill_leader(&self) {
+        if let Some(leader) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(leader, Signal::KILL);
+        }
     }
 
     /// Process id of the program that is the guest.

@@ -25,6 +25,8 @@ fn main() -> std::process::ExitCode {
     let scenario = |name: &str, run: fn()| Case::new(name, run).limit(LIMIT_S);
     harness::main([
         scenario("every_row_passes", || scenario::rows_pass(Kind::Uml, Path::new(PROGRAM), "trusted")),
+        scenario("every_row_passes_with_nothing_cached", || scenario::rows_pass(Kind::Uml, Path::new(PROGRAM), "cache=none")),
+        scenario("every_row_passes_with_everything_cached", || scenario::rows_pass(Kind::Uml, Path::new(PROGRAM), "cache=always")),
         scenario("the_server_outlives_its_guests", || scenario::the_server_outlives_its_guests(Kind::Uml, Path::new(PROGRAM))),
         scenario("two_guests_see_each_others_writes", || scenario::two_guests_see_each_others_writes(Kind::Uml, Path::new(PROGRAM))),
         scenario("every_row_passes_under_boot", every_row_passes_under_boot),

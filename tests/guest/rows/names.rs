@@ -102,6 +102,16 @@ pub(super) fn rename_flags(place: &Place) -> Verdict {
     refused("EXCHANGE and NOREPLACE", with(&two, &dir, both), Errno::INVAL)
 }
 
+/// What overlayfs leaves in place of a file that it has renamed.
+pub(super) fn whiteout(place: &Place) -> Verdict {
+    let one = place.file("one", "1")?;
+    done("WHITEOUT", rustix::fs::renameat_with(CWD, &one, CWD, place.at("two"), RenameFlags::WHITEOUT))?;
+    place.contains("two", "1")?;
+    let left = look(&one)?;
+    same("kind of what is left", FileType::from_raw_mode(left.st_mode), FileType::CharacterDevice)?;
+    same("its number", left.st_rdev, 0)
+}
+
 pub(super) fn odd_bytes(place: &Place) -> Verdict {
     let names: Vec<Vec<u8>> = vec![
         b"\xff\xfe\x80".to_vec(),

@@ -2,9 +2,9 @@
 
 use super::processes::{descendants, descriptors};
 use super::{Kind, Machine, Plan, exhibit};
-use crate::fixture::{Server, need_root, temp_dir, wait_for};
-use std::path::Path;
-use std::time::Duration;
+use crate::fixture::{Server, need_root, temp_dir};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The tag of every share here.
 pub const TAG: &str = "host";
@@ -40,6 +40,24 @@ pub fn rows_pass(kind: Kind, program: &Path, options: &str) {
     guest.power_off();
 }
 
+/// The process that serves, and its descriptors once it has come to rest: its
+/// sockets are there before it is.
+fn settled(server: &Server) -> (u32, Vec<PathBuf>) {
+    let end = Instant::now() + Duration::from_secs(10);
+    let mut before = (0, Vec::new());
+    loop {
+        std::thread::sleep(Duration::from_millis(300));
+        if let [worker] = descendants(server.process.id())[..] {
+            let now = (worker, descriptors(worker));
+            if now == before {
+                return now;
+            }
+            before = now;
+        }
+        assert!(Instant::now() < end, "the server does not come to rest: {before:?}");
+    }
+}
+
 /// A guest reboots, another is killed, and each leaves files open: the next
 /// one is served on the same socket, and what the others held is given back.
 ///
@@ -51,8 +69,7 @@ pub fn the_server_outlives_its_guests(kind: Kind, program: &Path) {
         std::fs::write(share.path().join(format!("f{number}")), "x").expect("write");
     }
     let server = Server::new(share.path(), "", 1, false);
-    let [worker] = descendants(server.process.id())[..] else { panic!("one process serves") };
-    let at_first = descriptors(worker).len();
+    let (worker, at_first) = settled(&server);
     // Knows every file, holds some open, and goes on holding them.
     let hold = "cd /mnt/host; (cat f* >/dev/null; exec 3<f1 4>>log; echo held >&4; exec sleep 600) >/dev/null 2>&1 & \
                 while ! grep -q held /mnt/host/log 2>/dev/null; do sleep 0.1; done; cat /mnt/host/log; ls -l /mnt/host | wc -l; rm /mnt/host/log";
@@ -65,12 +82,21 @@ pub fn the_server_outlives_its_guests(kind: Kind, program: &Path) {
     guest.kill();
     let mut guest = boot(kind, program, &server, 0);
     assert_eq!(guest.check(hold), held, "in a new guest after one that was killed");
+    guest.kill_leader();
+    let killed = guest;
+    let mut guest = boot(kind, program, &server, 0);
+    assert_eq!(guest.check(hold), held, "in a new guest while the helpers of a killed one linger");
+    drop(killed);
     guest.reboot();
     guest.mount(TAG);
     // Given back by the guest, and the device used again.
     guest.check("umount /mnt/host && mount -t virtiofs host /mnt/host && cat /mnt/host/f* && umount /mnt/host");
     guest.power_off();
-    wait_for("descriptors of guests that are gone", || descriptors(worker).len() <= at_first);
+    let end = Instant::now() + Duration::from_secs(20);
+    while descriptors(worker).len() > at_first.len() {
+        assert!(Instant::now() < end, "descriptors of guests that are gone: at first {at_first:?}, now {:?}", descriptors(worker));
+        std::thread::sleep(Duration::from_millis(50));
+    }
     assert!(descendants(server.process.id()).contains(&worker), "another process serves now");
 }
 
