@@ -4,7 +4,7 @@
 //!   says what they do, and the comparison.
 //! * [`host_driver`], [`export_driver`]: running them with system calls and
 //!   through an [`externfs::Export`].
-//! * [`conformance`]: the suite that each plugin binds to.
+//! * [`mod@conformance`]: the suite that each plugin binds to.
 //! * [`fixture`]: directories, mounts and servers that clean up after themselves.
 //! * [`machine`]: User Mode Linux and QEMU guests.
 //! * [`harness`]: a runner with time limits, skips and leak checks.
