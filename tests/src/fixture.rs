@@ -14,13 +14,17 @@ use tempfile::TempDir;
 /// Longest that anything here may take to begin or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How the names of all temporary directories here begin.
-pub const PREFIX: &str = "externfs-test-";
+/// How the names of this process's temporary directories begin: others may run
+/// the same tests beside us.
+#[must_use]
+pub fn prefix() -> String {
+    format!("externfs-test-{}-", std::process::id())
+}
 
 /// A fresh directory that everybody may enter.
 #[must_use]
 pub fn temp_dir() -> TempDir {
-    let dir = tempfile::Builder::new().prefix(PREFIX).tempdir().expect("a temporary directory");
+    let dir = tempfile::Builder::new().prefix(&prefix()).tempdir().expect("a temporary directory");
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
     dir
 }

@@ -182,8 +182,9 @@ impl Traces {
     fn now() -> Traces {
         // Others on this machine mount things too: only what lies in a directory of a fixture is ours.
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let prefix = crate::fixture::prefix();
         let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-        let mounts = points.filter(|point| point.contains(crate::fixture::PREFIX)).map(str::to_owned).collect();
+        let mounts = points.filter(|point| point.contains(&prefix)).map(str::to_owned).collect();
         let listing = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
         let descriptors = listing
             .filter_map(|entry| {
