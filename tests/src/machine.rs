@@ -135,7 +135,10 @@ impl Machine {
         loop {
             match self.answers.recv_timeout(Duration::from_millis(500)) {
                 Ok(answer) => return Ok(answer),
-                Err(RecvTimeoutError::Disconnected) => return Err("it has ended".into()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = self.child.wait().map_or_else(|e| e.to_string(), |status| status.to_string());
+                    return Err(format!("it has ended, {status}"));
+                }
                 Err(RecvTimeoutError::Timeout) if Instant::now() > end => return Err("it takes too long".into()),
                 Err(RecvTimeoutError::Timeout) if self.said().contains("Kernel panic") => return Err("its kernel panics".into()),
                 Err(RecvTimeoutError::Timeout) => {}
