@@ -47,6 +47,11 @@ impl Server {
         self.can_switch
     }
 
+    /// From now on everything is made as the server itself.
+    pub(crate) fn stay(&mut self) {
+        self.can_switch = false;
+    }
+
     /// Makes the calling thread create as `uid` and `gid` with `umask`, until
     /// the answer is dropped.
     ///

@@ -6,13 +6,14 @@ use crate::contents::open_flags;
 use crate::fault::fault;
 use crate::fdcache::DirFd;
 use crate::fs::c_name;
+use crate::layer::Spot;
 use crate::node::{Inode, OpenFile};
 use crate::watch::OwnName;
 use externfs::{Attr, Caller, Child, CreateFlags, Created, Errno, FileKind, Mode, Name, NewNode, Opened, RenameFlags, Result};
 use rustix::fs::{AtFlags, FileType, OFlags, RawMode};
 use rustix::io::Errno as Host;
 use std::ffi::{CStr, CString};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 type Node = Arc<Inode>;
@@ -143,12 +144,23 @@ impl HostFs {
 
     /// See [`externfs::ExternFs::link`].
     pub(crate) fn link_node(&self, node: &Node, parent: &Node, name: Name<'_>) -> Result<Attr> {
+        self.linking(node, parent, name, |held, dir, name| self.jail.link(held, dir, name).map_err(fault("linking a file")))
+    }
+
+    /// [`HostFs::link_node`] by way of `link`.
+    pub(crate) fn linking(
+        &self,
+        node: &Node,
+        parent: &Node,
+        name: Name<'_>,
+        link: impl FnOnce(BorrowedFd<'_>, BorrowedFd<'_>, &CStr) -> Result<()>,
+    ) -> Result<Attr> {
         let dir = self.dir(parent)?;
         let name = c_name(name)?;
         let held = self.reach(node)?;
         let own = self.own_name(parent, &name, 1);
         self.own_change(node);
-        self.jail.link(held.as_fd(), dir.as_fd(), &name).map_err(fault("linking a file"))?;
+        link(held.as_fd(), dir.as_fd(), &name)?;
         OwnName::happened(own);
         self.sync_names(&dir)?;
         let is_lost = {
@@ -163,6 +175,18 @@ impl HostFs {
 
     /// See [`externfs::ExternFs::remove`].
     pub(crate) fn remove_name(&self, parent: &Node, child: &Child<'_, Node>, directory: bool) -> Result<()> {
+        let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        self.removing(parent, child, directory, |dir, name| rustix::fs::unlinkat(dir, name, flags).map_err(fault("removing a name")))
+    }
+
+    /// [`HostFs::remove_name`] by way of `remove`.
+    pub(crate) fn removing(
+        &self,
+        parent: &Node,
+        child: &Child<'_, Node>,
+        directory: bool,
+        remove: impl FnOnce(BorrowedFd<'_>, &CStr) -> Result<()>,
+    ) -> Result<()> {
         if self.options.append {
             return Err(Errno::EPERM.into());
         }
@@ -173,12 +197,10 @@ impl HostFs {
         if let Some(node) = child.node {
             self.own_change(node);
         }
-        let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        let removed = rustix::fs::unlinkat(&*dir, &name, flags);
-        if removed.is_err() {
+        if let Err(error) = remove(dir.as_fd(), &name) {
             unpin(pinned);
+            return Err(error);
         }
-        removed.map_err(fault("removing a name"))?;
         OwnName::happened(own);
         if let Some(node) = child.node.filter(|_| directory) {
             self.dirs.remove(node.key());
@@ -199,13 +221,32 @@ impl HostFs {
         to: (&Node, &Child<'_, Node>),
         flags: RenameFlags,
     ) -> Result<()> {
+        let host_flags = self.rename_flags(flags);
+        self.renaming(from, to, flags, |from, to| {
+            let acting = if flags.contains(RenameFlags::WHITEOUT) { Some(self.act_as(caller)?) } else { None };
+            let renamed = rustix::fs::renameat_with(from.0, from.1, to.0, to.1, host_flags);
+            drop(acting);
+            renamed.map_err(|host| {
+                let refused = self.options.append && host == Host::EXIST && !flags.contains(RenameFlags::NOREPLACE);
+                if refused { Errno::EPERM.into() } else { fault("renaming")(host) }
+            })
+        })
+    }
+
+    /// [`HostFs::rename_names`] by way of `rename`.
+    pub(crate) fn renaming(
+        &self,
+        from: (&Node, &Child<'_, Node>),
+        to: (&Node, &Child<'_, Node>),
+        flags: RenameFlags,
+        rename: impl FnOnce(Spot<'_>, Spot<'_>) -> Result<()>,
+    ) -> Result<()> {
         let (from_dir, to_dir) = (self.dir(from.0)?, self.dir(to.0)?);
         let (from_name, to_name) = (c_name(from.1.name)?, c_name(to.1.name)?);
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         let (moved, victim) = (from.1.node, to.1.node);
         // Two names of one file: rename(2) does nothing then.
         let same = moved.zip(victim).is_some_and(|(a, b)| a.key() == b.key());
-        let host_flags = self.rename_flags(flags);
         let pinned = if exchange || same { None } else { self.pin_victim(to.0, &to_dir, &to_name, victim) };
         // An exchange is told as two moves; a rename to itself not at all.
         let events = if exchange { 2 } else { 1 };
@@ -213,14 +254,9 @@ impl HostFs {
         for node in [moved, victim].into_iter().flatten() {
             self.own_change(node);
         }
-        let whiteout = flags.contains(RenameFlags::WHITEOUT);
-        let acting = if whiteout { Some(self.act_as(caller)?) } else { None };
-        let renamed = rustix::fs::renameat_with(&*from_dir, &from_name, &*to_dir, &to_name, host_flags);
-        drop(acting);
-        if let Err(host) = renamed {
+        if let Err(error) = rename((from_dir.as_fd(), &from_name), (to_dir.as_fd(), &to_name)) {
             unpin(pinned);
-            let refused = self.options.append && host == Host::EXIST && !flags.contains(RenameFlags::NOREPLACE);
-            return Err(if refused { Errno::EPERM.into() } else { fault("renaming")(host) });
+            return Err(error);
         }
         if !same {
             OwnName::happened(own.0);

@@ -1,0 +1,178 @@
+//! What a plugin takes that keeps its data in a host directory as hostfs does
+//! and something else beside it: humfs. It holds a [`HostFs`] over the data
+//! and calls that for everything that is the same; where names change, it does
+//! the host's part itself, between the book-keeping that is done here.
+//!
+//! The jail stays what it is: a descriptor that is handed out here was opened
+//! by it, and names that come back are single components.
+
+use crate::HostFs;
+use crate::attr::Stat;
+use crate::fault::fault;
+use crate::jail::Jail;
+use crate::node::{Inode, OpenFile};
+use crate::options::{Cache, Options};
+use externfs::{Attr, Child, Created, FileCache, FileKind, Name, Opened, RenameFlags, Result};
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// A created file as layers get it.
+pub type NewFile = Created<Arc<Inode>, Arc<OpenFile>>;
+
+/// A directory and a name in it.
+pub type Spot<'a> = (BorrowedFd<'a>, &'a CStr);
+
+impl HostFs {
+    /// The directory behind `root`, which nobody else changes: what is
+    /// remembered of it stays right. Nothing is done in a caller's name.
+    ///
+    /// # Errors
+    /// What the host says of the directory.
+    pub fn layer(root: OwnedFd, read_only: bool) -> Result<HostFs> {
+        let options = Options { cache: Cache::Always, read_only, ..Options::default() };
+        let jail = Jail::new(root, None, false).map_err(fault("jailing a directory"))?;
+        let mut fs = HostFs::new(jail, options).map_err(fault("opening a directory"))?;
+        fs.server.stay();
+        Ok(fs)
+    }
+
+    /// The exported directory.
+    pub fn root_fd(&self) -> BorrowedFd<'_> {
+        self.jail.root()
+    }
+
+    /// A descriptor (`O_PATH`) of a directory, for calls that take one and a name.
+    ///
+    /// # Errors
+    /// ENOTDIR; ESTALE if it is no longer there.
+    pub fn dir_fd(&self, node: &Arc<Inode>) -> Result<Arc<impl AsFd + Send + Sync + use<>>> {
+        self.dir(node)
+    }
+
+    /// A descriptor of `node`, surely of that object: the open one where there
+    /// is one, else `O_PATH`. The second value says which: true for open.
+    ///
+    /// # Errors
+    /// ESTALE if it is no longer there.
+    pub fn hold(&self, node: &Arc<Inode>) -> Result<(impl AsFd + use<>, bool)> {
+        let held = self.reach(node)?;
+        let open = held.is_open();
+        Ok((held, open))
+    }
+
+    /// Opens for real what a descriptor stands for, a regular file.
+    ///
+    /// # Errors
+    /// What openat(2) says.
+    pub fn open_data(&self, fd: BorrowedFd<'_>, flags: rustix::fs::OFlags) -> Result<OwnedFd> {
+        self.open_for_real(fd, flags)
+    }
+
+    /// The node for what is called `name` in `parent`, without looking at it
+    /// through the jail's options.
+    ///
+    /// # Errors
+    /// ENOENT, and what else statx(2) says.
+    pub fn enroll(&self, parent: &Arc<Inode>, name: &CStr) -> Result<(Arc<Inode>, Attr)> {
+        let dir = self.dir(parent)?;
+        let stat = Stat::of_name(dir.as_fd(), name).map_err(fault("looking up a name"))?;
+        self.found(parent, name.to_owned(), &stat)
+    }
+
+    /// The node and the open file of `fd`, a regular file that was just made;
+    /// `place` None for one without a name.
+    ///
+    /// # Errors
+    /// What statx(2) says.
+    pub fn enroll_file(&self, place: Option<(&Arc<Inode>, &CStr)>, fd: OwnedFd, writable: bool) -> Result<NewFile> {
+        let stat = Stat::of_open(fd.as_fd())?;
+        let (parent, name) = place.map_or((None, CString::default()), |(parent, name)| (Some(parent.clone()), name.to_owned()));
+        let node = Arc::new(Inode::new(stat.key(), stat.kind()?, parent, name.into_boxed_c_str()));
+        let attr = self.tell(&node, &stat)?;
+        let file = OpenFile::register(fd, node.clone(), writable, &self.locks);
+        Ok(Created { node, attr, opened: Opened { file, cache: FileCache::Drop, size: stat.size() } })
+    }
+
+    /// Gives `node` another name by calling `link` with its descriptor and
+    /// the place, and keeps the books.
+    ///
+    /// # Errors
+    /// Those of `link`.
+    pub fn link_by(
+        &self,
+        node: &Arc<Inode>,
+        parent: &Arc<Inode>,
+        name: Name<'_>,
+        link: impl FnOnce(BorrowedFd<'_>, Spot<'_>) -> Result<()>,
+    ) -> Result<Attr> {
+        self.linking(node, parent, name, |held, dir, name| link(held, (dir, name)))
+    }
+
+    /// Removes a name by calling `remove`, and keeps the books.
+    ///
+    /// # Errors
+    /// Those of `remove`.
+    pub fn remove_by(
+        &self,
+        parent: &Arc<Inode>,
+        child: &Child<'_, Arc<Inode>>,
+        directory: bool,
+        remove: impl FnOnce(Spot<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.removing(parent, child, directory, |dir, name| remove((dir, name)))
+    }
+
+    /// Renames by calling `rename`, and keeps the books.
+    ///
+    /// # Errors
+    /// Those of `rename`.
+    pub fn rename_by(
+        &self,
+        from: (&Arc<Inode>, &Child<'_, Arc<Inode>>),
+        to: (&Arc<Inode>, &Child<'_, Arc<Inode>>),
+        flags: RenameFlags,
+        rename: impl FnOnce(Spot<'_>, Spot<'_>) -> Result<()>,
+    ) -> Result<()> {
+        self.renaming(from, to, flags, rename)
+    }
+}
+
+impl Inode {
+    /// Its kind on the host.
+    #[must_use]
+    pub fn host_kind(&self) -> FileKind {
+        self.kind()
+    }
+
+    /// Its identity on the host.
+    #[must_use]
+    pub fn host_key(&self) -> externfs::NodeKey {
+        self.key()
+    }
+
+    /// The directory that holds it and its name there; None for the root and
+    /// for what has no name (any more).
+    #[must_use]
+    pub fn whereabouts(&self) -> Option<(Arc<Inode>, CString)> {
+        let place = self.place();
+        if place.pin().is_some() {
+            return None;
+        }
+        place.parent.clone().map(|parent| (parent, place.name.clone().into_c_string()))
+    }
+}
+
+impl OpenFile {
+    /// The open file's descriptor.
+    #[must_use]
+    pub fn data_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Whose file it is.
+    #[must_use]
+    pub fn inode(&self) -> &Arc<Inode> {
+        &self.node
+    }
+}

@@ -1,0 +1,5 @@
+//! The `sqlite` format.
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct SqliteStore;

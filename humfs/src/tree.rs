@@ -1,0 +1,202 @@
+//! [`Tree`]: a humfs tree on the host, opened: its superblock, its parts, its
+//! lock.
+//!
+//! ```text
+//! TREE/superblock        four lines; see superblock.rs
+//! TREE/data/             the guest's files
+//! TREE/file_metadata/    records of the shadow formats
+//! TREE/dir_metadata/
+//! TREE/humfs/            what the original does not know:
+//!      lock              held by the writer
+//!      state             counters, and what is in flight
+//!      settings          the tree's own policies, as KEY VALUE lines
+//!      intents/          changes of several steps
+//!      stage/            what is not finished yet
+//!      metadata.db       the database of the sqlite format
+//! ```
+
+use crate::host::{self, Fault};
+use crate::store::xattr::XattrStore;
+use crate::store::{Format, MetaStore};
+use crate::superblock::Superblock;
+use externfs::UsageError;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno as Host;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// How a tree is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// To change it: nobody else may at the same time.
+    Write,
+    /// To look, beside a writer if there is one.
+    Read,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Tree {
+    path: PathBuf,
+    root: OwnedFd,
+    data: OwnedFd,
+    /// `humfs/`; None for a tree that is only read and has none.
+    control: Option<OwnedFd>,
+    superblock: Superblock,
+    access: Access,
+    /// Held for as long as the tree is open for writing.
+    _lock: Option<OwnedFd>,
+}
+
+impl Tree {
+    /// Opens the tree at `path`.
+    ///
+    /// # Errors
+    /// One clear line: what is wrong and what to do.
+    pub fn open(path: &Path, access: Access) -> Result<Tree, UsageError> {
+        let shown = path.display();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(rustix::fs::CWD, path, flags, Mode::empty()).map_err(|error| match error {
+            Host::NOENT => UsageError(format!("'{shown}' does not exist: 'externfs create {shown} --size 1G' makes a humfs tree")),
+            Host::NOTDIR => UsageError(format!("'{shown}' is not a directory: a humfs tree is one")),
+            other => UsageError(format!("cannot open '{shown}': {other}")),
+        })?;
+        let cannot = |what: &'static str| move |error: Host| UsageError(format!("'{}': {what}: {error}", path.display()));
+        let text = host::read_file(root.as_fd(), c"superblock", 4096).map_err(|error| match error {
+            Host::NOENT => {
+                UsageError(format!("'{shown}' is no humfs tree: it has no superblock; 'externfs create' makes one, 'humfsify' converts"))
+            }
+            other => cannot("reading the superblock")(other),
+        })?;
+        let superblock = Superblock::parse(&text).map_err(|why| UsageError(format!("'{shown}/superblock': {why}")))?;
+        if superblock.version == 1 {
+            return Err(UsageError(format!(
+                "'{shown}' is a tree of version 1: 'externfs convert {shown} --metadata shadow_fs' upgrades it"
+            )));
+        }
+        let data = host::child_dir(root.as_fd(), c"data").map_err(cannot("opening data/"))?;
+        let control = open_control(root.as_fd(), access).map_err(cannot("opening humfs/"))?;
+        let lock = match (&control, access) {
+            (Some(control), Access::Write) => Some(take_lock(control.as_fd(), path)?),
+            _ => None,
+        };
+        let tree = Tree { path: path.to_owned(), root, data, control, superblock, access, _lock: lock };
+        tree.check_privacy()?;
+        Ok(tree)
+    }
+
+    /// Whoever may write an attribute can forge a record of the `xattr`
+    /// format, so nobody but the owner may come near.
+    fn check_privacy(&self) -> Result<(), UsageError> {
+        if self.superblock.format != Format::Xattr {
+            return Ok(());
+        }
+        let shown = self.path.display();
+        let stat = rustix::fs::statat(&self.root, c"", rustix::fs::AtFlags::EMPTY_PATH)
+            .map_err(|error| UsageError(format!("'{shown}': {error}")))?;
+        if stat.st_mode & 0o077 != 0 {
+            return Err(UsageError(format!("'{shown}' is open to other users, who could forge its records: chmod 700 '{shown}'")));
+        }
+        Ok(())
+    }
+
+    /// As it was given.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The tree's own directory.
+    #[must_use]
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// The guest's root.
+    #[must_use]
+    pub fn data(&self) -> BorrowedFd<'_> {
+        self.data.as_fd()
+    }
+
+    /// `humfs/`.
+    #[must_use]
+    pub fn control(&self) -> Option<BorrowedFd<'_>> {
+        self.control.as_ref().map(AsFd::as_fd)
+    }
+
+    /// As it was when the tree was opened.
+    #[must_use]
+    pub fn superblock(&self) -> Superblock {
+        self.superblock
+    }
+
+    /// How it was opened.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Writes a new superblock, whole or not at all.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn write_superblock(&self, superblock: &Superblock) -> Fault<()> {
+        host::replace_file(self.root(), c"superblock", superblock.to_text().as_bytes())
+    }
+
+    /// A directory of `humfs/`, made if need be.
+    ///
+    /// # Errors
+    /// What the host says; ENOENT in a tree that is only read and has none.
+    pub fn control_dir(&self, name: &std::ffi::CStr) -> Fault<OwnedFd> {
+        let control = self.control().ok_or(Host::NOENT)?;
+        match self.access {
+            Access::Write => host::ensure_dir(control, name),
+            Access::Read => host::child_dir(control, name),
+        }
+    }
+
+    /// The store of the tree's format.
+    ///
+    /// # Errors
+    /// One clear line.
+    pub fn store(&self) -> Result<Box<dyn MetaStore>, UsageError> {
+        self.store_of(self.superblock.format)
+    }
+
+    /// A store of `format` in this tree, whatever its superblock says.
+    ///
+    /// # Errors
+    /// One clear line.
+    pub fn store_of(&self, format: Format) -> Result<Box<dyn MetaStore>, UsageError> {
+        let shown = self.path.display();
+        let cannot = |error: externfs::Error| UsageError(format!("'{shown}': cannot open its {} records: {error}", format.name()));
+        Ok(match format {
+            Format::ShadowFs | Format::ShadowLink | Format::Sqlite => return Err(UsageError("not yet".into())),
+            Format::Xattr => Box::new(XattrStore::open(self).map_err(cannot)?),
+        })
+    }
+}
+
+fn open_control(root: BorrowedFd<'_>, access: Access) -> Fault<Option<OwnedFd>> {
+    match access {
+        Access::Write => host::ensure_dir(root, c"humfs").map(Some),
+        Access::Read => match host::child_dir(root, c"humfs") {
+            Err(Host::NOENT) => Ok(None),
+            answer => answer.map(Some),
+        },
+    }
+}
+
+/// One writer a tree. The lock belongs to the open file and goes with the
+/// last process that has it, however that ends.
+fn take_lock(control: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, UsageError> {
+    let shown = path.display();
+    let lock = host::open_file(control, c"lock", OFlags::CREATE | OFlags::RDWR)
+        .map_err(|error| UsageError(format!("'{shown}/humfs/lock': {error}")))?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+        Host::WOULDBLOCK => UsageError(format!("'{shown}' is in use by another writer: unmount it first, or mount it with -o ro")),
+        other => UsageError(format!("'{shown}/humfs/lock': {other}")),
+    })?;
+    Ok(lock)
+}
