@@ -52,15 +52,17 @@ impl HostFs {
         self.dir(node)
     }
 
-    /// A descriptor of `node`, surely of that object: the open one where there
-    /// is one, else `O_PATH`. The second value says which: true for open.
+    /// A descriptor of `node`, surely of that object, and what the host says of
+    /// it: the open one where there is one, else `O_PATH`. The second value
+    /// says which: true for open.
     ///
     /// # Errors
     /// ESTALE if it is no longer there.
-    pub fn hold(&self, node: &Arc<Inode>) -> Result<(impl AsFd + use<>, bool)> {
-        let held = self.reach(node)?;
+    pub fn hold(&self, node: &Arc<Inode>) -> Result<(impl AsFd + use<>, bool, Attr)> {
+        let (held, stat) = self.reach_with_stat(node)?;
         let open = held.is_open();
-        Ok((held, open))
+        let attr = self.tell(node, &stat)?;
+        Ok((held, open, attr))
     }
 
     /// Opens for real what a descriptor stands for, a regular file.

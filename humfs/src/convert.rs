@@ -286,7 +286,7 @@ impl Copy<'_> {
                 && let Some((parent, first)) = self.linked.get(&host.ino)
             {
                 let (inner, there) = self.new.base.enroll(parent, first)?;
-                let (held, is_open) = self.new.base.hold(&inner)?;
+                let (held, is_open, _) = self.new.base.hold(&inner)?;
                 return self.link((held.as_fd(), is_open), &there, Some((parent, first)), record, at);
             }
             drop(self.new.store.create(at, record)?);
@@ -296,7 +296,7 @@ impl Copy<'_> {
             }
             return Ok(());
         }
-        let (held, is_open) = self.old.base.hold(&node.inner)?;
+        let (held, is_open, _) = self.old.base.hold(&node.inner)?;
         let first = self.linked.get(&host.ino);
         if first.is_none() {
             let object = Object { fd: held.as_fd(), is_open, place: Place::Nameless, host };
