@@ -54,6 +54,18 @@ pub enum FileKind {
 }
 
 impl FileKind {
+    /// All of them, in the order of their discriminants (`as u8`), for those
+    /// who keep a kind in three bits.
+    pub const ALL: [FileKind; 7] = [
+        FileKind::Regular,
+        FileKind::Directory,
+        FileKind::Symlink,
+        FileKind::BlockDevice,
+        FileKind::CharDevice,
+        FileKind::Fifo,
+        FileKind::Socket,
+    ];
+
     /// The kind in the `S_IFMT` bits of `mode`; None when they name none.
     #[must_use]
     pub fn from_mode(mode: u32) -> Option<FileKind> {

@@ -9,6 +9,7 @@ use externfs::*;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -225,7 +226,8 @@ fn flat(objects: &[(&str, NodeKey)], coherent: bool) -> (Arc<Mutex<Objects>>, Ar
 
 #[test]
 fn hard_links_are_one_node_and_reused_numbers_two() {
-    let (objects, bridge) = flat(&[("a", key(1, 50, 0)), ("b", key(1, 50, 0)), ("other", key(9, 50, 0))], true);
+    let (objects, bridge) =
+        flat(&[("a", key(1, 50, 0)), ("b", key(1, 50, 0)), ("other", key(9, 50, 0)), ("huge", key(1, 7 << 60 | 50, 0))], true);
     let export = bridge.connect().unwrap();
     let root = Caller::root();
     let look = |text: &str| export.lookup(&root, NodeId::ROOT, name(text)).unwrap().id;
@@ -233,7 +235,10 @@ fn hard_links_are_one_node_and_reused_numbers_two() {
     assert_eq!(look("b"), NodeId(50));
     let foreign = look("other");
     assert!(foreign.0 >= 1 << 63, "another volume's 50 is another node: {foreign:?}");
-    assert_eq!(export.statistics().nodes, 3);
+    let huge = export.lookup(&root, NodeId::ROOT, name("huge")).unwrap();
+    assert!(huge.id.0 >= 1 << 63 && huge.id != foreign, "a number without room for a kind: {huge:?}");
+    assert_eq!((huge.attr.ino, huge.attr.kind), (7 << 60 | 50, FileKind::Regular));
+    assert_eq!(export.statistics().nodes, 4);
 
     // The file is replaced by one with the same number while the old is known.
     objects.lock().unwrap().insert(b"a".to_vec(), key(1, 50, 1));
@@ -396,6 +401,25 @@ fn the_read_only_switch_stops_every_change() {
     assert_eq!(errno(export.access(&root, id, Access::WRITE)), Errno::EROFS);
     assert_eq!(errno(export.set_xattr(&root, id, b"user.x", b"", XattrFlags::empty())), Errno::EROFS);
     assert_eq!(objects.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn the_process_hears_when_much_was_forgotten() {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    when_much_is_forgotten(|| {
+        CALLS.fetch_add(1, Ordering::SeqCst);
+    });
+    let objects: Vec<(String, NodeKey)> = (0..10_000).map(|n| (format!("f{n}"), key(1, 100 + n, 0))).collect();
+    let borrowed: Vec<(&str, NodeKey)> = objects.iter().map(|(name, key)| (name.as_str(), *key)).collect();
+    let (_, bridge) = flat(&borrowed, true);
+    let export = bridge.connect().unwrap();
+    let ids: Vec<_> = borrowed.iter().map(|(text, _)| export.lookup(&Caller::root(), NodeId::ROOT, name(text)).unwrap().id).collect();
+    let (first, second) = ids.split_at(4_000);
+    first.iter().for_each(|id| export.forget(*id, 1));
+    assert_eq!(CALLS.load(Ordering::SeqCst), 0);
+    second.iter().for_each(|id| export.forget(*id, 1));
+    assert_eq!(CALLS.load(Ordering::SeqCst), 2, "at 5,000 of 10,000 and at 2,500 of 5,000");
+    idle(&*export);
 }
 
 #[test]

@@ -168,7 +168,9 @@ impl Servers {
         let pid = process::fork(|| {
             process::die_with(parent);
             let stop = Stop::new().map_err(|e| Failure::io("cannot make an event", &e));
-            match confine().and(stop).and_then(|stop| serve::run_servers(&servers, &stop)) {
+            let confined = confine();
+            process::keep_memory_small();
+            match confined.and(stop).and_then(|stop| serve::run_servers(&servers, &stop)) {
                 Ok(()) => 0,
                 Err(failure) => {
                     tracing::error!("{failure}");

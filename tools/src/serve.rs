@@ -174,6 +174,7 @@ fn ended_with(code: i32) -> Failure {
 
 fn serve(job: &Job, fuse: Option<FuseMount>) -> Result<()> {
     mount::enter_sandbox(job.sandbox, &job.sorted, &job.source, fuse.is_some())?;
+    process::keep_memory_small();
     let export = match &fuse {
         Some(_) => Some(job.connect.connect().map_err(|e| Failure::new(format!("cannot open {}: {e}", job.source.display())))?),
         None => None,
