@@ -149,6 +149,8 @@ type Objects = BTreeMap<Vec<u8>, NodeKey>;
 struct Flat {
     objects: Arc<Mutex<Objects>>,
     coherent: bool,
+    /// What a listing says of the files, which are regular ones.
+    listed: Option<FileKind>,
 }
 
 impl Flat {
@@ -187,7 +189,8 @@ impl ExternFs for Flat {
     }
     fn read_dir(&self, _: &(), cookie: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
         let objects = self.objects().clone();
-        list(objects.iter().map(|(name, key)| (name.as_slice(), key.number, FileKind::Regular)), cookie, emit);
+        let entries = objects.iter().map(|(name, key)| (name.as_slice(), key.number, FileKind::Regular));
+        list(entries, cookie, &mut |entry| emit(&DirEntry { kind: self.listed, ..*entry }));
         Ok(())
     }
     fn open(&self, _: &Caller, node: &NodeKey, _: OpenFlags) -> Result<Opened<NodeKey>> {
@@ -220,7 +223,8 @@ impl ExternFs for Flat {
 fn flat(objects: &[(&str, NodeKey)], coherent: bool) -> (Arc<Mutex<Objects>>, Arc<Bridge<Flat>>) {
     let objects: Objects = objects.iter().map(|(name, key)| (name.as_bytes().to_vec(), *key)).collect();
     let objects = Arc::new(Mutex::new(objects));
-    let bridge = Bridge::new(Flat { objects: objects.clone(), coherent }, BridgeOptions::default()).unwrap();
+    let bridge =
+        Bridge::new(Flat { objects: objects.clone(), coherent, listed: Some(FileKind::Regular) }, BridgeOptions::default()).unwrap();
     (objects, bridge)
 }
 
@@ -388,10 +392,38 @@ fn a_listing_does_not_repeat_what_the_kernel_was_just_told() {
     assert_eq!(told(&*other).len(), 2);
 }
 
+struct Kinds(Vec<Option<FileKind>>);
+
+impl Listing for Kinds {
+    fn has_room(&self, _: usize) -> bool {
+        true
+    }
+    fn put(&mut self, entry: &DirEntry<'_>, _: Option<&Entry>) {
+        if !entry.name.starts_with(b".") {
+            self.0.push(entry.kind);
+        }
+    }
+}
+
+#[test]
+fn a_listing_with_attributes_agrees_with_them() {
+    for listed in [None, Some(FileKind::Directory)] {
+        let objects = Arc::new(Mutex::new(Objects::from([(b"a".to_vec(), key(1, 50, 0))])));
+        let export = Bridge::new(Flat { objects, coherent: true, listed }, BridgeOptions::default()).unwrap().connect().unwrap();
+        let listing = export.open_dir(NodeId::ROOT).unwrap();
+        let (mut plain, mut plus) = (Kinds(Vec::new()), Kinds(Vec::new()));
+        export.read_dir(listing.id, 0, &mut plain).unwrap();
+        export.read_dir_plus(listing.id, 0, &mut plus).unwrap();
+        assert_eq!(plain.0, [listed], "what the plugin says, and no guess");
+        assert_eq!(plus.0, [Some(FileKind::Regular)], "what the attributes say");
+    }
+}
+
 #[test]
 fn the_read_only_switch_stops_every_change() {
     let objects = Arc::new(Mutex::new(Objects::from([(b"a".to_vec(), key(1, 50, 0))])));
-    let bridge = Bridge::new(Flat { objects: objects.clone(), coherent: true }, BridgeOptions { read_only: true }).unwrap();
+    let fs = Flat { objects: objects.clone(), coherent: true, listed: None };
+    let bridge = Bridge::new(fs, BridgeOptions { read_only: true }).unwrap();
     let export = bridge.connect().unwrap();
     let root = Caller::root();
     let id = export.lookup(&root, NodeId::ROOT, name("a")).unwrap().id;

@@ -420,7 +420,9 @@ impl<F: ExternFs> Export for Session<F> {
             match self.fs().lookup(&open.node.node, name) {
                 Ok((node, attr)) => {
                     let known = self.admit(node, attr, Some(&open.node));
-                    listing.put(&entry, Some(&known));
+                    // What the attributes say is surer than a record of the
+                    // host, which may say nothing or mean another thing.
+                    listing.put(&DirEntry { kind: Some(attr.kind), ..entry }, Some(&known));
                 }
                 // Gone since the host listed it.
                 Err(error) if error.errno() == Errno::ENOENT => {}
