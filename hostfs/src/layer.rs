@@ -92,7 +92,7 @@ impl HostFs {
     pub fn enroll_file(&self, place: Option<(&Arc<Inode>, &CStr)>, fd: OwnedFd, writable: bool) -> Result<NewFile> {
         let stat = Stat::of_open(fd.as_fd())?;
         let (parent, name) = place.map_or((None, CString::default()), |(parent, name)| (Some(parent.clone()), name.to_owned()));
-        let node = Arc::new(Inode::new(stat.key(), stat.kind()?, parent, name.into_boxed_c_str()));
+        let node = Arc::new(Inode::new(stat.key(), stat.kind()?, parent, name));
         let attr = self.tell(&node, &stat)?;
         let file = OpenFile::register(fd, node.clone(), writable, &self.locks);
         Ok(Created { node, attr, opened: Opened { file, cache: FileCache::Drop, size: stat.size() } })
@@ -173,7 +173,7 @@ impl Inode {
         if place.pin().is_some() {
             return None;
         }
-        place.parent.clone().map(|parent| (parent, place.name.clone().into_c_string()))
+        place.parent.clone().map(|parent| (parent, CString::from(&*place.name)))
     }
 }
 
