@@ -126,29 +126,28 @@ pub(super) fn open(control: BorrowedFd<'_>) -> Result<Connection> {
 
 /// A connection that may only look, beside a writer if there is one.
 pub(super) fn open_to_read(control: BorrowedFd<'_>) -> Result<Connection> {
+    let open = |name: &OsStr, how: OpenFlags| {
+        let conn = Connection::open_with_flags(name, flags(OpenFlags::SQLITE_OPEN_READ_ONLY | how)).map_err(refused("opening"))?;
+        guard(&conn)?;
+        check(&conn)?;
+        Ok(conn)
+    };
     let path = path(control, FILE)?;
-    let conn = Connection::open_with_flags(&path, flags(OpenFlags::SQLITE_OPEN_READ_ONLY)).map_err(refused("opening"))?;
-    guard(&conn)?;
-    match check(&conn) {
-        Ok(()) => return Ok(conn),
-        Err(error) if !is_unwritable(control) => return Err(error),
-        Err(_) if has_log(control)? => {
-            return Err(damaged("humfs/metadata.db was not left in order and cannot be written: mount the tree once where it can be"));
-        }
-        // Readers share an index of the log in a file beside the database. On
-        // a medium where it cannot be made nobody writes either.
-        Err(_) => drop(conn),
+    match open(path.as_os_str(), OpenFlags::empty()) {
+        Err(_) if is_unwritable(control) => {}
+        answer => return answer,
+    }
+    // Readers share an index of SQLite's log in a file beside the database. On
+    // a medium where it cannot be made nobody writes either.
+    if has_log(control)? {
+        return Err(damaged("humfs/metadata.db was not left in order and cannot be written: mount the tree once where it can be"));
     }
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_bytes() {
         uri.push_str(&format!("%{byte:02x}"));
     }
     uri.push_str("?immutable=1");
-    let flags = flags(OpenFlags::SQLITE_OPEN_READ_ONLY) | OpenFlags::SQLITE_OPEN_URI;
-    let conn = Connection::open_with_flags(uri, flags).map_err(refused("opening"))?;
-    guard(&conn)?;
-    check(&conn)?;
-    Ok(conn)
+    open(OsStr::new(&uri), OpenFlags::SQLITE_OPEN_URI)
 }
 
 fn flags(how: OpenFlags) -> OpenFlags {

@@ -126,21 +126,28 @@ impl Walk<'_> {
     fn identify(&self, there: &There, named: Option<i64>) -> Result<Option<i64>> {
         let conn = self.session.conn();
         if let Some(number) = named {
-            let fits = match rows::seen(conn, number)? {
-                Some((kind, hino)) => kind.is_some_and(|kind| rows::fits(kind, there.kind)) && hino.is_none_or(|hino| hino == there.hino),
+            let is_it = match rows::seen(conn, number)? {
+                Some(seen) => there.fits(&seen) && seen.hino.is_none_or(|hino| there.is(hino, seen.born)),
                 None => there.kind == FileKind::Directory,
             };
-            if fits {
+            if is_it {
                 return Ok(named);
             }
         }
         let Some(number) = rows::same(conn, there.hino, there.born)? else { return Ok(None) };
-        let fits = rows::seen(conn, number)?.and_then(|(kind, _)| kind).is_some_and(|kind| rows::fits(kind, there.kind));
-        Ok(fits.then_some(number))
+        Ok(rows::seen(conn, number)?.filter(|seen| there.fits(seen)).map(|_| number))
     }
 }
 
 impl There {
+    fn fits(&self, seen: &rows::Seen) -> bool {
+        seen.kind.is_some_and(|kind| rows::fits(kind, self.kind))
+    }
+
+    fn is(&self, hino: u64, born: Timestamp) -> bool {
+        self.hino == hino && self.born.is_none_or(|time| time == born)
+    }
+
     fn at(dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<There>> {
         let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::BTIME;
         let stat = match rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, wanted) {

@@ -74,12 +74,22 @@ pub(super) fn same(conn: &Connection, hino: u64, born: Option<Timestamp>) -> Res
     one(conn, sql, (hino as i64, born.seconds, born.nanoseconds), |row| row.get(0))
 }
 
-/// Type and number on the host of the inode with number `ino`, as last seen.
-pub(super) fn seen(conn: &Connection, ino: i64) -> Result<Option<(Option<FileKind>, Option<u64>)>> {
-    let sql = "SELECT i.mode, h.hino FROM inode i LEFT JOIN hostref h ON h.ino=i.ino AND h.hino<>0 WHERE i.ino=?1";
+/// What was last seen of the object with number `ino`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Seen {
+    pub(super) kind: Option<FileKind>,
+    /// None after the tree was copied.
+    pub(super) hino: Option<u64>,
+    pub(super) born: Timestamp,
+}
+
+/// What was last seen of the object with number `ino`.
+pub(super) fn seen(conn: &Connection, ino: i64) -> Result<Option<Seen>> {
+    let sql = "SELECT i.mode, h.hino, i.btime, i.btime_ns FROM inode i LEFT JOIN hostref h ON h.ino=i.ino AND h.hino<>0 WHERE i.ino=?1";
     one(conn, sql, [ino], |row| {
         let (mode, hino): (i64, Option<i64>) = (row.get(0)?, row.get(1)?);
-        Ok((FileKind::from_mode(mode as u32), hino.map(|hino| hino as u64)))
+        let born = Timestamp { seconds: row.get(2)?, nanoseconds: row.get(3)? };
+        Ok(Seen { kind: FileKind::from_mode(mode as u32), hino: hino.map(|hino| hino as u64), born })
     })
 }
 
@@ -240,6 +250,10 @@ fn drop_below(conn: &Connection, top: i64) -> Result<()> {
         }
         run(conn, "DELETE FROM dentry WHERE parent=?1", [parent]).map_err(refused("deleting names"))?;
         for (_, ino) in names {
+            if ino == ROOT {
+                // Only a forger has it in a directory.
+                continue;
+            }
             let step = match find_inode(conn, ino)? {
                 Some(Inode { is_dir: false, nlink: nlink @ 2.., .. }) => Step::Links { ino, nlink: nlink - 1 },
                 _ => {
