@@ -17,6 +17,7 @@
 
 use crate::host::{self, Fault};
 use crate::store::shadow::ShadowStore;
+use crate::store::sqlite::SqliteStore;
 use crate::store::xattr::XattrStore;
 use crate::store::{Format, MetaStore};
 use crate::superblock::Superblock;
@@ -205,7 +206,7 @@ impl Tree {
         let cannot = |error: externfs::Error| UsageError(format!("'{shown}': cannot open its {} records: {error}", format.name()));
         Ok(match format {
             Format::ShadowFs | Format::ShadowLink => Box::new(ShadowStore::open(self, format).map_err(cannot)?),
-            Format::Sqlite => return Err(UsageError("not yet".into())),
+            Format::Sqlite => Box::new(SqliteStore::open(self).map_err(cannot)?),
             Format::Xattr => Box::new(XattrStore::open(self).map_err(cannot)?),
         })
     }
