@@ -2,6 +2,7 @@
 //! systems. Each ends with its guard, by process id, also when a test panics.
 
 use crate::harness::skip;
+use crate::machine::processes::{descendants, runs};
 use crate::ordinary;
 use rustix::process::{Pid, Signal};
 use std::fs::File;
@@ -330,6 +331,18 @@ impl Mount {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.point.path()
+    }
+
+    /// `kill -9` of the server and of who watches over it, at one stroke.
+    ///
+    /// # Panics
+    /// When one of them does not die.
+    pub fn kill(self) {
+        let family: Vec<u32> = std::iter::once(self.server.id()).chain(descendants(self.server.id())).collect();
+        for pid in family.iter().filter_map(|&id| Pid::from_raw(id as i32)) {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+        wait_for("a killed server is dead", || !family.iter().any(|&id| runs(id)));
     }
 
     /// Unmounts as a user would, and checks that the server ends by itself

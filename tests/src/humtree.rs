@@ -6,8 +6,9 @@ use crate::ground::Ground;
 use crate::ordinary::{self, give};
 use humfs::store::Format;
 use humfs::superblock::Superblock;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 /// More than a suite needs.
@@ -67,6 +68,26 @@ pub fn paths_below(root: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Bytes of names and values of the extended attributes of each object below
+/// `mount` that has any, by inode number.
+///
+/// # Panics
+/// When one cannot be looked at.
+#[must_use]
+pub fn attribute_bytes(mount: &Path) -> HashMap<u64, u64> {
+    let mut sums = HashMap::new();
+    let mut names = vec![0; 1 << 16];
+    for path in paths_below(mount) {
+        let length = rustix::fs::llistxattr(&path, &mut names[..]).expect("llistxattr");
+        let names = names[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty());
+        let sum: usize = names.map(|name| name.len() + rustix::fs::lgetxattr_query(&path, name).expect("lgetxattr")).sum();
+        if sum > 0 {
+            sums.insert(path.symlink_metadata().expect("lstat").ino(), sum as u64);
+        }
+    }
+    sums
+}
+
 impl HumTree {
     /// An empty one. Skips the running case where [`ordinary::USER`] cannot mount.
     ///
@@ -109,6 +130,27 @@ impl HumTree {
     pub fn mount(&self, options: &str) -> Mount {
         let options = if options.is_empty() { "allow_other".to_owned() } else { format!("allow_other,{options}") };
         Mount::humfs(&self.path(), &options)
+    }
+
+    /// What FORMAT.md says that the tree costs, counted on the host: bytes and
+    /// objects. The guest's attributes are counted as `mount` shows them.
+    ///
+    /// # Panics
+    /// When one of the two cannot be looked at.
+    #[must_use]
+    pub fn counted(&self, attributes: &HashMap<u64, u64>) -> (u64, u64) {
+        // Until it is written out, the host has not decided upon every block.
+        rustix::fs::syncfs(fs::File::open(self.path()).expect("the tree")).expect("syncfs");
+        let mut seen = HashSet::new();
+        let mut bytes = 0;
+        for path in paths_below(&self.at("data")) {
+            let stat = path.symlink_metadata().expect("lstat");
+            if seen.insert(stat.ino()) {
+                let blocks = if stat.is_dir() { 4096 } else { stat.blocks() * 512 };
+                bytes += blocks + 512 + attributes.get(&stat.ino()).copied().unwrap_or(0).next_multiple_of(512);
+            }
+        }
+        (bytes, seen.len() as u64)
     }
 
     /// What its superblock says.
