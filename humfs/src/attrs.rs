@@ -46,8 +46,7 @@ impl HumFs {
     /// Saves `record` as that of `node`, whose state the caller holds, and
     /// whose name's directory is held.
     pub(crate) fn save(&self, node: &HumNode, state: &mut NodeState, at: Option<&At<'_>>, record: Record) -> Result<()> {
-        let (held, is_open) = self.base.hold(&node.inner)?;
-        let host = self.host_attr(node, None)?;
+        let (held, is_open, host) = self.base.hold(&node.inner)?;
         let place = match at {
             _ if self.is_root(&node.inner) => Place::Root,
             Some(at) => Place::Named(*at),
@@ -64,7 +63,7 @@ impl HumFs {
         let need = if grown > 0 { grown.next_multiple_of(512) + BLOCK } else { 0 };
         let path = at.and_then(|at| self.path_of(at));
         let entry = self.changing(node, state, path.as_deref());
-        let announced = self.account.announce(&[entry], Usage { bytes: need, inodes: 0 })?;
+        let announced = self.announce(&[entry], Usage { bytes: need, inodes: 0 })?;
         self.store.save(&object, &record)?;
         state.record = record;
         let host = self.host_attr(node, None)?;
@@ -108,7 +107,7 @@ impl HumFs {
         let path = at.and_then(|at| self.path_of(at));
         let entry = self.changing(node, state, path.as_deref());
         // Growing makes a hole; cutting inside a block may write that block.
-        let announced = self.account.announce(&[entry], Usage::default())?;
+        let announced = self.announce(&[entry], Usage::default())?;
         let sized = SetAttr { size: Some(size), ..SetAttr::default() };
         let host = self.base.set_attr(&Caller::root(), &node.inner, file.map(|file| &file.inner), &sized)?;
         announced.end(&self.recosted(state, &host));
