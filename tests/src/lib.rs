@@ -5,20 +5,26 @@
 //! * [`host_driver`], [`export_driver`]: running them with system calls and
 //!   through an [`externfs::Export`].
 //! * [`mod@conformance`]: the suite that each plugin binds to.
-//! * [`fixture`]: directories, mounts and servers that clean up after themselves.
+//! * [`fixture`]: directories, mounts and servers that clean up after themselves;
+//!   [`ground`], [`ordinary`], [`humtree`]: an ext4, a user and a tree for them.
+//! * [`external`]: suites that others wrote.
 //! * [`machine`]: User Mode Linux and QEMU guests.
 //! * [`harness`]: a runner with time limits, skips and leak checks.
 
 pub mod conformance;
 pub mod driver;
 pub mod export_driver;
+pub mod external;
 pub mod fixture;
+pub mod ground;
 pub mod guest;
 pub mod harness;
 pub mod host_driver;
+pub mod humtree;
 pub mod machine;
 pub mod model;
 pub mod op;
+pub mod ordinary;
 pub mod random;
 pub mod stamp;
 pub mod wire_client;
