@@ -192,7 +192,7 @@ fn open_control(root: BorrowedFd<'_>, access: Access) -> Fault<Option<OwnedFd>> 
 
 /// One writer a tree. The lock belongs to the open file and goes with the
 /// last process that has it, however that ends.
-fn take_lock(control: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, UsageError> {
+pub(crate) fn take_lock(control: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, UsageError> {
     let shown = path.display();
     let lock = host::open_file(control, c"lock", OFlags::CREATE | OFlags::RDWR)
         .map_err(|error| UsageError(format!("'{shown}/humfs/lock': {error}")))?;
