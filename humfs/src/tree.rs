@@ -6,6 +6,8 @@
 //! TREE/data/             the guest's files
 //! TREE/file_metadata/    records of the shadow formats
 //! TREE/dir_metadata/
+//! TREE/file_attributes/  their extended attributes, when there are any
+//! TREE/dir_attributes/
 //! TREE/humfs/            what the original does not know:
 //!      lock              held by the writer
 //!      state             counters, and what is in flight
@@ -274,7 +276,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// One writer a tree. The lock belongs to the open file and goes with the
 /// last process that has it, however that ends. A writer that is unmounted
 /// already, and still writes out what it has, is waited for.
-fn take_lock(control: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, UsageError> {
+pub(crate) fn take_lock(control: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, UsageError> {
     let shown = path.display();
     let lock = host::open_file(control, c"lock", OFlags::CREATE | OFlags::RDWR)
         .map_err(|error| UsageError(format!("'{shown}/humfs/lock': {error}")))?;

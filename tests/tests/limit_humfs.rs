@@ -121,7 +121,10 @@ fn eight_writers_fill_it_and_never_pass_it(format: Format) {
         assert!(written.iter().all(|&bytes| bytes > 0), "{written:?}");
         assert!(sum > room - MEBI && sum < room, "room for {room}: {written:?}");
         // Nothing has room now, but everything else works.
-        assert_eq!(File::create(mount.path().join("one-more")).and_then(|f| f.write_all_at(&[1; 8192], 0)).map_err(errno), Err(Errno::NOSPC));
+        assert_eq!(
+            File::create(mount.path().join("one-more")).and_then(|f| f.write_all_at(&[1; 8192], 0)).map_err(errno),
+            Err(Errno::NOSPC)
+        );
         fs::rename(mount.path().join("w0"), mount.path().join("moved")).unwrap();
         fs::read(mount.path().join("moved")).unwrap();
         let _ = fs::remove_file(mount.path().join("one-more"));
