@@ -223,6 +223,14 @@ impl Tree {
     }
 }
 
+/// The version that the superblock at `path` states, if there is one.
+pub(crate) fn version(path: &Path) -> Option<u32> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    let text = host::read_file(root.as_fd(), c"superblock", SUPERBLOCK_MAX).ok()?;
+    Superblock::parse(&text).ok().map(|superblock| superblock.version)
+}
+
 fn is_switching(control: Option<&OwnedFd>) -> bool {
     control.is_some_and(|control| host::child(control.as_fd(), crate::convert::SWITCHING).is_ok())
 }
