@@ -1,6 +1,7 @@
 //! The `externfs` command, as a library: each subcommand is a module that the
 //! programs in `src/bin` call with what [`cli`] has parsed.
 
+pub mod archive;
 pub mod boot;
 pub mod cli;
 pub mod daemon;
@@ -9,12 +10,16 @@ mod failure;
 pub mod helper;
 pub mod logging;
 pub mod mount;
+pub mod offline;
 pub mod options;
 pub mod plugins;
 pub mod probe;
 pub mod process;
+pub mod progress;
 pub mod sandbox;
 pub mod serve;
+pub mod shown;
+pub mod transfer;
 pub mod umount;
 
 pub use failure::{Failure, Result};
