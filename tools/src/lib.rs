@@ -6,6 +6,7 @@ pub mod boot;
 pub mod cli;
 pub mod daemon;
 pub mod documents;
+pub mod edit;
 mod failure;
 pub mod helper;
 pub mod logging;
@@ -64,6 +65,14 @@ pub fn run(arguments: &[OsString]) -> Result<u8> {
             sandbox: asked.sandbox,
         }),
         Command::Boot(wanted) => return boot::run(&boot::plan::Plan::new(&wanted, asked.verbose)?).map(|code| code as u8),
+        Command::Ls(asked) => edit::list::run(&asked),
+        Command::Stat(asked) => edit::status::run(&asked),
+        Command::Chown(asked) => edit::owner::run(&asked),
+        Command::Chmod(asked) => edit::mode::run(&asked),
+        Command::Mknod(asked) => edit::make::node(&asked),
+        Command::Ln(asked) => edit::make::link(&asked),
+        Command::CpIn(asked) => edit::copy::inward(&asked),
+        Command::CpOut(asked) => edit::copy::outward(&asked),
         Command::Plugins => documents::plugins(),
         Command::Man(asked) => documents::man_pages(&asked.directory),
         Command::Completions(asked) => documents::completions(asked.shell),

@@ -25,12 +25,30 @@ use crate::failure::{Failure, Result};
 use crate::shown;
 use externfs::{Caller, Connect, Errno, Error, Export, FileKind, NodeId};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One view of a tree, as guest root.
 #[derive(Clone)]
 pub struct Offline {
     export: Arc<dyn Export>,
     caller: Caller,
+    closer: Arc<Closer>,
+}
+
+/// Puts the tree in order when the last of a view is gone, unless that was
+/// done before. It loses nothing when it is not: the next one who opens the
+/// tree does it then.
+struct Closer {
+    connect: Arc<dyn Connect>,
+    closed: AtomicBool,
+}
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        if !self.closed.load(Ordering::Relaxed) {
+            let _ = self.connect.close();
+        }
+    }
 }
 
 impl Offline {
@@ -38,9 +56,18 @@ impl Offline {
     ///
     /// # Errors
     /// The tree cannot be opened.
-    pub fn new(connect: &dyn Connect) -> Result<Offline> {
+    pub fn new(connect: Arc<dyn Connect>) -> Result<Offline> {
         let export = connect.connect().map_err(|error| Failure::new(format!("cannot open the tree: {}", why(&error))))?;
-        Ok(Offline { export, caller: Caller::root() })
+        Ok(Offline { export, caller: Caller::root(), closer: Arc::new(Closer { connect, closed: AtomicBool::new(false) }) })
+    }
+
+    /// Puts the tree in order at the end of a change.
+    ///
+    /// # Errors
+    /// EIO. The change has happened all the same.
+    pub fn close(self) -> Result<()> {
+        self.closer.closed.store(true, Ordering::Relaxed);
+        self.closer.connect.close().map_err(|error| Failure::new(format!("the tree is not left in order: {}", why(&error))))
     }
 
     /// The tree's root.

@@ -33,5 +33,5 @@ pub fn open(tree: &OsStr, change: bool) -> Result<Offline> {
     let read_only = MountOption { key: "ro".into(), value: None };
     let options = if change { Vec::new() } else { vec![read_only] };
     let connect = plugin.open(&Source { path: path.to_owned(), options })?;
-    Offline::new(&*connect)
+    Offline::new(connect)
 }

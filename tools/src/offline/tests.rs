@@ -3,7 +3,7 @@ use externfs::{DeviceNumber, GuestGid, GuestUid, Mode, Name, NewNode, Plugin, Se
 
 fn tree(dir: &std::path::Path) -> Offline {
     let connect = hostfs::HostFsPlugin.open(&Source { path: dir.to_owned(), options: Vec::new() }).expect("opens");
-    Offline::new(&*connect).expect("connects")
+    Offline::new(connect).expect("connects")
 }
 
 fn path(text: &str) -> TreePath {
