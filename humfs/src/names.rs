@@ -32,7 +32,7 @@ impl HumFs {
         let at = at(parent, dir.as_fd(), &name);
         let path = self.path_of(&at);
         let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: path.as_deref() };
-        let announced = self.account.announce(&[entry], need_of_new(&record))?;
+        let announced = self.announce(&[entry], need_of_new(&record))?;
         let fd = self.store.create(&at, &record)?;
         let (inner, host) = self.base.enroll(&parent.inner, &name)?;
         drop(fd);
@@ -85,7 +85,7 @@ impl HumFs {
         let at = at(parent, dir.as_fd(), &name);
         let path = self.path_of(&at);
         let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: path.as_deref() };
-        let announced = self.account.announce(&[entry], need_of_new(&record))?;
+        let announced = self.announce(&[entry], need_of_new(&record))?;
         let fd = self.store.create(&at, &record)?;
         let created = self.base.enroll_file(Some((&parent.inner, &name)), fd, flags.open.write)?;
         let used = one(&created.attr, &record);
@@ -118,7 +118,7 @@ impl HumFs {
     pub(crate) fn create_tmpfile(&self, caller: &Caller, parent: &Node, flags: CreateFlags) -> Result<File> {
         let record = born(caller, &parent.state().record, FileKind::Regular, flags.mode)?;
         let dir = self.base.dir_fd(&parent.inner)?;
-        let announced = self.account.announce(&[], need_of_new(&record))?;
+        let announced = self.announce(&[], need_of_new(&record))?;
         let fd = self.store.create_unnamed(dir.as_fd(), &record)?;
         let created = self.base.enroll_file(None, fd, flags.open.write)?;
         let used = one(&created.attr, &record);
@@ -140,7 +140,7 @@ impl HumFs {
             let dir = self.base.dir_fd(&parent.inner)?;
             let path = self.path_of(&at(parent, dir.as_fd(), &c_name));
             let entry = Entry { kind: EntryKind::Name, ino: node.key().number, before: state.cost, path: path.as_deref() };
-            (Some(self.account.announce(&[entry], Usage::default())?), Usage::one(state.cost))
+            (Some(self.announce(&[entry], Usage::default())?), Usage::one(state.cost))
         } else {
             (None, Usage::default())
         };
@@ -176,7 +176,7 @@ impl HumFs {
             let victim = Victim::new(self, child.node, &host, &at);
             let path = self.path_of(&at);
             let entry = victim.entry(path.as_deref());
-            let announced = self.account.announce(entry.as_slice(), Usage::default())?;
+            let announced = self.announce(entry.as_slice(), Usage::default())?;
             self.store.remove(&at, facts(&host))?;
             announced.end(&victim.gone(self));
             Ok(())
@@ -248,7 +248,7 @@ impl HumFs {
         let victim = Victim::new(self, victim, there, new);
         let path = self.path_of(new);
         let entry = victim.entry(path.as_deref());
-        let announced = self.account.announce(entry.as_slice(), Usage::default())?;
+        let announced = self.announce(entry.as_slice(), Usage::default())?;
         self.store.rename(old, new, how)?;
         announced.end(&victim.gone(self));
         Ok(())

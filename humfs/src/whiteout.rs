@@ -42,7 +42,7 @@ impl HumFs {
         record.device = WHITEOUT;
         let (old_path, new_path) = (self.path_of(old).ok_or(Errno::ESTALE)?, self.path_of(new).ok_or(Errno::ESTALE)?);
         let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: Some(&old_path) };
-        let room = self.account.announce(&[entry], need_of_new(&record))?;
+        let room = self.announce(&[entry], need_of_new(&record))?;
         let number = |n: u64| n.to_string().into_bytes();
         let fields = [
             b"whiteout".to_vec(),
