@@ -34,7 +34,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// What lies in TREE and belongs to a format.
-const PARTS: [&CStr; 6] = [c"data", c"file_metadata", c"dir_metadata", c"file_attributes", c"dir_attributes", c"metadata.db"];
+pub(crate) const PARTS: [&CStr; 6] = [c"data", c"file_metadata", c"dir_metadata", c"file_attributes", c"dir_attributes", c"metadata.db"];
 
 /// The mark of a switch that has begun.
 pub(crate) const SWITCHING: &CStr = c"switching";

@@ -61,6 +61,23 @@ impl Tree {
     /// # Errors
     /// One clear line: what is wrong and what to do.
     pub fn open(path: &Path, access: Access) -> Result<Tree, UsageError> {
+        let tree = Tree::open_unfinished_too(path, access)?;
+        let unfinished = tree.control().is_some_and(|control| host::child(control, crate::make::IMPORTING).is_ok());
+        if unfinished {
+            return Err(UsageError(format!(
+                "'{}' is not complete, filling it was cut short: run the same 'externfs create' again",
+                path.display()
+            )));
+        }
+        Ok(tree)
+    }
+
+    /// Opens the tree at `path`, which is being filled, for writing.
+    pub(crate) fn open_unfinished(path: &Path) -> Result<Tree, UsageError> {
+        Tree::open_unfinished_too(path, Access::Write)
+    }
+
+    fn open_unfinished_too(path: &Path, access: Access) -> Result<Tree, UsageError> {
         let shown = path.display();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(rustix::fs::CWD, path, flags, Mode::empty()).map_err(|error| match error {
@@ -262,7 +279,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// One writer a tree. The lock belongs to the open file and goes with the
 /// last process that has it, however that ends. A writer that is unmounted
 /// already, and still writes out what it has, is waited for.
-fn take_lock(control: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, UsageError> {
+pub(crate) fn take_lock(control: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, UsageError> {
     let shown = path.display();
     let lock = host::open_file(control, c"lock", OFlags::CREATE | OFlags::RDWR)
         .map_err(|error| UsageError(format!("'{shown}/humfs/lock': {error}")))?;

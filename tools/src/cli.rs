@@ -3,7 +3,7 @@
 
 mod trees;
 
-pub use trees::{Chmod, Chown, CpIn, CpOut, Create, Export, Ln, Ls, Mknod, Resize, Stat, parse_size};
+pub use trees::{Chmod, Chown, Convert, CpIn, CpOut, Create, Export, Ln, Ls, Mknod, Resize, Stat, parse_size};
 
 use crate::mount::GENERAL_OPTIONS;
 use crate::plugins;
@@ -45,6 +45,8 @@ pub enum Command {
     Export(Export),
     /// Change how much a tree may hold
     Resize(Resize),
+    /// Move the records of a tree into another format
+    Convert(Convert),
     /// List what is in a tree, without mounting it
     Ls(Ls),
     /// Show all about files in a tree

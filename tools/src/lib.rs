@@ -4,9 +4,12 @@
 pub mod archive;
 pub mod boot;
 pub mod cli;
+pub mod convert;
+pub mod create;
 pub mod daemon;
 pub mod documents;
 pub mod edit;
+pub mod export;
 mod failure;
 pub mod helper;
 pub mod logging;
@@ -17,6 +20,7 @@ pub mod plugins;
 pub mod probe;
 pub mod process;
 pub mod progress;
+pub mod resize;
 pub mod sandbox;
 pub mod serve;
 pub mod shown;
@@ -65,6 +69,10 @@ pub fn run(arguments: &[OsString]) -> Result<u8> {
             sandbox: asked.sandbox,
         }),
         Command::Boot(wanted) => return boot::run(&boot::plan::Plan::new(&wanted, asked.verbose)?).map(|code| code as u8),
+        Command::Create(asked) => create::run(&asked),
+        Command::Export(asked) => export::run(&asked),
+        Command::Resize(asked) => resize::run(&asked),
+        Command::Convert(asked) => convert::run(&asked),
         Command::Ls(asked) => edit::list::run(&asked),
         Command::Stat(asked) => edit::status::run(&asked),
         Command::Chown(asked) => edit::owner::run(&asked),

@@ -69,6 +69,22 @@ pub struct Resize {
     pub size: u64,
 }
 
+/// Arguments of `convert`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+No data is copied. The old records stay until the new ones are complete and have been compared with them; after an interruption the same command goes on.
+
+Examples:
+  externfs convert /srv/guest --metadata shadow_fs")]
+pub struct Convert {
+    /// The tree, which must not be mounted
+    #[arg(value_name = "TREE", value_hint = ValueHint::DirPath)]
+    pub tree: PathBuf,
+    /// Where owners, modes and attributes are to be: xattr, sqlite, shadow_fs or shadow_link
+    #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
+    pub metadata: Format,
+}
+
 /// Arguments of `ls`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:\n  externfs ls /srv/guest\n  externfs ls -l /srv/guest /etc /dev\n  externfs ls -lR /srv/guest /var/log")]
@@ -153,7 +169,9 @@ pub struct Chmod {
 
 /// Arguments of `mknod`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Examples:\n  externfs mknod /srv/guest /dev/ubda b 98 0 -m 660 --owner root:disk\n  externfs mknod /srv/guest /run/pipe p")]
+#[command(
+    after_help = "Examples:\n  externfs mknod /srv/guest /dev/ubda b 98 0 -m 660 --owner root:disk\n  externfs mknod /srv/guest /run/pipe p"
+)]
 pub struct Mknod {
     /// The tree
     #[arg(value_name = "TREE", value_hint = ValueHint::DirPath)]
@@ -180,7 +198,9 @@ pub struct Mknod {
 
 /// Arguments of `ln`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Examples:\n  externfs ln /srv/guest /bin/vi /bin/view\n  externfs ln -s /srv/guest ../usr/share/zoneinfo/UTC /etc/localtime")]
+#[command(
+    after_help = "Examples:\n  externfs ln /srv/guest /bin/vi /bin/view\n  externfs ln -s /srv/guest ../usr/share/zoneinfo/UTC /etc/localtime"
+)]
 pub struct Ln {
     /// The tree
     #[arg(value_name = "TREE", value_hint = ValueHint::DirPath)]

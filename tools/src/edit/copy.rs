@@ -97,7 +97,15 @@ impl Origin for StandardInput {
             return Ok(None);
         }
         let mode = Mode::new(0o644);
-        Ok(Some(Item { path: TreePath::default(), body: Body::Regular(0), mode, owner: None, mtime: None, atime: None, xattrs: Vec::new() }))
+        Ok(Some(Item {
+            path: TreePath::default(),
+            body: Body::Regular(0),
+            mode,
+            owner: None,
+            mtime: None,
+            atime: None,
+            xattrs: Vec::new(),
+        }))
     }
 
     fn data(&mut self, buffer: &mut [u8]) -> Result<Option<(u64, usize)>> {

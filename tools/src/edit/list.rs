@@ -121,7 +121,8 @@ impl Rows {
 
 fn columns(attr: &Attr, accounts: Option<&Accounts>) -> Vec<String> {
     let user = accounts.and_then(|known| known.user(attr.uid)).map_or_else(|| attr.uid.0.to_string(), |name| shown::text(name.as_bytes()));
-    let group = accounts.and_then(|known| known.group(attr.gid)).map_or_else(|| attr.gid.0.to_string(), |name| shown::text(name.as_bytes()));
+    let group =
+        accounts.and_then(|known| known.group(attr.gid)).map_or_else(|| attr.gid.0.to_string(), |name| shown::text(name.as_bytes()));
     let size = if attr.kind.is_device() { format!("{}, {}", attr.device.major, attr.device.minor) } else { attr.size.to_string() };
     vec![shown::mode(attr.kind, attr.mode), attr.nlink.to_string(), user, group, size, shown::time(attr.mtime)]
 }

@@ -54,7 +54,9 @@ pub fn link(asked: &Ln) -> Result<()> {
             let node = tree.resolve(&target)?;
             if node.attr().kind == externfs::FileKind::Directory {
                 let shown = crate::shown::path(target.as_bytes());
-                return Err(Failure::new(format!("{shown}: it is a directory, which has no second name: 'externfs ln -s' makes a symbolic link")));
+                return Err(Failure::new(format!(
+                    "{shown}: it is a directory, which has no second name: 'externfs ln -s' makes a symbolic link"
+                )));
             }
             drop(parent.link(&node, name).map_err(cannot)?);
         }

@@ -12,7 +12,10 @@ use externfs::{FileKind, Mode, SetAttr};
 /// A mode that is none, a path that is not there or is a link.
 pub fn run(asked: &Chmod) -> Result<()> {
     let change = ModeChange::parse(&asked.mode).ok_or_else(|| {
-        Failure::usage(format!("'{}' is no mode: octal up to 7777, or u+x, go-w, a=rX and lists of these", shown::text(asked.mode.as_bytes())))
+        Failure::usage(format!(
+            "'{}' is no mode: octal up to 7777, or u+x, go-w, a=rX and lists of these",
+            shown::text(asked.mode.as_bytes())
+        ))
     })?;
     let paths = super::paths(&asked.paths)?;
     let tree = offline::open(&asked.tree, true)?;

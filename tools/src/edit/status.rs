@@ -24,7 +24,8 @@ pub fn run(asked: &Stat) -> Result<()> {
 
 fn describe(path: &TreePath, node: &Node, accounts: &Accounts) -> Result<String> {
     let attr = node.attr();
-    let named = |id: u32, name: Option<&str>| name.map_or_else(|| id.to_string(), |name| format!("{id} ({})", shown::text(name.as_bytes())));
+    let named =
+        |id: u32, name: Option<&str>| name.map_or_else(|| id.to_string(), |name| format!("{id} ({})", shown::text(name.as_bytes())));
     let mut lines = vec![("path", shown::path(path.as_bytes())), ("type", shown::kind(attr.kind).to_owned())];
     if attr.kind == FileKind::Symlink {
         lines.push(("target", shown::text(&node.read_link().map_err(|error| failed(path.as_bytes(), &error))?)));
