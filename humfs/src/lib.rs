@@ -23,6 +23,7 @@
 
 pub mod account;
 pub mod convert;
+pub mod humfsify;
 pub mod intent;
 pub mod make;
 pub mod record;

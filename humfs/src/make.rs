@@ -67,7 +67,7 @@ pub fn lay_to_fill(path: &Path, plan: &Plan) -> Result<(), UsageError> {
 /// # Errors
 /// One clear line.
 pub fn open_to_fill(path: &Path) -> Result<Arc<Bridge<HumFs>>, UsageError> {
-    let tree = Tree::open_unfinished(path)?;
+    let tree = Tree::open_marked(path, None)?;
     let bridge = HumFs::new(tree, Options::default()).and_then(|fs| Bridge::new(fs, BridgeOptions::default()));
     bridge.map_err(|error| UsageError(format!("'{}': {error}", path.display())))
 }
