@@ -139,7 +139,9 @@ impl Site<'_> {
         let converting = host::child(root.as_fd(), c"humfs/converting").is_ok();
         let superblock = host::read_file(root.as_fd(), c"superblock", 16).map(|text| !text.is_empty()).unwrap_or(false);
         if superblock && !converting {
-            return Err(UsageError(format!("'{shown}' is a humfs tree already: 'externfs resize' changes its size, 'humfsify -r' undoes it")));
+            return Err(UsageError(format!(
+                "'{shown}' is a humfs tree already: 'externfs resize' changes its size, 'humfsify -r' undoes it"
+            )));
         }
         let control = host::ensure_dir(root.as_fd(), c"humfs").map_err(cannot)?;
         let lock = take_lock(control.as_fd(), path)?;

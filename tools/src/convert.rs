@@ -11,6 +11,7 @@ use crate::progress::Progress;
 /// The library's line.
 pub fn run(asked: &Convert) -> Result<()> {
     process::raise_file_limit();
+    crate::hostuser::act_as_owner_of(&asked.tree)?;
     let mut progress = Progress::of_items(None);
     let count = humfs::convert::convert(&asked.tree, asked.metadata, &mut |_| progress.told(0))?;
     progress.finish();

@@ -6,9 +6,9 @@ use crate::archive::{Counter, decompressed};
 use crate::cli::Create;
 use crate::failure::{Failure, Result};
 use crate::offline::{Offline, TreePath};
-use crate::process;
 use crate::progress::Progress;
 use crate::transfer::{HostTree, Keep, Origin, Planter, Unpack};
+use crate::{hostuser, process};
 use humfs::make::{self, Plan};
 use std::fs::File;
 use std::io::{IsTerminal, Read};
@@ -24,16 +24,12 @@ pub fn run(asked: &Create) -> Result<()> {
     let owner = asked.owner.as_deref().map(owner::Owner::find).transpose()?;
     process::raise_file_limit();
     let Some(from) = &asked.from else {
-        if let Some(owner) = owner {
-            owner.take_over(&asked.tree)?;
-        }
+        become_owner(owner, &asked.tree)?;
         return Ok(make::lay(&asked.tree, &plan)?);
     };
     // What cannot be read is found out before anything is made.
     let source = Source::open(from)?;
-    if let Some(owner) = owner {
-        owner.take_over(&asked.tree)?;
-    }
+    become_owner(owner, &asked.tree)?;
     make::lay_to_fill(&asked.tree, &plan)?;
     let tree = Offline::new(make::open_to_fill(&asked.tree)?)?;
     source.pour(&tree, &asked.tree)?;
@@ -41,6 +37,14 @@ pub fn run(asked: &Create) -> Result<()> {
     tree.sync().map_err(why)?;
     tree.close()?;
     Ok(make::finish(&asked.tree)?)
+}
+
+/// Whoever owns TREE, or is to own it, makes it.
+fn become_owner(owner: Option<owner::Owner>, tree: &Path) -> Result<()> {
+    match owner {
+        Some(owner) => owner.take_over(tree),
+        None => hostuser::act_as_owner_of(tree),
+    }
 }
 
 /// What a tree is filled with.

@@ -12,6 +12,8 @@ pub mod edit;
 pub mod export;
 mod failure;
 pub mod helper;
+pub mod hostuser;
+pub mod humfsify;
 pub mod logging;
 pub mod mount;
 pub mod offline;
@@ -92,11 +94,17 @@ pub fn run(arguments: &[OsString]) -> Result<u8> {
 /// The exit code that `outcome` means, after telling people why.
 #[must_use]
 pub fn report(outcome: Result<u8>) -> ExitCode {
+    report_as("externfs", outcome)
+}
+
+/// As [`report`], for the program called `name`.
+#[must_use]
+pub fn report_as(name: &str, outcome: Result<u8>) -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             if !failure.line.is_empty() {
-                eprintln!("externfs: {failure}");
+                eprintln!("{name}: {failure}");
             }
             ExitCode::from(failure.code)
         }

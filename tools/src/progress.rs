@@ -79,6 +79,12 @@ impl Progress {
         }
     }
 
+    /// How many items are done.
+    #[must_use]
+    pub fn items(&self) -> u64 {
+        self.items
+    }
+
     /// Takes the bar away.
     pub fn finish(self) {
         self.bar.finish_and_clear();

@@ -8,5 +8,6 @@ use crate::failure::Result;
 /// # Errors
 /// The library's line.
 pub fn run(asked: &Resize) -> Result<()> {
+    crate::hostuser::act_as_owner_of(&asked.tree)?;
     Ok(humfs::tree::resize(&asked.tree, asked.size)?)
 }

@@ -69,7 +69,9 @@ impl Visitor for Recorder<'_> {
         let mut free = c"metadata".to_owned();
         let taken = |name: &CStr| {
             let is_there = names.iter().any(|other| other.as_c_str() == name);
-            is_there && rustix::fs::statat(&dirs.data, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+            is_there
+                && rustix::fs::statat(&dirs.data, name, AtFlags::SYMLINK_NOFOLLOW)
+                    .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
         };
         let mut number = 0u64;
         while taken(&free) {

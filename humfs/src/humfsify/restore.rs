@@ -113,7 +113,9 @@ impl Restorer<'_, '_> {
         let Some(record) = record else { return Ok(()) };
         let done = if record.kind == host.kind { give_back(at.dir, at.name, &record) } else { self.replace(at, &host, &record) };
         done.map_err(|error| match error {
-            Host::PERM => externfs::Error::because(externfs::Errno::EPERM, "to give a file to another user, or to make a device, takes root"),
+            Host::PERM => {
+                externfs::Error::because(externfs::Errno::EPERM, "to give a file to another user, or to make a device, takes root")
+            }
             other => fault("giving a file back")(other),
         })
     }

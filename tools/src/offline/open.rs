@@ -3,7 +3,7 @@
 
 use super::Offline;
 use crate::failure::{Failure, Result};
-use crate::{plugins, process};
+use crate::{hostuser, plugins, process};
 use externfs::{MountOption, Registry, Source};
 use std::ffi::OsStr;
 use std::path::Path;
@@ -30,6 +30,9 @@ pub fn open(tree: &OsStr, change: bool) -> Result<Offline> {
     let (plugin, path) = source_of(&registry, tree);
     let plugin = registry.get(plugin).map_err(|error| Failure::new(error.0))?;
     process::raise_file_limit();
+    if change && plugin.name() == DEFAULT_PLUGIN {
+        hostuser::act_as_owner_of(path)?;
+    }
     let read_only = MountOption { key: "ro".into(), value: None };
     let options = if change { Vec::new() } else { vec![read_only] };
     let connect = plugin.open(&Source { path: path.to_owned(), options })?;
