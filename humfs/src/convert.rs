@@ -34,7 +34,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// What lies in TREE and belongs to a format.
-const PARTS: [&CStr; 5] = [c"data", c"file_metadata", c"dir_metadata", c"file_attributes", c"dir_attributes"];
+pub(crate) const PARTS: [&CStr; 5] = [c"data", c"file_metadata", c"dir_metadata", c"file_attributes", c"dir_attributes"];
 
 /// What lies in `humfs/` and belongs to a format: a database, what SQLite and
 /// the store keep beside it.
