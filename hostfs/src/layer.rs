@@ -152,6 +152,14 @@ pub fn status(dir: BorrowedFd<'_>, name: &CStr) -> std::result::Result<Attr, rus
     stat.attr(&view).map_err(|_| rustix::io::Errno::IO)
 }
 
+/// The identity of what `fd` stands for, as [`Inode::host_key`] has it.
+///
+/// # Errors
+/// What statx(2) says.
+pub fn key(fd: BorrowedFd<'_>) -> std::result::Result<externfs::NodeKey, rustix::io::Errno> {
+    Ok(Stat::of_fd(fd)?.key())
+}
+
 impl Inode {
     /// Its kind on the host.
     #[must_use]

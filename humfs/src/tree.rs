@@ -63,6 +63,16 @@ impl Tree {
     /// # Errors
     /// One clear line: what is wrong and what to do.
     pub fn open(path: &Path, access: Access) -> Result<Tree, UsageError> {
+        let tree = Tree::open_exposed(path, access)?;
+        tree.check_privacy()?;
+        Ok(tree)
+    }
+
+    /// As [`Tree::open`], whoever else may come near: for who looks into that.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn open_exposed(path: &Path, access: Access) -> Result<Tree, UsageError> {
         let shown = path.display();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(rustix::fs::CWD, path, flags, Mode::empty()).map_err(|error| match error {
@@ -99,7 +109,6 @@ impl Tree {
         }
         let data = host::child_dir(root.as_fd(), c"data").map_err(cannot("opening data/"))?;
         let tree = Tree { path: path.to_owned(), root, data, control, superblock, access, lock };
-        tree.check_privacy()?;
         Ok(tree)
     }
 

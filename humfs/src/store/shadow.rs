@@ -51,11 +51,10 @@ use crate::host::{self, Fault, damaged, fault};
 use crate::intent::Journal;
 use crate::record::Record;
 use crate::tree::{Access, Tree};
-use externfs::{Attr, Errno, Error, Result};
+use externfs::{Attr, Errno, Error, NodeKey, Result};
 use hostfs::Inode;
 use lines::Style;
 use mirror::{Holds, Mirror, Pair};
-use rustix::fs::AtFlags;
 use rustix::io::Errno as Host;
 use stage::Stage;
 use std::ffi::CStr;
@@ -70,8 +69,7 @@ pub struct ShadowStore {
     style: Style,
     tree: OwnedFd,
     data: OwnedFd,
-    /// Device and number of the data tree's root.
-    data_root: (u64, u64),
+    data_root: NodeKey,
     lines: Pair,
     /// Empty while the tree has none: nothing is looked for then.
     attributes: OnceLock<Pair>,
@@ -97,8 +95,7 @@ impl ShadowStore {
     pub fn open(tree: &Tree, format: Format) -> Result<ShadowStore> {
         let failed = fault("opening the metadata trees");
         let style = if format == Format::ShadowLink { Style::Link } else { Style::File };
-        let stat = rustix::fs::statat(tree.data(), c"", AtFlags::EMPTY_PATH).map_err(&failed)?;
-        let data_root = (stat.st_dev, stat.st_ino);
+        let data_root = hostfs::layer::key(tree.data()).map_err(&failed)?;
         let can_write = tree.access() == Access::Write;
         let trees = ["file_metadata", "dir_metadata"];
         let lines = Pair::open(tree.root(), trees, data_root, can_write)
@@ -114,8 +111,7 @@ impl ShadowStore {
     }
 
     fn is_root(&self, node: &Inode) -> bool {
-        let key = node.host_key();
-        (key.volume, key.number) == self.data_root
+        node.host_key() == self.data_root
     }
 
     /// What a change needs.
@@ -175,7 +171,7 @@ impl Writing {
 
 impl Pair {
     /// The trees called `names`; ENOENT if they are not there and not to be made.
-    fn open(tree: impl AsFd, names: [&str; 2], data_root: (u64, u64), make: bool) -> Fault<Pair> {
+    fn open(tree: impl AsFd, names: [&str; 2], data_root: NodeKey, make: bool) -> Fault<Pair> {
         let [files, dirs] = names.map(|name| {
             let name = std::ffi::CString::new(name).map_err(|_| Host::INVAL)?;
             if make { host::ensure_dir(tree.as_fd(), &name) } else { host::child_dir(tree.as_fd(), &name) }

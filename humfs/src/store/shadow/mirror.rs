@@ -36,7 +36,7 @@ pub(super) enum Holds {
 pub(super) struct Mirror {
     root: Arc<OwnedFd>,
     /// Device and number of the data tree's root.
-    data_root: (u64, u64),
+    data_root: NodeKey,
     holds: Holds,
     cache: Mutex<LruCache<(u64, u64), Known>>,
     /// Where directories' own records lie: held for reading while one is
@@ -54,7 +54,7 @@ struct Known {
 }
 
 impl Mirror {
-    pub(super) fn new(root: OwnedFd, data_root: (u64, u64), holds: Holds, capacity: NonZeroUsize) -> Mirror {
+    pub(super) fn new(root: OwnedFd, data_root: NodeKey, holds: Holds, capacity: NonZeroUsize) -> Mirror {
         let cache = Mutex::new(LruCache::new(capacity));
         Mirror { root: Arc::new(root), data_root, holds, cache, names: RwLock::default() }
     }
@@ -82,7 +82,7 @@ impl Mirror {
         let mut at = node.clone();
         let mut dir = loop {
             let key = at.host_key();
-            if (key.volume, key.number) == self.data_root {
+            if key == self.data_root {
                 break self.root.clone();
             }
             match self.known(key) {

@@ -4,7 +4,7 @@ use super::rig::*;
 use crate::record::Record;
 use crate::store::{At, Format, Loaded, MetaStore, Object, Place};
 use externfs::{DeviceNumber, Errno, ExternFs, FileKind};
-use std::os::fd::AsFd;
+
 use std::os::unix::fs::{MetadataExt, symlink};
 
 fn device(kind: FileKind, major: u32, minor: u32) -> Record {
