@@ -1,10 +1,10 @@
 //! Making an empty tree.
 
+use crate::birth;
 use crate::host::{self, Fault};
-use crate::record::Record;
 use crate::store::Format;
 use crate::superblock::Superblock;
-use externfs::{FileKind, GuestGid, GuestUid, Mode, UsageError};
+use externfs::UsageError;
 use rustix::fs::OFlags;
 use rustix::io::Errno as Host;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -67,8 +67,7 @@ pub fn lay(path: &Path, plan: &Plan) -> Result<(), UsageError> {
 pub(crate) fn lay_in(root: BorrowedFd<'_>, superblock: &Superblock) -> Fault<()> {
     host::ensure_dir(root, c"data")?;
     host::ensure_dir(root, c"humfs")?;
-    let guest_root = Record::new(FileKind::Directory, Mode::new(0o755), GuestUid(0), GuestGid(0));
-    let line = guest_root.to_line(false);
+    let line = birth::root().to_line(false);
     match superblock.format {
         Format::ShadowFs => {
             host::ensure_dir(root, c"file_metadata")?;
@@ -83,7 +82,7 @@ pub(crate) fn lay_in(root: BorrowedFd<'_>, superblock: &Superblock) -> Fault<()>
                 Err(other) => return Err(other),
             }
         }
-        // The root's record is there when the first writer comes.
+        // The root's record comes with its first change.
         Format::Sqlite | Format::Xattr => {}
     }
     host::replace_file(root, c"superblock", superblock.to_text().as_bytes())
