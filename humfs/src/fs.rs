@@ -60,7 +60,7 @@ impl HumFs {
         let record = match store.load_root(base.root_fd(), &host)? {
             Loaded::Record(record) => record,
             // A tree that nobody has mounted yet.
-            Loaded::Absent => Record::new(FileKind::Directory, Mode::new(0o755), GuestUid(0), GuestGid(0)),
+            Loaded::Absent => crate::birth::root(),
         };
         let cost = account::cost(&host, record.xattrs.bytes());
         let (root_node, _) = nodes.intern(inner, record, cost, false);

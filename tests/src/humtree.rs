@@ -4,11 +4,12 @@
 use crate::fixture::Mount;
 use crate::ground::Ground;
 use crate::ordinary::{self, give};
+use humfs::make::Plan;
 use humfs::store::Format;
 use humfs::superblock::Superblock;
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// More than a suite needs.
@@ -17,38 +18,6 @@ pub const TOTAL: u64 = 4 << 30;
 /// See the [module](self).
 pub struct HumTree {
     ground: Ground,
-}
-
-/// Makes an empty tree at `path`, where there is nothing, for the user who
-/// runs this.
-///
-/// # Panics
-/// When the host refuses it.
-pub fn lay(path: &Path, format: Format, total: u64) {
-    private_dir(path);
-    private_dir(&path.join("data"));
-    // Where the root has no record yet, it is adopted as it is on the host.
-    fs::set_permissions(path.join("data"), Permissions::from_mode(0o755)).expect("chmod");
-    if matches!(format, Format::ShadowFs | Format::ShadowLink) {
-        private_dir(&path.join("file_metadata"));
-        private_dir(&path.join("dir_metadata"));
-        let record = path.join("dir_metadata/metadata");
-        match format {
-            Format::ShadowFs => private_file(&record, "493 0 0\n"),
-            _ => symlink("493 0 0", record).expect("the root's record"),
-        }
-    }
-    private_file(&path.join("superblock"), &Superblock { version: 2, format, used: 1, total }.to_text());
-}
-
-fn private_dir(path: &Path) {
-    fs::create_dir(path).expect("a directory");
-    fs::set_permissions(path, Permissions::from_mode(0o700)).expect("chmod");
-}
-
-fn private_file(path: &Path, text: &str) {
-    fs::write(path, text).expect("a file");
-    fs::set_permissions(path, Permissions::from_mode(0o600)).expect("chmod");
 }
 
 /// Every path below `root`, itself included; links are not followed.
@@ -95,9 +64,19 @@ impl HumTree {
     /// When the host refuses it.
     #[must_use]
     pub fn new(format: Format, total: u64) -> HumTree {
+        HumTree::limited(format, total, None)
+    }
+
+    /// The same, for so many objects.
+    ///
+    /// # Panics
+    /// When the host refuses it.
+    #[must_use]
+    pub fn limited(format: Format, total: u64, inodes: Option<u64>) -> HumTree {
         ordinary::need();
         let tree = HumTree { ground: Ground::new() };
-        lay(&tree.path(), format, total);
+        let plan = Plan { format, total, inodes };
+        humfs::make::lay(&tree.path(), &plan).unwrap_or_else(|why| panic!("{why}"));
         tree.hand_over();
         tree
     }

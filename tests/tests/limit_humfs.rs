@@ -37,7 +37,7 @@ fn main() -> std::process::ExitCode {
             case("objects_are_limited_too", objects_are_limited_too);
             case("what_has_no_name_counts_until_it_is_closed", what_has_no_name_counts_until_it_is_closed);
             case("a_killed_server_leaves_a_true_account", a_killed_server_leaves_a_true_account);
-            case("a_total_that_was_edited_counts_from_the_next_mount", a_total_that_was_edited_counts_from_the_next_mount);
+            case("a_total_that_is_edited_counts", a_total_that_is_edited_counts);
         }
         harness::main(cases)
     })
@@ -318,11 +318,7 @@ fn every_way_of_writing_ends_at_the_limit(format: Format) {
 }
 
 fn objects_are_limited_too(format: Format) {
-    let tree = HumTree::new(format, 64 * MEBI);
-    fs::create_dir_all(tree.at("humfs")).unwrap();
-    fs::set_permissions(tree.at("humfs"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    fs::write(tree.at("humfs/settings"), "inodes 50\n").unwrap();
-    tree.hand_over();
+    let tree = HumTree::limited(format, 64 * MEBI, Some(50));
     let mount = tree.mount("");
     let at = |name: &str| mount.path().join(name);
     assert_eq!(rustix::fs::statvfs(mount.path()).unwrap().f_files, 50);
@@ -427,7 +423,7 @@ fn a_killed_server_leaves_a_true_account(format: Format) {
     }
 }
 
-fn a_total_that_was_edited_counts_from_the_next_mount(format: Format) {
+fn a_total_that_is_edited_counts(format: Format) {
     let tree = HumTree::new(format, 8 * MEBI);
     let edit = |total: u64| {
         let text = fs::read_to_string(tree.at("superblock")).unwrap();
@@ -441,12 +437,14 @@ fn a_total_that_was_edited_counts_from_the_next_mount(format: Format) {
     let mount = tree.mount("");
     assert_eq!(rustix::fs::statvfs(mount.path()).unwrap().f_blocks, 20 * MEBI / BLOCK);
     assert!(fill(&mount.path().join("two"), 65536) > 11 * MEBI);
-    // While it is mounted, an edit waits for the next mount, and is not undone.
+    // While it is mounted, it counts too, and is not undone.
     edit(4 * MEBI);
+    assert_eq!(rustix::fs::statvfs(mount.path()).unwrap().f_blocks, 4 * MEBI / BLOCK);
+    assert_eq!(fs::write(mount.path().join("three"), [1; 65536]).map_err(errno), Err(Errno::NOSPC));
     mount.finish();
     assert_eq!(tree.superblock().total, 4 * MEBI);
     let mount = tree.mount("");
-    assert_eq!(File::create(mount.path().join("three")).map(drop).map_err(errno), Err(Errno::NOSPC), "there is less than is used");
+    assert_eq!(File::create(mount.path().join("four")).map(drop).map_err(errno), Err(Errno::NOSPC), "there is less than is used");
     assert_eq!(rustix::fs::statvfs(mount.path()).unwrap().f_bfree, 0);
     assert_eq!(fs::metadata(mount.path().join("two")).unwrap().size(), fs::read(mount.path().join("two")).unwrap().len() as u64);
     for name in ["one", "two"] {

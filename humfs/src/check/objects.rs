@@ -5,6 +5,7 @@ use super::links::{Links, digest};
 use super::sanity;
 use super::{CheckOptions, Progress};
 use crate::account;
+use crate::birth;
 use crate::fs::adopted;
 use crate::host;
 use crate::open::Sum;
@@ -203,8 +204,10 @@ impl Survey<'_> {
             // changes; these formats make none before.
             return;
         }
-        let policy = if seen.at.is_none() { Adopt::Root } else { self.options.adopt };
-        let record = adopted(policy, seen.host).ok();
+        let (policy, record) = match seen.at {
+            None => (Adopt::Root, Some(birth::root())),
+            Some(_) => (self.options.adopt, adopted(self.options.adopt, seen.host).ok()),
+        };
         let mend = if record.is_some() { Mend::Adopt } else { Mend::Lose };
         self.tell_at(seen, Problem::OrphanData { policy }, Some(mend), record);
     }
