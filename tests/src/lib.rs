@@ -10,6 +10,7 @@
 //! * [`harness`]: a runner with time limits, skips and leak checks.
 
 pub mod conformance;
+pub mod deed;
 pub mod driver;
 pub mod export_driver;
 pub mod fixture;
@@ -18,9 +19,13 @@ pub mod harness;
 pub mod host_driver;
 pub mod machine;
 pub mod model;
+pub mod mortal;
 pub mod op;
+pub mod picture;
 pub mod random;
+pub mod realm;
 pub mod stamp;
+pub mod trial;
 pub mod wire_client;
 
 /// How many random cases to run: `EXTERNFS_TEST_CASES` times `usual`, so that a

@@ -1,0 +1,97 @@
+//! humfs killed at each step of each change.
+
+use externfs_tests::deed::Deed;
+use externfs_tests::mortal::{self, End, Fate};
+use externfs_tests::realm::Realm;
+use externfs_tests::trial::{self, Trial};
+use externfs_tests::{fixture, harness};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [trial::PERFORM, ..] => performed(trial::perform(&words[1..])),
+        [TWO_THREADS, dir] => performed(two_threads(Path::new(dir)).map_err(|error| error.to_string())),
+        _ => harness::main(externfs_tests::cases![the_axe_falls_where_it_should, the_axe_falls_in_every_thread]),
+    }
+}
+
+/// This program is its own victim.
+fn performed(result: Result<(), String>) -> ExitCode {
+    let Err(why) = result else { return ExitCode::SUCCESS };
+    eprintln!("{why}");
+    ExitCode::FAILURE
+}
+
+/// On hostfs, where each of these is one system call: before it the old state
+/// is seen at every step, after it the new one at every step.
+fn the_axe_falls_where_it_should() {
+    let dir = fixture::temp_dir();
+    for (name, call) in [("unlink", "unlinkat"), ("rename", "renameat2"), ("rmdir", "unlinkat"), ("exchange-dirs", "renameat2")] {
+        let deed = Deed::named(name).unwrap();
+        let verdict = Trial { realm: Realm::HostFs, deed, dir: dir.path() }.run();
+        assert_eq!(verdict.violations, Vec::<String>::new(), "{name}");
+        let first_new = verdict.is_new.iter().position(|&new| new).unwrap();
+        assert!(verdict.is_new[first_new..].iter().all(|&new| new), "{name}: old again: {verdict:?}");
+        assert_eq!(verdict.calls[first_new], format!("after {call}"), "{name}: {verdict:?}");
+        assert_eq!(verdict.calls[first_new - 1], format!("before {call}"), "{name}: {verdict:?}");
+    }
+}
+
+const TWO_THREADS: &str = "two-threads";
+
+/// The other thread makes `a`, then this one makes `b`.
+fn two_threads(dir: &Path) -> std::io::Result<()> {
+    mortal::submit();
+    let (start, started) = std::sync::mpsc::channel();
+    let path = dir.join("a");
+    let other = std::thread::spawn(move || started.recv().map(|()| std::fs::File::create(path)));
+    mortal::mark();
+    start.send(()).expect("the other thread waits");
+    other.join().expect("the other thread").expect("its start")?;
+    std::fs::File::create(dir.join("b"))?;
+    mortal::mark();
+    Ok(())
+}
+
+/// One of the calls of [`two_threads`], and which files are there.
+type Moment = (String, [bool; 2]);
+
+fn moments() -> Vec<Moment> {
+    let mut seen = Vec::new();
+    for step in 1.. {
+        let dir = fixture::temp_dir();
+        let mut command = Command::new("/proc/self/exe");
+        let end = mortal::live(command.arg(TWO_THREADS).arg(dir.path()), Fate::Step(step));
+        let made = ["a", "b"].map(|name| dir.path().join(name).exists());
+        match end {
+            End::Killed { call, .. } => seen.push((call, made)),
+            End::Done { .. } => {
+                assert_eq!(made, [true, true]);
+                break;
+            }
+            End::Failed(why) => panic!("step {step}: {why}"),
+        }
+    }
+    seen
+}
+
+fn the_axe_falls_in_every_thread() {
+    // Both sides of the call in both threads. Which step is whose differs
+    // from run to run, so one pass over the steps may miss one of them.
+    let wanted = [("before", [false, false]), ("after", [true, false]), ("before", [true, false]), ("after", [true, true])];
+    let wanted = wanted.map(|(side, made)| (format!("{side} openat"), made));
+    let mut seen = Vec::new();
+    for _ in 0..50 {
+        seen.extend(moments());
+        if wanted.iter().all(|moment| seen.contains(moment)) {
+            break;
+        }
+    }
+    assert!(wanted.iter().all(|moment| seen.contains(moment)), "{wanted:?} are not all in {seen:?}");
+    for never in [("after openat", [false, false]), ("before openat", [true, true])] {
+        assert!(!seen.contains(&(never.0.to_owned(), never.1)), "{never:?} in {seen:?}");
+    }
+    assert!(!seen.iter().any(|(_, made)| *made == [false, true]), "{seen:?}");
+}
