@@ -9,8 +9,8 @@ use externfs::{Attr, Connect, Errno, FileKind, Name, NodeId, Timestamp};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// What is older than this was set by somebody; 2000-01-01.
-const PRESENT: i64 = 946_684_800;
+/// Times outside of this were set by somebody: 2000 to 2090.
+const PRESENT: std::ops::Range<i64> = 946_684_800..3_786_912_000;
 
 /// One object, by one of its names.
 #[derive(Clone, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Sight {
     pub nlink: u32,
     /// The first name of the same object.
     pub first_name: String,
-    /// Access and modification, where they have been set to the past.
+    /// Access and modification, where they were set to none of the present.
     pub times: [Option<Timestamp>; 2],
     /// Every attribute that is listed.
     pub xattrs: BTreeMap<String, Vec<u8>>,
@@ -140,7 +140,7 @@ fn look_below(
 }
 
 fn sight(guest: &Guest, id: NodeId, attr: &Attr, first_name: String) -> Result<Sight, (&'static str, Errno)> {
-    let past = |time: Timestamp| (time.seconds < PRESENT).then_some(time);
+    let set = |time: Timestamp| (!PRESENT.contains(&time.seconds)).then_some(time);
     let mut xattrs = BTreeMap::new();
     let names = guest.export.list_xattr(id).map_err(|error| ("listxattr", error.errno()))?;
     for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
@@ -159,7 +159,7 @@ fn sight(guest: &Guest, id: NodeId, attr: &Attr, first_name: String) -> Result<S
         device: (attr.device.major, attr.device.minor),
         nlink: attr.nlink,
         first_name,
-        times: [attr.atime, attr.mtime].map(past),
+        times: [attr.atime, attr.mtime].map(set),
         xattrs,
         content,
     })

@@ -47,7 +47,8 @@ fn chown(uid: u32, gid: u32) -> SetAttr {
     SetAttr { uid: Some(GuestUid(uid)), gid: Some(GuestGid(gid)), kill_suid_sgid: true, ..SetAttr::default() }
 }
 
-fn past(second: i64) -> Option<SetTime> {
+/// Long ago or far ahead: then looking does not move it.
+fn at(second: i64) -> Option<SetTime> {
     Some(SetTime::At(Timestamp { seconds: second, nanoseconds: 123_456_789 }))
 }
 
@@ -100,8 +101,8 @@ pub(super) const DEEDS: &[Deed] = &[
     Deed::new("chmod-and-chown", one_file, |g| {
         set(g, "old", SetAttr { mode: Some(Mode::new(0o4750)), kill_suid_sgid: false, ..chown(5, 6) })
     }),
-    Deed::new("utimens", one_file, |g| set(g, "old", SetAttr { atime: past(1_000_000), mtime: past(-5), ..SetAttr::default() })),
-    Deed::new("utimens-symlink", symlink, |g| set(g, "old", SetAttr { atime: past(3), mtime: past(4), ..SetAttr::default() })),
+    Deed::new("utimens", one_file, |g| set(g, "old", SetAttr { atime: at(4_000_000_000), mtime: at(-5), ..SetAttr::default() })),
+    Deed::new("utimens-symlink", symlink, |g| set(g, "old", SetAttr { atime: at(4_000_000_003), mtime: at(4), ..SetAttr::default() })),
     Deed::new("setxattr", one_file, |g| put(g, "old", b"user.new", b"value")),
     Deed::new("setxattr-replacing", one_file, |g| put(g, "old", b"trusted.second", b"shorter")),
     Deed::new("setxattr-large", one_file, |g| put(g, "old", b"user.large", &[b'v'; 3000])),

@@ -17,8 +17,8 @@ fn full(g: &Guest) -> Answer {
 /// Whoever runs it acts as its owner.
 fn setuid(g: &Guest) -> Answer {
     let old = file(g, ROOT, "old", 0o644, &pattern(2, 9_000))?;
-    xattr(g, old, b"security.capability", CAPABILITY)?;
-    own(g, old, 0o6755, 500, 501)
+    own(g, old, 0o6755, 500, 501)?;
+    xattr(g, old, b"security.capability", CAPABILITY)
 }
 
 /// `cap_net_raw+ep` as setcap(8) stores it: version 2, effective.
