@@ -132,4 +132,8 @@ impl<F: ExternFs> Connect for Bridge<F> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&session));
         Ok(session)
     }
+
+    fn close(&self) -> Result<()> {
+        self.fs().close()
+    }
 }

@@ -154,4 +154,10 @@ pub struct Statistics {
 pub trait Connect: Send + Sync {
     /// A fresh view: nothing but the root is known in it.
     fn connect(&self) -> Result<Arc<dyn Export>>;
+
+    /// No more frontends will come and the last one is gone: the plugin puts
+    /// its things in order. A server that dies without it loses no change.
+    fn close(&self) -> Result<()> {
+        Ok(())
+    }
 }

@@ -241,6 +241,11 @@ pub trait ExternFs: Send + Sync + 'static {
         Ok(())
     }
 
+    /// The last frontend is gone: what is kept in memory is to be put away.
+    fn close(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// fallocate(2).
     fn fallocate(&self, file: &Self::File, offset: u64, length: u64, flags: FallocateFlags) -> Result<()> {
         Err(Errno::EOPNOTSUPP.into())

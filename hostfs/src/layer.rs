@@ -7,8 +7,9 @@
 //! by it, and names that come back are single components.
 
 use crate::HostFs;
-use crate::attr::Stat;
+use crate::attr::{Stat, View};
 use crate::fault::fault;
+use crate::idmap::IdMap;
 use crate::jail::Jail;
 use crate::node::{Inode, OpenFile};
 use crate::options::{Cache, Options};
@@ -24,13 +25,14 @@ pub type NewFile = Created<Arc<Inode>, Arc<OpenFile>>;
 pub type Spot<'a> = (BorrowedFd<'a>, &'a CStr);
 
 impl HostFs {
-    /// The directory behind `root`, which nobody else changes: what is
-    /// remembered of it stays right. Nothing is done in a caller's name.
+    /// The directory behind `root`. One that is not read only is ours alone:
+    /// what is remembered of it stays right. Nothing is done in a caller's name.
     ///
     /// # Errors
     /// What the host says of the directory.
     pub fn layer(root: OwnedFd, read_only: bool) -> Result<HostFs> {
-        let options = Options { cache: Cache::Always, read_only, ..Options::default() };
+        let cache = if read_only { Cache::Auto } else { Cache::Always };
+        let options = Options { cache, read_only, ..Options::default() };
         let jail = Jail::new(root, None, false).map_err(fault("jailing a directory"))?;
         let mut fs = HostFs::new(jail, options).map_err(fault("opening a directory"))?;
         fs.server.stay();
@@ -138,6 +140,16 @@ impl HostFs {
     }
 }
 
+/// What the host says of `name` in `dir`, links not followed.
+///
+/// # Errors
+/// What statx(2) says; EIO for a type that is none.
+pub fn status(dir: BorrowedFd<'_>, name: &CStr) -> std::result::Result<Attr, rustix::io::Errno> {
+    let (stat, ids) = (Stat::of_name(dir, name)?, IdMap::default());
+    let view = View { ids: &ids, hide_setid: false, hide_devices: false };
+    stat.attr(&view).map_err(|_| rustix::io::Errno::IO)
+}
+
 impl Inode {
     /// Its kind on the host.
     #[must_use]
@@ -168,6 +180,12 @@ impl OpenFile {
     #[must_use]
     pub fn data_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Whether it was opened for writing.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.writable
     }
 
     /// Whose file it is.

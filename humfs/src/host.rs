@@ -92,6 +92,11 @@ pub(crate) fn rename_new(from: BorrowedFd<'_>, old: &CStr, to: BorrowedFd<'_>, n
     rustix::fs::renameat_with(from, old, to, new, RenameFlags::NOREPLACE)
 }
 
+/// What the host says of `name`, links not followed.
+pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &CStr) -> Fault<externfs::Attr> {
+    hostfs::layer::status(dir, name)
+}
+
 /// Removes a file; that there is none is fine.
 pub(crate) fn remove_file(dir: BorrowedFd<'_>, name: &CStr) -> Fault<()> {
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {

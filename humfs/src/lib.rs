@@ -6,11 +6,46 @@
 //! formats ([`store::Format`]). Guest root is really root in there; the host's
 //! user needs no privilege. FORMAT.md says every byte.
 
+//!
+//! # Locks
+//! In the order in which they may be held together; what is not indented under
+//! another is never held with it.
+//! ```text
+//! Later.0                     while a tree is opened
+//! DirLocks::moves             during each change of names and each save
+//!   DirLocks::shards            in the order of their index
+//!     HumNode::state              during a change of its record, host calls included
+//!       a store's own
+//!         Account::inner            during a write to humfs/state
+//! NodeTable::shards
+//! HumFs::unsettled
+//! ```
+
+pub mod account;
 pub mod intent;
 pub mod record;
 pub mod store;
 pub mod superblock;
 pub mod tree;
 
+mod acl;
+mod attrs;
+mod birth;
+mod contents;
+mod extents;
+mod fs;
 mod host;
+mod locks;
+mod names;
+mod node;
+mod open;
+mod options;
 mod path;
+mod plugin;
+mod walk;
+mod whiteout;
+
+pub use fs::HumFs;
+pub use node::{HumFile, HumNode};
+pub use options::{Adopt, Options};
+pub use plugin::{HumFsPlugin, open};

@@ -30,8 +30,7 @@ use control::{ControlFs, HostEnds, INPUT_TAG, OUTPUT_TAG};
 use externfs::{Bridge, BridgeOptions, Connect};
 use externfs_virtio::{Options, Server, Stop};
 use initramfs::Initramfs;
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::waitpid;
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use plan::Plan;
 use std::fs::File;
@@ -63,7 +62,7 @@ pub fn run(plan: &Plan) -> Result<i32> {
     for (number, share) in shares.iter().enumerate() {
         let socket = directory.path().join(format!("{number}"));
         let server = Server::bind(&socket, Options::new(&share.tag), Arc::clone(&share.connect))?;
-        servers.start(format!("share {}", share.tag), vec![(server, socket)], || {
+        servers.start(format!("share {}", share.tag), vec![(server, socket)], Some(&*share.connect), || {
             mount::enter_sandbox(plan.sandbox, &share.sorted, &share.source, false)
         })?;
     }
@@ -154,6 +153,8 @@ fn build_initramfs(modules: &[(String, Vec<u8>)]) -> Result<Vec<u8>> {
 #[derive(Default)]
 struct Servers {
     running: Vec<(Pid, String)>,
+    /// Which of them have something to put in order in the end.
+    gentle: Vec<bool>,
     sockets: Vec<PathBuf>,
     /// Ours of what they serve on: dropping one removes its socket.
     bound: Vec<Vec<Server>>,
@@ -161,14 +162,26 @@ struct Servers {
 
 impl Servers {
     /// Starts a process that calls `confine` and then serves `servers`, which
-    /// are bound to `sockets`.
-    fn start(&mut self, name: String, servers: Vec<(Server, PathBuf)>, confine: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// are bound to `sockets`; with `connect`, closes that in the end.
+    fn start(
+        &mut self,
+        name: String,
+        servers: Vec<(Server, PathBuf)>,
+        connect: Option<&dyn Connect>,
+        confine: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let (servers, sockets): (Vec<_>, Vec<_>) = servers.into_iter().unzip();
         let parent = nix::unistd::getpid();
         let pid = process::fork(|| {
             process::die_with(parent);
-            let stop = Stop::new().map_err(|e| Failure::io("cannot make an event", &e));
-            match confine().and(stop).and_then(|stop| serve::run_servers(&servers, &stop)) {
+            let serve = || {
+                confine()?;
+                let stop = Stop::new().map_err(|e| Failure::io("cannot make an event", &e))?;
+                let Some(connect) = connect else { return serve::run_servers(&servers, &stop) };
+                let signals = process::catch_signals(&[Signal::SIGTERM])?;
+                serve::run_until_told(&servers, &stop, &signals, connect)
+            };
+            match serve() {
                 Ok(()) => 0,
                 Err(failure) => {
                     tracing::error!("{failure}");
@@ -179,15 +192,15 @@ impl Servers {
         self.bound.push(servers);
         self.sockets.extend(sockets);
         self.running.push((pid?, name));
+        self.gentle.push(connect.is_some());
         Ok(())
     }
 
-    /// Whatever the guests wrote has arrived on the host; there is nothing
-    /// that a gentler end would save.
+    /// Whatever the guests wrote has arrived on the host; a server that ends
+    /// when it is told leaves its books in order besides.
     fn stop(&mut self) {
-        for (pid, _) in self.running.drain(..) {
-            let _ = kill(pid, Signal::SIGKILL);
-            let _ = waitpid(pid, None);
+        for ((pid, _), gentle) in self.running.drain(..).zip(self.gentle.drain(..)) {
+            process::end_gently(pid, if gentle { serve::PATIENCE } else { std::time::Duration::ZERO });
         }
         self.bound.clear();
     }
@@ -225,6 +238,6 @@ fn start_control(plan: &Plan, directory: &Path, servers: &mut Servers) -> Result
         let socket = directory.join(tag);
         bound.push((Server::bind(&socket, Options::new(tag), Arc::clone(&bridge))?, socket));
     }
-    servers.start("the guest's streams".into(), bound, || sandbox::enter(plan.sandbox, &Needs::default()))?;
+    servers.start("the guest's streams".into(), bound, None, || sandbox::enter(plan.sandbox, &Needs::default()))?;
     Ok((reports, commands))
 }

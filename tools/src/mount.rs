@@ -272,6 +272,9 @@ fn serve_mount(mount: FuseMount, job: &Job, background: &mut Option<(Ready, Back
         }
     };
     let ended = mount.serve(export, &sorted.serve, &StopHandle::new(), usable);
+    if let Err(error) = job.connect.close() {
+        tracing::warn!("{}: not left in order: {error}", job.source.display());
+    }
     ended.map(drop).map_err(|error| Failure::new(error.to_string()))
 }
 

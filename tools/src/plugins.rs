@@ -7,6 +7,7 @@ use externfs::Registry;
 pub fn registry() -> Registry {
     let mut registry = Registry::new();
     registry.register(hostfs::HostFsPlugin);
+    registry.register(humfs::HumFsPlugin);
     registry.register(externfs::example::LinesPlugin);
     registry
 }

@@ -101,6 +101,24 @@ pub fn next_signal(signals: &SignalFd) -> Option<Signal> {
     Signal::try_from(info.ssi_signo as i32).ok()
 }
 
+/// Asks `child` to end (SIGTERM) and makes it if it does not within `patience`.
+pub fn end_gently(child: Pid, patience: std::time::Duration) {
+    use nix::sys::signal::kill;
+    use nix::sys::wait::{WaitPidFlag, waitpid};
+    if !patience.is_zero() {
+        let _ = kill(child, Signal::SIGTERM);
+    }
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < patience {
+        match waitpid(child, Some(WaitPidFlag::WNOHANG)) {
+            Ok(status) if exit_code(status).is_none() => std::thread::sleep(std::time::Duration::from_millis(2)),
+            _ => return,
+        }
+    }
+    let _ = kill(child, Signal::SIGKILL);
+    let _ = waitpid(child, None);
+}
+
 /// The exit code by which a shell would tell of `status`; None if the process
 /// has not ended.
 #[must_use]

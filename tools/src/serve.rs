@@ -10,7 +10,8 @@ use externfs::{Connect, MountOption, Source};
 use externfs_fuse::{FuseMount, ServeOptions, StopHandle, Unmounter};
 use externfs_virtio::{Options, Poll, Server, Stop};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
+use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
@@ -125,6 +126,10 @@ struct Job {
     servers: Vec<Server>,
 }
 
+/// How long a server may take to put its things in order; it loses nothing
+/// when it does not come to an end.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// As for a mount: a process that only waits, and one that serves.
 fn supervise(job: &Job, fuse: Option<FuseMount>) -> Result<()> {
     let signals = process::catch_signals(&[Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT])?;
@@ -157,8 +162,7 @@ fn supervise(job: &Job, fuse: Option<FuseMount>) -> Result<()> {
         while let Some(signal) = process::next_signal(&signals) {
             if signal != Signal::SIGCHLD {
                 unmounter.iter().for_each(unmount);
-                let _ = kill(server, Signal::SIGKILL);
-                let _ = waitpid(server, None);
+                process::end_gently(server, PATIENCE);
                 return Ok(());
             }
         }
@@ -174,14 +178,14 @@ fn ended_with(code: i32) -> Failure {
 
 fn serve(job: &Job, fuse: Option<FuseMount>) -> Result<()> {
     mount::enter_sandbox(job.sandbox, &job.sorted, &job.source, fuse.is_some())?;
-    let export = match &fuse {
-        Some(_) => Some(job.connect.connect().map_err(|e| Failure::new(format!("cannot open {}: {e}", job.source.display())))?),
-        None => None,
-    };
+    let signals = process::catch_signals(&[Signal::SIGTERM])?;
+    // Without a mount too: what is wrong with the source is to be said now and
+    // not to the first guest.
+    let export = job.connect.connect().map_err(|e| Failure::new(format!("cannot open {}: {e}", job.source.display())))?;
     let options: ServeOptions = job.sorted.serve;
     let stop = Stop::new().map_err(|e| Failure::io("cannot make an event", &e))?;
     std::thread::scope(|scope| {
-        if let (Some(fuse), Some(export)) = (fuse, export) {
+        if let Some(fuse) = fuse {
             let stop = &stop;
             let body = move || match fuse.serve(export, &options, &StopHandle::new(), || {}) {
                 Ok(_) => tracing::info!("the mount on the host is gone; guests go on being served"),
@@ -195,8 +199,33 @@ fn serve(job: &Job, fuse: Option<FuseMount>) -> Result<()> {
                 .spawn_scoped(scope, body)
                 .map_err(|e| Failure::io("cannot start a thread", &e))?;
         }
-        run_servers(&job.servers, &stop)
+        run_until_told(&job.servers, &stop, &signals, &*job.connect)
     })
+}
+
+/// Runs all servers until they end or SIGTERM arrives at `signals`, then
+/// closes what they serve.
+///
+/// # Errors
+/// The first that breaks, once all have ended.
+pub fn run_until_told(servers: &[Server], stop: &Stop, signals: &SignalFd, connect: &dyn Connect) -> Result<()> {
+    let ended = std::thread::scope(|scope| {
+        let told = || {
+            let _ = poll(
+                &mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)],
+                PollTimeout::NONE,
+            );
+            stop.raise();
+        };
+        let waiter = std::thread::Builder::new().name("signals".into()).spawn_scoped(scope, told);
+        let ended = waiter.map_err(|e| Failure::io("cannot start a thread", &e)).and_then(|_| run_servers(servers, stop));
+        stop.raise();
+        ended
+    });
+    if let Err(error) = connect.close() {
+        tracing::warn!("not left in order: {error}");
+    }
+    ended
 }
 
 /// Runs all servers, one of them on this thread.

@@ -1,0 +1,250 @@
+//! [`Account`]: how much of the tree's limit is used, kept exactly, also when
+//! the server is killed.
+//!
+//! What an object costs is in FORMAT.md ("The account"): its blocks on the
+//! host, a fixed sum for an inode and for a directory, and its extended
+//! attributes. A change that may cost something announces itself before it is
+//! made and says afterwards what it came to. Both are written to
+//! `humfs/state`, one write(2) each, so a successor finds the counters as of
+//! the last finished change, and the place of each that was not: it looks
+//! there and settles the difference. Nothing is synced: a file written is a
+//! file kept when a process dies. After a power failure, which a new boot id
+//! shows, the objects are counted anew.
+
+pub(crate) mod state;
+
+pub(crate) use state::{Entry, EntryKind, State};
+
+use crate::host::Fault;
+use externfs::{Errno, Result};
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Bytes that each object costs beside its blocks: its inode and its record.
+pub const INODE_COST: u64 = 512;
+
+/// Bytes that a directory costs, however many names it holds.
+pub const DIRECTORY_COST: u64 = 4096;
+
+/// The host's unit of allocation that reservations assume, in bytes.
+pub(crate) const BLOCK: u64 = 4096;
+
+/// What an object with these properties costs, in bytes.
+#[must_use]
+pub fn cost(host: &externfs::Attr, xattr_bytes: usize) -> u64 {
+    let blocks = if host.kind == externfs::FileKind::Directory { DIRECTORY_COST } else { host.blocks.saturating_mul(512) };
+    blocks + INODE_COST + (xattr_bytes as u64).next_multiple_of(512)
+}
+
+/// Totals.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Bytes.
+    pub bytes: u64,
+    /// Objects, the root included.
+    pub inodes: u64,
+}
+
+impl Usage {
+    /// One object that costs `bytes`.
+    #[must_use]
+    pub fn one(bytes: u64) -> Usage {
+        Usage { bytes, inodes: 1 }
+    }
+
+    pub(crate) fn add(&mut self, other: Usage) {
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.inodes = self.inodes.saturating_add(other.inodes);
+    }
+
+    pub(crate) fn sub(&mut self, other: Usage) {
+        self.bytes = self.bytes.saturating_sub(other.bytes);
+        self.inodes = self.inodes.saturating_sub(other.inodes);
+    }
+}
+
+/// What the tree may hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Bytes.
+    pub bytes: u64,
+    /// Objects; `u64::MAX` for as many as the host takes.
+    pub inodes: u64,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Account {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: State,
+    limits: Limits,
+    /// Announced and not yet settled.
+    reserved: Usage,
+    /// Kept free for blocks that the host takes later for what is written now.
+    slack: u64,
+}
+
+/// A change that has been announced. Dropping it without an end says that
+/// nothing came of it.
+#[must_use]
+pub(crate) struct Announced<'a> {
+    account: &'a Account,
+    slots: Vec<state::Slot>,
+    reserved: Usage,
+}
+
+/// What a change came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Outcome {
+    /// What is there now and was not.
+    pub(crate) added: Usage,
+    /// What was there and is not any more.
+    pub(crate) removed: Usage,
+    /// Of what is there, what has no name any more.
+    pub(crate) orphaned: Usage,
+    /// Of what had no name, what has one or is gone.
+    pub(crate) homed: Usage,
+}
+
+impl Account {
+    /// From what `file` (`humfs/state`) says.
+    pub(crate) fn new(file: OwnedFd, state: State, limits: Limits) -> Account {
+        let mut state = state;
+        state.attach(file);
+        Account { inner: Mutex::new(Inner { state, limits, reserved: Usage::default(), slack: 0 }) }
+    }
+
+    /// For looking only: nothing is written.
+    pub(crate) fn unattached(state: State, limits: Limits) -> Account {
+        Account { inner: Mutex::new(Inner { state, limits, reserved: Usage::default(), slack: 0 }) }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Every change of the counters is whole before anything can panic.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is used.
+    #[must_use]
+    pub fn used(&self) -> Usage {
+        self.inner().state.used
+    }
+
+    /// What may be used.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.inner().limits
+    }
+
+    /// Sets the limits. Less than is used is allowed: nothing can be added then.
+    pub fn set_limits(&self, limits: Limits) {
+        self.inner().limits = limits;
+    }
+
+    /// Room that is neither used nor spoken for.
+    #[must_use]
+    pub fn free(&self) -> Usage {
+        self.inner().free()
+    }
+
+    /// Announces a change at `entries` that may take up to `need`.
+    ///
+    /// # Errors
+    /// ENOSPC when there is no room for `need`; what the host says.
+    pub(crate) fn announce(&self, entries: &[Entry<'_>], need: Usage) -> Result<Announced<'_>> {
+        let mut inner = self.inner();
+        let free = inner.free();
+        if need.bytes > free.bytes || need.inodes > free.inodes {
+            return Err(Errno::ENOSPC.into());
+        }
+        let slots = inner.state.open(entries).map_err(crate::host::fault("writing humfs/state"))?;
+        inner.reserved.add(need);
+        Ok(Announced { account: self, slots, reserved: need })
+    }
+
+    /// Settles something that needs no announcement: what is found or freed in
+    /// memory only.
+    pub(crate) fn settle(&self, outcome: Outcome) {
+        let mut inner = self.inner();
+        if let Err(error) = inner.state.close(&[], &outcome) {
+            tracing::warn!("writing humfs/state: {error}");
+        }
+    }
+
+    /// Keeps `bytes` free, or no longer.
+    pub(crate) fn keep_slack(&self, change: impl FnOnce(u64) -> u64) {
+        let mut inner = self.inner();
+        inner.slack = change(inner.slack);
+    }
+
+    /// Replaces what is used by what was counted.
+    pub(crate) fn recounted(&self, used: Usage) -> Fault<()> {
+        let mut inner = self.inner();
+        inner.state.used = used;
+        // What had no name is not among what was counted.
+        inner.state.orphans = Usage::default();
+        inner.state.write_all()
+    }
+
+    /// What is used, and of that what has no name, as a predecessor left it.
+    pub(crate) fn counted(&self) -> (Usage, Usage) {
+        let inner = self.inner();
+        (inner.state.used, inner.state.orphans)
+    }
+
+    /// From now on the counters are ours.
+    pub(crate) fn started(&self) -> Fault<()> {
+        let mut inner = self.inner();
+        inner.state.clean = false;
+        inner.state.boot_id = state::boot_id();
+        inner.state.orphans = Usage::default();
+        inner.state.write_all()
+    }
+
+    /// Says in the file that nothing is in flight and the counters are right.
+    pub(crate) fn mark_clean(&self, clean: bool) -> Fault<()> {
+        let mut inner = self.inner();
+        inner.state.clean = clean;
+        inner.state.write_all()
+    }
+}
+
+impl Inner {
+    fn free(&self) -> Usage {
+        let spoken_for = self.state.used.bytes.saturating_add(self.reserved.bytes).saturating_add(self.slack);
+        Usage {
+            bytes: self.limits.bytes.saturating_sub(spoken_for),
+            inodes: self.limits.inodes.saturating_sub(self.state.used.inodes.saturating_add(self.reserved.inodes)),
+        }
+    }
+}
+
+impl Announced<'_> {
+    /// It came to this.
+    pub(crate) fn end(mut self, outcome: &Outcome) {
+        self.close(outcome);
+    }
+
+    fn close(&mut self, outcome: &Outcome) {
+        let mut inner = self.account.inner();
+        inner.reserved.sub(self.reserved);
+        self.reserved = Usage::default();
+        // The change has happened: a counter that cannot be written is no
+        // reason to fail it, and a successor would settle it.
+        if let Err(error) = inner.state.close(&std::mem::take(&mut self.slots), outcome) {
+            tracing::warn!("writing humfs/state: {error}");
+        }
+    }
+}
+
+impl Drop for Announced<'_> {
+    fn drop(&mut self) {
+        if !self.slots.is_empty() || self.reserved != Usage::default() {
+            self.close(&Outcome::default());
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The file `humfs/state`: one page, so that each write is whole.
+//!
+//! ```text
+//! offset  bytes  what (numbers little-endian)
+//!      0      8  "humfsst1"
+//!      8      8  1 after an unmount in good order; 0 while mounted; 2 while more
+//!                changes are under way than there are entries
+//!     16     16  the host's boot id, as its 32 hexadecimal digits read
+//!     32      8  bytes used
+//!     40      8  objects used
+//!     48      8  of these bytes, those of objects without a name
+//!     56      8  of these objects, those without a name
+//!     64  15*256 entries: changes under way
+//!
+//! an entry
+//!      0      1  0 none, 1 create, 2 change, 3 remove, 4 name, 5 unknown place
+//!      1      1  length of the path
+//!      2      6  0
+//!      8      8  number of the object on the host; 0 for one to be made
+//!     16      8  what it cost before
+//!     24    232  the path below data/
+//! ```
+//! "Unknown place" is a change whose path does not fit. Should the server die
+//! in the middle of one, or of more changes than there are entries, everything
+//! is counted anew.
+
+use super::{Outcome, Usage};
+use crate::host::{self, Fault};
+use rustix::io::Errno as Host;
+use std::os::fd::OwnedFd;
+
+/// Changes of which the places are known, at once.
+const SLOTS: usize = 15;
+
+/// Where a change is written down; None where there was no room.
+pub(super) type Slot = Option<usize>;
+
+const MAGIC: &[u8; 8] = b"humfsst1";
+const COUNTERS: usize = 32;
+const FIRST: usize = 64;
+const ENTRY: usize = 256;
+const PATH_MAX: usize = 232;
+const LEN: usize = FIRST + SLOTS * ENTRY;
+
+/// What is about to happen at a place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum EntryKind {
+    /// An object appears there.
+    Create,
+    /// The object there becomes larger or smaller.
+    Change,
+    /// The last name of the object there goes.
+    Remove,
+    /// An object without a name gets this one.
+    Name,
+}
+
+/// One change that is announced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Entry<'a> {
+    pub(crate) kind: EntryKind,
+    /// Number of the object on the host; 0 for one to be made.
+    pub(crate) ino: u64,
+    /// What it cost before, in bytes.
+    pub(crate) before: u64,
+    /// Below data/; None where there is none to give.
+    pub(crate) path: Option<&'a [u8]>,
+}
+
+/// An entry that a predecessor left.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Left {
+    /// None: somewhere.
+    pub(crate) kind: Option<EntryKind>,
+    pub(crate) ino: u64,
+    pub(crate) before: u64,
+    pub(crate) path: Vec<u8>,
+}
+
+/// The page in memory.
+#[derive(Debug)]
+pub(crate) struct State {
+    file: Option<OwnedFd>,
+    page: Box<[u8; LEN]>,
+    taken: [bool; SLOTS],
+    /// Changes under way that are not written down.
+    uncounted: usize,
+    pub(crate) clean: bool,
+    pub(crate) boot_id: [u8; 16],
+    pub(crate) used: Usage,
+    pub(crate) orphans: Usage,
+}
+
+impl State {
+    /// Of a tree that was never mounted.
+    pub(crate) fn fresh(boot_id: [u8; 16]) -> State {
+        State {
+            file: None,
+            page: Box::new([0; LEN]),
+            taken: [false; SLOTS],
+            uncounted: 0,
+            clean: false,
+            boot_id,
+            used: Usage::default(),
+            orphans: Usage::default(),
+        }
+    }
+
+    /// When nothing but the sum is known.
+    pub(crate) fn with_used(bytes: u64) -> State {
+        State { used: Usage { bytes, inodes: 1 }, ..State::fresh([0; 16]) }
+    }
+
+    /// What a predecessor left; None for no such file, or not one of ours.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<(State, Vec<Left>)> {
+        if bytes.len() < LEN || !bytes.starts_with(MAGIC) {
+            return None;
+        }
+        let number = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
+        let mut state = State::fresh(bytes.get(16..32)?.try_into().ok()?);
+        state.clean = number(8)? == 1;
+        state.used = Usage { bytes: number(32)?, inodes: number(40)? };
+        state.orphans = Usage { bytes: number(48)?, inodes: number(56)? };
+        let mut left = Vec::new();
+        if number(8)? == 2 {
+            left.push(Left { kind: None, ino: 0, before: 0, path: Vec::new() });
+        }
+        for slot in 0..SLOTS {
+            let at = FIRST + slot * ENTRY;
+            let entry = bytes.get(at..at + ENTRY)?;
+            let kind = match entry.first()? {
+                0 => continue,
+                1 => Some(EntryKind::Create),
+                2 => Some(EntryKind::Change),
+                3 => Some(EntryKind::Remove),
+                4 => Some(EntryKind::Name),
+                _ => None,
+            };
+            let path = entry.get(24..24 + usize::from(*entry.get(1)?)).unwrap_or_default().to_vec();
+            left.push(Left { kind, ino: number(at + 8)?, before: number(at + 16)?, path });
+        }
+        Some((state, left))
+    }
+
+    /// From now on every change is written to `file`.
+    pub(super) fn attach(&mut self, file: OwnedFd) {
+        self.file = Some(file);
+    }
+
+    /// Writes `entries` down and returns their slots.
+    pub(super) fn open(&mut self, entries: &[Entry<'_>]) -> Fault<Vec<Slot>> {
+        let mut slots = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let slot = self.taken.iter().position(|taken| !taken);
+            slots.push(slot);
+            let written = match slot {
+                Some(slot) => {
+                    self.taken[slot] = true;
+                    self.fill(slot, entry);
+                    self.write(FIRST + slot * ENTRY, FIRST + (slot + 1) * ENTRY)
+                }
+                None => {
+                    self.uncounted += 1;
+                    self.write_mark()
+                }
+            };
+            if let Err(error) = written {
+                self.release(&slots);
+                return Err(error);
+            }
+        }
+        Ok(slots)
+    }
+
+    /// Takes `slots` back, in memory.
+    fn release(&mut self, slots: &[Slot]) {
+        for slot in slots {
+            match *slot {
+                Some(slot) => {
+                    self.taken[slot] = false;
+                    self.page[FIRST + slot * ENTRY] = 0;
+                }
+                None => self.uncounted -= 1,
+            }
+        }
+    }
+
+    fn write_mark(&mut self) -> Fault<()> {
+        self.put_mark();
+        self.write(8, 16)
+    }
+
+    fn put_mark(&mut self) {
+        let mark: u64 = if self.uncounted > 0 { 2 } else { self.clean.into() };
+        self.page[8..16].copy_from_slice(&mark.to_le_bytes());
+    }
+
+    fn fill(&mut self, slot: usize, entry: &Entry<'_>) {
+        let page = &mut self.page[FIRST + slot * ENTRY..][..ENTRY];
+        let path = entry.path.filter(|path| path.len() <= PATH_MAX);
+        page[0] = match (path, entry.kind) {
+            (None, _) => 5,
+            (_, EntryKind::Create) => 1,
+            (_, EntryKind::Change) => 2,
+            (_, EntryKind::Remove) => 3,
+            (_, EntryKind::Name) => 4,
+        };
+        let path = path.unwrap_or_default();
+        page[1] = path.len() as u8;
+        page[8..16].copy_from_slice(&entry.ino.to_le_bytes());
+        page[16..24].copy_from_slice(&entry.before.to_le_bytes());
+        page[24..24 + path.len()].copy_from_slice(path);
+    }
+
+    /// Counts `outcome` and frees `slots`, in one write.
+    pub(super) fn close(&mut self, slots: &[Slot], outcome: &Outcome) -> Fault<()> {
+        self.used.add(outcome.added);
+        self.used.sub(outcome.removed);
+        self.orphans.add(outcome.orphaned);
+        self.orphans.sub(outcome.homed);
+        self.put_counters();
+        self.release(slots);
+        let end = slots.iter().flatten().max().map_or(FIRST, |last| FIRST + (last + 1) * ENTRY);
+        if slots.contains(&None) {
+            self.put_mark();
+            return self.write(8, end);
+        }
+        self.write(COUNTERS, end)
+    }
+
+    fn put_counters(&mut self) {
+        let numbers = [self.used.bytes, self.used.inodes, self.orphans.bytes, self.orphans.inodes];
+        for (index, number) in numbers.into_iter().enumerate() {
+            self.page[COUNTERS + index * 8..][..8].copy_from_slice(&number.to_le_bytes());
+        }
+    }
+
+    /// The whole page.
+    pub(super) fn write_all(&mut self) -> Fault<()> {
+        self.page[..8].copy_from_slice(MAGIC);
+        self.put_mark();
+        self.page[16..32].copy_from_slice(&self.boot_id);
+        self.put_counters();
+        self.write(0, LEN)
+    }
+
+    fn write(&self, from: usize, to: usize) -> Fault<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let bytes = self.page.get(from..to).unwrap_or_default();
+        loop {
+            match rustix::io::pwrite(file, bytes, from as u64) {
+                Ok(count) if count == bytes.len() => return Ok(()),
+                Ok(_) => return Err(Host::NOSPC),
+                Err(Host::INTR) => {}
+                Err(other) => return Err(other),
+            }
+        }
+    }
+}
+
+/// The boot id of the running kernel: 16 of its bytes, which say whether the
+/// host was started anew since.
+pub(crate) fn boot_id() -> [u8; 16] {
+    let text = host::read_file(rustix::fs::CWD, c"/proc/sys/kernel/random/boot_id", 64).unwrap_or_default();
+    let digits: Vec<u8> = text.iter().filter_map(|b| (*b as char).to_digit(16)).map(|digit| digit as u8).collect();
+    let mut id = [0; 16];
+    for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = pair[0] << 4 | pair[1];
+    }
+    id
+}
+
+/// Reads the file, if it is there.
+pub(crate) fn read(control: std::os::fd::BorrowedFd<'_>) -> Fault<Option<(State, Vec<Left>)>> {
+    match host::read_file(control, c"state", LEN) {
+        Ok(bytes) => Ok(State::parse(&bytes)),
+        Err(Host::NOENT) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+/// Opens the file for writing.
+pub(crate) fn open(control: std::os::fd::BorrowedFd<'_>) -> Fault<OwnedFd> {
+    host::open_file(control, c"state", rustix::fs::OFlags::CREATE | rustix::fs::OFlags::RDWR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attached(dir: &std::path::Path) -> State {
+        let mut state = State::fresh([7; 16]);
+        state.attach(
+            std::fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(dir.join("state")).unwrap().into(),
+        );
+        state.write_all().unwrap();
+        state
+    }
+
+    fn reread(dir: &std::path::Path) -> (State, Vec<Left>) {
+        State::parse(&std::fs::read(dir.join("state")).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_successor_finds_counters_and_what_was_under_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = attached(dir.path());
+        let long = vec![b'x'; 300];
+        let entries = [
+            Entry { kind: EntryKind::Create, ino: 0, before: 0, path: Some(b"a/b") },
+            Entry { kind: EntryKind::Remove, ino: 12, before: 4608, path: Some(b"c") },
+            Entry { kind: EntryKind::Change, ino: 13, before: 1, path: Some(&long) },
+        ];
+        let slots = state.open(&entries).unwrap();
+        let (found, left) = reread(dir.path());
+        assert_eq!((found.used, found.boot_id), (Usage::default(), [7; 16]));
+        assert_eq!(left[0], Left { kind: Some(EntryKind::Create), ino: 0, before: 0, path: b"a/b".to_vec() });
+        assert_eq!(left[1], Left { kind: Some(EntryKind::Remove), ino: 12, before: 4608, path: b"c".to_vec() });
+        assert_eq!((left[2].kind, left.len()), (None, 3));
+        state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }).unwrap();
+        let (found, left) = reread(dir.path());
+        assert_eq!((found.used, left.len()), (Usage::one(512), 0));
+    }
+
+    #[test]
+    fn more_changes_than_entries_are_counted_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = attached(dir.path());
+        let entries = [Entry { kind: EntryKind::Create, ino: 0, before: 0, path: Some(b"a") }; SLOTS + 1];
+        let slots = state.open(&entries).unwrap();
+        assert!(reread(dir.path()).1.iter().any(|left| left.kind.is_none()));
+        state.close(&slots, &Outcome::default()).unwrap();
+        assert!(reread(dir.path()).1.is_empty());
+    }
+
+    #[test]
+    fn the_page_is_whole() {
+        assert!(LEN <= 4096);
+        assert!(State::parse(&[0; LEN]).is_none());
+        assert!(State::parse(b"humfsst1").is_none());
+    }
+
+    #[test]
+    fn the_boot_id_is_read() {
+        assert_ne!(boot_id(), [0; 16]);
+    }
+}

@@ -1,0 +1,261 @@
+//! Changing attributes, extended ones too, and who may.
+
+use crate::account::{self, BLOCK, Entry, EntryKind, Outcome, Usage};
+use crate::acl::{self, Acl};
+use crate::fs::HumFs;
+use crate::node::{HumFile, HumNode, NodeState};
+use crate::record::Record;
+use crate::store::{At, Object, Place};
+use externfs::{Access, Attr, Caller, Errno, ExternFs, FileKind, GuestUid, Mode, Result, SetAttr, XattrFlags};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+/// `S_ISUID`, `S_ISGID`, `S_IXGRP`.
+const SETUID: u32 = 0o4000;
+const SETGID: u32 = 0o2000;
+const GROUP_EXECUTE: u32 = 0o010;
+
+/// File capabilities.
+const CAPABILITY: &[u8] = b"security.capability";
+
+impl HumFs {
+    /// See [`externfs::ExternFs::set_attr`]. The record first, in one step,
+    /// then size, then times: whatever is cut short, setuid is gone before the
+    /// contents change. Every change but that of the times moves the times, so
+    /// they come last.
+    pub(crate) fn change_attr(&self, node: &Arc<HumNode>, file: Option<&HumFile>, change: &SetAttr) -> Result<Attr> {
+        self.with_place(node, |at| {
+            let mut state = node.state();
+            let record = changed(&state.record, change)?;
+            if let Some(record) = record {
+                self.save(node, &mut state, at.as_ref(), record)?;
+            }
+            let mut host = None;
+            if let Some(size) = change.size {
+                host = Some(self.change_size(node, &mut state, at.as_ref(), file, size)?);
+            }
+            if change.atime.is_some() || change.mtime.is_some() {
+                let times = SetAttr { atime: change.atime, mtime: change.mtime, ..SetAttr::default() };
+                host = Some(self.base.set_attr(&Caller::root(), &node.inner, file.map(|file| &file.inner), &times)?);
+            }
+            let host = host.map_or_else(|| self.host_attr(node, file), Ok)?;
+            Ok(self.merged(&host, &state.record))
+        })
+    }
+
+    /// Saves `record` as that of `node`, whose state the caller holds, and
+    /// whose name's directory is held.
+    pub(crate) fn save(&self, node: &HumNode, state: &mut NodeState, at: Option<&At<'_>>, record: Record) -> Result<()> {
+        let (held, is_open) = self.base.hold(&node.inner)?;
+        let host = self.host_attr(node, None)?;
+        let place = match at {
+            _ if self.is_root(&node.inner) => Place::Root,
+            Some(at) => Place::Named(*at),
+            None => Place::Nameless,
+        };
+        let object = Object { fd: held.as_fd(), is_open, place, host: &host };
+        if record.xattrs == state.record.xattrs {
+            self.store.save(&object, &record)?;
+            state.record = record;
+            return Ok(());
+        }
+        // Attributes take room, and may take a block of the host's.
+        let grown = record.xattrs.bytes().saturating_sub(state.record.xattrs.bytes()) as u64;
+        let need = if grown > 0 { grown.next_multiple_of(512) + BLOCK } else { 0 };
+        let path = at.and_then(|at| self.path_of(at));
+        let entry = self.changing(node, state, path.as_deref());
+        let announced = self.account.announce(&[entry], Usage { bytes: need, inodes: 0 })?;
+        self.store.save(&object, &record)?;
+        state.record = record;
+        let host = self.host_attr(node, None)?;
+        announced.end(&self.recosted(state, &host));
+        Ok(())
+    }
+
+    /// The entry for a change of what `node` costs.
+    pub(crate) fn changing<'p>(&self, node: &HumNode, state: &NodeState, path: Option<&'p [u8]>) -> Entry<'p> {
+        // The root is nobody's child, and a nameless object goes with us.
+        let path = if self.is_root(&node.inner) || state.orphan { Some(&b""[..]) } else { path };
+        Entry { kind: EntryKind::Change, ino: node.key().number, before: state.cost, path }
+    }
+
+    /// Takes note of what the object behind `state` costs now.
+    pub(crate) fn recosted(&self, state: &mut NodeState, host: &Attr) -> Outcome {
+        let (before, after) = (state.cost, account::cost(host, state.record.xattrs.bytes()));
+        state.cost = after;
+        let bytes = |bytes: u64| Usage { bytes, inodes: 0 };
+        let (added, removed) = (bytes(after.saturating_sub(before)), bytes(before.saturating_sub(after)));
+        if state.orphan {
+            Outcome { added, removed, orphaned: added, homed: removed }
+        } else {
+            Outcome { added, removed, ..Outcome::default() }
+        }
+    }
+
+    fn change_size(
+        &self,
+        node: &Arc<HumNode>,
+        state: &mut NodeState,
+        at: Option<&At<'_>>,
+        file: Option<&HumFile>,
+        size: u64,
+    ) -> Result<Attr> {
+        match state.record.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(Errno::EISDIR.into()),
+            _ => return Err(Errno::EINVAL.into()),
+        }
+        let path = at.and_then(|at| self.path_of(at));
+        let entry = self.changing(node, state, path.as_deref());
+        // Growing makes a hole; cutting inside a block may write that block.
+        let announced = self.account.announce(&[entry], Usage::default())?;
+        let sized = SetAttr { size: Some(size), ..SetAttr::default() };
+        let host = self.base.set_attr(&Caller::root(), &node.inner, file.map(|file| &file.inner), &sized)?;
+        announced.end(&self.recosted(state, &host));
+        Ok(host)
+    }
+
+    /// Takes setuid, setgid (where the group may execute) and capabilities
+    /// away before the contents change. `all` false: capabilities only, which
+    /// every write costs, whoever writes.
+    pub(crate) fn drop_privileges(&self, node: &HumNode, all: bool) -> Result<()> {
+        let affected = |record: &Record| (all && stripped(record.mode) != record.mode) || record.xattrs.get(CAPABILITY).is_some();
+        if !affected(&node.state().record) {
+            return Ok(());
+        }
+        self.with_place(node, |at| {
+            let mut state = node.state();
+            let mut record = state.record.clone();
+            if all {
+                record.mode = stripped(record.mode);
+            }
+            record.xattrs.remove(CAPABILITY);
+            if record == state.record { Ok(()) } else { self.save(node, &mut state, at.as_ref(), record) }
+        })
+    }
+
+    /// See [`externfs::ExternFs::set_xattr`].
+    pub(crate) fn change_xattr(&self, node: &Arc<HumNode>, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
+        self.with_place(node, |at| {
+            let mut state = node.state();
+            let there = state.record.xattrs.get(name).is_some();
+            if flags.contains(XattrFlags::CREATE) && there {
+                return Err(Errno::EEXIST.into());
+            }
+            if flags.contains(XattrFlags::REPLACE) && !there {
+                return Err(Errno::ENODATA.into());
+            }
+            let mut record = state.record.clone();
+            match name {
+                acl::ACCESS => set_access_acl(&mut record, value)?,
+                acl::DEFAULT => set_default_acl(&mut record, value)?,
+                _ => record.xattrs.set(name, value),
+            }
+            if flags.contains(XattrFlags::KILL_SGID) {
+                record.mode = Mode::new(record.mode.bits() & !SETGID);
+            }
+            self.save(node, &mut state, at.as_ref(), record)
+        })
+    }
+
+    /// See [`externfs::ExternFs::remove_xattr`].
+    pub(crate) fn drop_xattr(&self, node: &Arc<HumNode>, name: &[u8]) -> Result<()> {
+        self.with_place(node, |at| {
+            let mut state = node.state();
+            let mut record = state.record.clone();
+            if !record.xattrs.remove(name) {
+                // That there is no ACL is what removing one wants.
+                let is_acl = name == acl::ACCESS || name == acl::DEFAULT;
+                return if is_acl { Ok(()) } else { Err(Errno::ENODATA.into()) };
+            }
+            self.save(node, &mut state, at.as_ref(), record)
+        })
+    }
+
+    /// See [`externfs::ExternFs::access`]. By the mode bits and the one
+    /// supplementary group that we know of; a kernel that checks by itself
+    /// knows all groups and the ACL, and does not ask.
+    pub(crate) fn check_access(&self, caller: &Caller, node: &HumNode, wanted: Access) -> Result<()> {
+        let state = node.state();
+        let record = &state.record;
+        if self.is_read_only() && wanted.contains(Access::WRITE) && !record.kind.is_device() {
+            return Err(Errno::EROFS.into());
+        }
+        let mode = record.mode.bits();
+        let granted = match caller.uid {
+            GuestUid(0) if mode & 0o111 != 0 || record.kind == FileKind::Directory => 7,
+            GuestUid(0) => 6,
+            uid if uid == record.uid => mode >> 6 & 7,
+            _ if caller.gid == record.gid || caller.supplementary_group == Some(record.gid) => mode >> 3 & 7,
+            _ => mode & 7,
+        };
+        if wanted.bits() & !granted == 0 { Ok(()) } else { Err(Errno::EACCES.into()) }
+    }
+}
+
+/// `mode` after a write: without setuid, and without setgid where that is not
+/// just mandatory locking's sign.
+fn stripped(mode: Mode) -> Mode {
+    let mut bits = mode.bits() & !SETUID;
+    if bits & GROUP_EXECUTE != 0 {
+        bits &= !SETGID;
+    }
+    Mode::new(bits)
+}
+
+/// `record` after the part of `change` that is a record's; None if that is nothing.
+fn changed(record: &Record, change: &SetAttr) -> Result<Option<Record>> {
+    let chown = change.uid.is_some() || change.gid.is_some();
+    if !chown && change.mode.is_none() && !change.kill_suid_sgid {
+        return Ok(None);
+    }
+    let mut new = record.clone();
+    new.uid = change.uid.unwrap_or(new.uid);
+    new.gid = change.gid.unwrap_or(new.gid);
+    if new.uid.0 == u32::MAX || new.gid.0 == u32::MAX {
+        return Err(Errno::EINVAL.into());
+    }
+    // chown(2): the new owner has not asked for the old one's rights.
+    if (chown || change.kill_suid_sgid) && !matches!(new.kind, FileKind::Directory | FileKind::Symlink) {
+        new.mode = stripped(new.mode);
+        new.xattrs.remove(CAPABILITY);
+    }
+    if let Some(mode) = change.mode {
+        if new.kind == FileKind::Symlink {
+            return Err(Errno::EOPNOTSUPP.into());
+        }
+        new.mode = mode;
+        if let Some(value) = new.xattrs.get(acl::ACCESS) {
+            let mut acl = Acl::parse(value).map_err(|_| crate::host::damaged("an ACL cannot be read"))?;
+            acl.chmod(mode.bits());
+            new.xattrs.set(acl::ACCESS, &acl.to_bytes());
+        }
+    }
+    // A chown to the same owner is a change too: it moves the ctime.
+    Ok((chown || change.mode.is_some() || new != *record).then_some(new))
+}
+
+/// setfacl(1): the mode follows, and an ACL that says no more than the mode
+/// is not kept.
+fn set_access_acl(record: &mut Record, value: &[u8]) -> Result<()> {
+    if record.kind == FileKind::Symlink {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    let acl = Acl::parse(value)?;
+    record.mode = Mode::new(record.mode.bits() & !0o777 | acl.mode());
+    if acl.is_minimal() {
+        record.xattrs.remove(acl::ACCESS);
+    } else {
+        record.xattrs.set(acl::ACCESS, &acl.to_bytes());
+    }
+    Ok(())
+}
+
+fn set_default_acl(record: &mut Record, value: &[u8]) -> Result<()> {
+    if record.kind != FileKind::Directory {
+        return Err(Errno::EACCES.into());
+    }
+    let acl = Acl::parse(value)?;
+    record.xattrs.set(acl::DEFAULT, &acl.to_bytes());
+    Ok(())
+}

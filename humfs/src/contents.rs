@@ -1,0 +1,240 @@
+//! Opening files and what is in them, within the limit.
+
+use crate::account::{Announced, BLOCK, Usage};
+use crate::extents::allocated;
+use crate::fs::HumFs;
+use crate::host::fault;
+use crate::node::{HumFile, HumNode};
+use crate::store::{Object, Place};
+use externfs::{
+    Caller, DataSource, Errno, ExternFs, FallocateFlags, FileKind, OpenFlags, Opened, Result, SetAttr, StatFs, WriteFlags, WritePlace,
+};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+/// Files whose blocks may still change that are remembered; the oldest guess
+/// is taken as it is beyond that.
+const UNSETTLED_MAX: usize = 1024;
+
+impl HumFs {
+    /// See [`externfs::ExternFs::open`].
+    pub(crate) fn open_file(&self, caller: &Caller, node: &Arc<HumNode>, flags: OpenFlags) -> Result<Opened<HumFile>> {
+        let kind = node.state().record.kind;
+        match kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(Errno::EISDIR.into()),
+            FileKind::Symlink => return Err(Errno::ELOOP.into()),
+            // The guest's kernel has drivers of its own for these.
+            _ => return Err(Errno::ENXIO.into()),
+        }
+        if self.is_read_only() && (flags.write || flags.truncate) {
+            return Err(Errno::EROFS.into());
+        }
+        if flags.truncate {
+            let change = SetAttr { size: Some(0), kill_suid_sgid: flags.kill_suid_sgid, ..SetAttr::default() };
+            self.change_attr(node, None, &change)?;
+        }
+        let opened = self.base.open(caller, &node.inner, OpenFlags { truncate: false, ..flags })?;
+        let file = HumFile { inner: opened.file, node: node.clone() };
+        Ok(Opened { file, cache: opened.cache, size: opened.size })
+    }
+
+    /// Announces that up to `length` bytes at `offset` of `file` will take room.
+    /// Near the limit what is allocated there already is not counted again.
+    fn announce_data(&self, file: &HumFile, offset: u64, length: u64) -> Result<Announced<'_>> {
+        let first = offset / BLOCK * BLOCK;
+        let span = offset.saturating_add(length).next_multiple_of(BLOCK).saturating_sub(first);
+        let path = file.node.inner.whereabouts().and_then(|(parent, name)| {
+            let at = crate::store::At { parent: &parent, dir: self.base.root_fd(), name: &name };
+            self.path_of(&at)
+        });
+        let entry = {
+            let state = file.node.state();
+            self.changing(&file.node, &state, path.as_deref())
+        };
+        let need = |bytes: u64| Usage { bytes: bytes.saturating_add(BLOCK), inodes: 0 };
+        match self.account.announce(&[entry], need(span)) {
+            Err(error) if error.errno() == Errno::ENOSPC => {
+                let there = allocated(file.inner.data_fd(), first, span);
+                let missing = span.saturating_sub(there);
+                // Where all of it is there, not even a block of the host's own
+                // book-keeping can be added.
+                self.account.announce(&[entry], if missing == 0 { Usage::default() } else { need(missing) })
+            }
+            answer => answer,
+        }
+    }
+
+    /// The change has been made; what did it come to?
+    fn conclude(&self, announced: Announced<'_>, file: &HumFile) -> Result<()> {
+        let host = self.host_attr(&file.node, Some(file))?;
+        let outcome = {
+            let mut state = file.node.state();
+            self.recosted(&mut state, &host)
+        };
+        announced.end(&outcome);
+        self.remember_unsettled(&file.node);
+        Ok(())
+    }
+
+    /// See [`externfs::ExternFs::write`]. What does not fit is left out: the
+    /// guest is told how much was written, and ENOSPC at the next attempt.
+    pub(crate) fn write_file(&self, file: &HumFile, offset: u64, source: &mut dyn DataSource, flags: WriteFlags) -> Result<usize> {
+        self.drop_privileges(&file.node, flags.kill_suid_sgid)?;
+        let length = source.remaining() as u64;
+        let offset = if flags.append { self.host_attr(&file.node, Some(file))?.size } else { offset };
+        let (announced, fits) = match self.announce_data(file, offset, length) {
+            Ok(announced) => (announced, length),
+            Err(error) if error.errno() == Errno::ENOSPC => self.announce_part(file, offset, length)?,
+            Err(error) => return Err(error),
+        };
+        let plain = WriteFlags { kill_suid_sgid: false, ..flags };
+        let written = if fits == length {
+            self.base.write(&file.inner, offset, source, plain)
+        } else {
+            let place = if flags.append { WritePlace::End } else { WritePlace::At(offset) };
+            source.drain_to(file.inner.data_fd(), place, fits as usize, flags.sync).map_err(Into::into)
+        };
+        self.conclude(announced, file)?;
+        if flags.sync {
+            self.sync_record(&file.node)?;
+        }
+        written
+    }
+
+    /// Finds by halves how much of a write fits, in whole blocks.
+    fn announce_part(&self, file: &HumFile, offset: u64, length: u64) -> Result<(Announced<'_>, u64)> {
+        let to_boundary = BLOCK - offset % BLOCK;
+        let mut fits = length;
+        while fits > to_boundary {
+            fits = if fits <= to_boundary + BLOCK { to_boundary } else { (fits / 2 / BLOCK * BLOCK).max(to_boundary) };
+            match self.announce_data(file, offset, fits) {
+                Err(error) if error.errno() == Errno::ENOSPC => {}
+                answer => return answer.map(|announced| (announced, fits)),
+            }
+        }
+        Err(Errno::ENOSPC.into())
+    }
+
+    /// See [`externfs::ExternFs::fallocate`].
+    pub(crate) fn allocate(&self, file: &HumFile, offset: u64, length: u64, flags: FallocateFlags) -> Result<()> {
+        // Who asks is not said here, so the bits go for everybody.
+        self.drop_privileges(&file.node, true)?;
+        let frees = FallocateFlags::PUNCH_HOLE | FallocateFlags::COLLAPSE_RANGE;
+        let needed = if flags.intersects(frees) { 0 } else { length };
+        let announced = self.announce_data(file, offset, needed)?;
+        let done = self.base.fallocate(&file.inner, offset, length, flags);
+        self.conclude(announced, file)?;
+        done
+    }
+
+    /// See [`externfs::ExternFs::copy_range`].
+    pub(crate) fn copy_between(&self, from: (&HumFile, u64), to: (&HumFile, u64), length: u64) -> Result<u64> {
+        self.drop_privileges(&to.0.node, true)?;
+        let announced = self.announce_data(to.0, to.1, length)?;
+        let done = self.base.copy_range((&from.0.inner, from.1), (&to.0.inner, to.1), length);
+        self.conclude(announced, to.0)?;
+        done
+    }
+
+    /// See [`externfs::ExternFs::fsync`].
+    pub(crate) fn sync_file(&self, file: &HumFile) -> Result<()> {
+        self.base.fsync(&file.inner, false)?;
+        self.sync_record(&file.node)
+    }
+
+    fn sync_record(&self, node: &HumNode) -> Result<()> {
+        self.with_place(node, |at| {
+            let (held, is_open) = self.base.hold(&node.inner)?;
+            let host = self.host_attr(node, None)?;
+            let place = match at {
+                _ if self.is_root(&node.inner) => Place::Root,
+                Some(at) => Place::Named(at),
+                None => Place::Nameless,
+            };
+            self.store.sync_record(&Object { fd: held.as_fd(), is_open, place, host: &host })
+        })
+    }
+
+    /// The host may give `node` a block more when it writes out what was
+    /// written: one is kept free for it until then.
+    fn remember_unsettled(&self, node: &Arc<HumNode>) {
+        let mut unsettled = self.unsettled();
+        if unsettled.len() >= UNSETTLED_MAX || unsettled.contains_key(&node.key().number) {
+            return;
+        }
+        unsettled.insert(node.key().number, node.clone());
+        self.account.keep_slack(|slack| slack + BLOCK);
+    }
+
+    /// Writes everything out, after which the host's block counts stay, and
+    /// counts what was written once more.
+    fn settle_all(&self) -> Result<()> {
+        let written: Vec<Arc<HumNode>> = self.unsettled().drain().map(|(_, node)| node).collect();
+        self.base.sync()?;
+        for node in &written {
+            let host = self.host_attr(node, None);
+            if let Ok(host) = host {
+                let outcome = {
+                    let mut state = node.state();
+                    self.recosted(&mut state, &host)
+                };
+                self.account.settle(outcome);
+            }
+        }
+        self.account.keep_slack(|slack| slack.saturating_sub(BLOCK * written.len() as u64));
+        Ok(())
+    }
+
+    /// See [`externfs::ExternFs::sync`].
+    pub(crate) fn sync_all(&self) -> Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
+        self.store.sync()?;
+        self.settle_all()?;
+        self.write_used()
+    }
+
+    /// See [`externfs::ExternFs::close`].
+    pub(crate) fn leave_in_order(&self) -> Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
+        self.sync_all()?;
+        self.account.mark_clean(true).map_err(fault("writing humfs/state"))
+    }
+
+    fn write_used(&self) -> Result<()> {
+        let (used, limits) = (self.account.used(), self.account.limits());
+        let superblock = crate::superblock::Superblock { used: used.bytes, total: limits.bytes, ..self.tree.superblock() };
+        let now = crate::host::read_file(self.tree.root(), c"superblock", 4096).map_err(fault("reading the superblock"))?;
+        // A limit that was edited meanwhile is for the next mount; it stays.
+        let total = crate::superblock::Superblock::parse(&now).map_or(superblock.total, |there| there.total);
+        let superblock = crate::superblock::Superblock { total, ..superblock };
+        if superblock.to_text().as_bytes() == now {
+            return Ok(());
+        }
+        self.tree.write_superblock(&superblock).map_err(fault("writing the superblock"))
+    }
+
+    /// See [`externfs::ExternFs::statfs`]: the tree's limit, or what the host
+    /// has left if that is less.
+    pub(crate) fn told_size(&self) -> Result<StatFs> {
+        let root = self.root()?;
+        let host = self.base.statfs(&root.inner)?;
+        let (free, limits) = (self.account.free(), self.account.limits());
+        let host_free = host.blocks_available.saturating_mul(host.block_size.into());
+        let free_bytes = free.bytes.min(host_free);
+        let inodes_free = free.inodes.min(host.inodes_free);
+        Ok(StatFs {
+            block_size: BLOCK as u32,
+            blocks: limits.bytes / BLOCK,
+            blocks_free: free_bytes / BLOCK,
+            blocks_available: free_bytes / BLOCK,
+            inodes: self.account.used().inodes.saturating_add(inodes_free),
+            inodes_free,
+            name_max: host.name_max,
+        })
+    }
+}

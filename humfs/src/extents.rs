@@ -1,0 +1,113 @@
+//! How much of a range of a host file is allocated (FIEMAP of
+//! Documentation/filesystems/fiemap.rst). Without it, writing into space that
+//! fallocate(2) has promised could fail near the limit: SEEK_DATA takes
+//! allocated but unwritten space for a hole.
+#![allow(unsafe_code)]
+
+use rustix::io::Errno;
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
+use std::ffi::c_void;
+use std::os::fd::BorrowedFd;
+
+/// Extents asked for at a time.
+const EXTENTS: usize = 64;
+
+/// `FIEMAP_EXTENT_LAST`.
+const LAST: u32 = 1;
+
+/// `struct fiemap_extent`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Extent {
+    logical: u64,
+    physical: u64,
+    length: u64,
+    reserved64: [u64; 2],
+    flags: u32,
+    reserved: [u32; 3],
+}
+
+/// `struct fiemap`, with room for the answer.
+#[repr(C)]
+struct Map {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped: u32,
+    count: u32,
+    reserved: u32,
+    extents: [Extent; EXTENTS],
+}
+
+struct Fiemap<'a>(&'a mut Map);
+
+// SAFETY: the opcode is FS_IOC_FIEMAP, whose argument is a struct fiemap
+// followed by `count` extents; `Map` is laid out so and `count` is `EXTENTS`.
+unsafe impl Ioctl for Fiemap<'_> {
+    type Output = ();
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        // _IOWR('f', 11, struct fiemap), whose size is that of the head.
+        rustix::ioctl::opcode::read_write::<[u8; 32]>(b'f', 11)
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::from_mut(self.0).cast()
+    }
+
+    unsafe fn output_from_ptr(_: IoctlOutput, _: *mut c_void) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+/// Bytes of `length` from `start` on that are allocated in `file`; 0 where the
+/// host cannot tell.
+pub(crate) fn allocated(file: BorrowedFd<'_>, start: u64, length: u64) -> u64 {
+    let end = start.saturating_add(length);
+    let (mut at, mut sum) = (start, 0u64);
+    while at < end {
+        let mut map = Map {
+            start: at,
+            length: end - at,
+            flags: 0,
+            mapped: 0,
+            count: EXTENTS as u32,
+            reserved: 0,
+            extents: [Extent::default(); EXTENTS],
+        };
+        // SAFETY: `Fiemap` describes the call truly; see there.
+        if unsafe { rustix::ioctl::ioctl(file, Fiemap(&mut map)) }.is_err() {
+            return 0;
+        }
+        let found = map.extents.get(..map.mapped as usize).unwrap_or_default();
+        for extent in found {
+            let extent_end = extent.logical.saturating_add(extent.length);
+            sum += extent_end.min(end).saturating_sub(extent.logical.max(at));
+        }
+        match found.last() {
+            Some(last) if last.flags & LAST == 0 && last.logical + last.length > at => at = last.logical + last.length,
+            _ => break,
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn holes_do_not_count_and_promised_space_does() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        assert_eq!(allocated(file.as_fd(), 0, 1 << 20), 0);
+        file.write_all_at(&[1; 4096], 8192).unwrap();
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 65536, 65536).unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(allocated(file.as_fd(), 0, 1 << 20), 4096 + 65536);
+        assert_eq!(allocated(file.as_fd(), 10_000, 60_000), 12_288 - 10_000 + 70_000 - 65_536);
+    }
+}

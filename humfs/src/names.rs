@@ -1,0 +1,343 @@
+//! Names that come, go and move.
+
+use crate::account::{self, BLOCK, DIRECTORY_COST, Entry, EntryKind, INODE_COST, Outcome, Usage};
+use crate::birth::born;
+use crate::fs::{HumFs, at, c_name, inner_child, one};
+use crate::host::{fault, stat_at};
+use crate::node::{HumFile, HumNode};
+use crate::record::Record;
+use crate::store::{At, Facts, Object, Place, Renaming};
+use externfs::{
+    Attr, Caller, Child, CreateFlags, Created, DeviceNumber, Errno, ExternFs, FileCache, FileKind, Mode, Name, NewNode, Opened,
+    RenameFlags, Result,
+};
+use hostfs::layer::NewFile;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+type Node = Arc<HumNode>;
+type File = Created<Node, HumFile>;
+
+/// Attempts to create or else open a name that others make and remove at the
+/// same time.
+const ATTEMPTS: usize = 8;
+
+impl HumFs {
+    /// See [`externfs::ExternFs::make`].
+    pub(crate) fn make_node(&self, caller: &Caller, parent: &Node, name: Name<'_>, new: &NewNode<'_>, mode: Mode) -> Result<(Node, Attr)> {
+        let record = self.record_of_new(caller, parent, new, mode)?;
+        let name = c_name(name)?;
+        let dir = self.base.dir_fd(&parent.inner)?;
+        let _changing = self.dirs.change(&parent.inner);
+        let at = at(parent, dir.as_fd(), &name);
+        let path = self.path_of(&at);
+        let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: path.as_deref() };
+        let announced = self.account.announce(&[entry], need_of_new(&record))?;
+        let fd = self.store.create(&at, &record)?;
+        let (inner, host) = self.base.enroll(&parent.inner, &name)?;
+        drop(fd);
+        let used = one(&host, &record);
+        let attr = self.merged(&host, &record);
+        let (node, _) = self.nodes.intern(inner, record, used.bytes, false);
+        announced.end(&Outcome { added: used, ..Outcome::default() });
+        Ok((node, attr))
+    }
+
+    fn record_of_new(&self, caller: &Caller, parent: &HumNode, new: &NewNode<'_>, mode: Mode) -> Result<Record> {
+        let (kind, device) = match *new {
+            NewNode::Directory => (FileKind::Directory, None),
+            NewNode::Symlink(_) => (FileKind::Symlink, None),
+            NewNode::Regular => (FileKind::Regular, None),
+            NewNode::Fifo => (FileKind::Fifo, None),
+            NewNode::Socket => (FileKind::Socket, None),
+            NewNode::BlockDevice(device) => (FileKind::BlockDevice, Some(device)),
+            NewNode::CharDevice(device) => (FileKind::CharDevice, Some(device)),
+        };
+        let mut record = born(caller, &parent.state().record, kind, mode)?;
+        record.device = device.unwrap_or_default();
+        if let NewNode::Symlink(target) = new {
+            record.target = Some((*target).into());
+        }
+        Ok(record)
+    }
+
+    /// See [`externfs::ExternFs::create`].
+    pub(crate) fn create_file(&self, caller: &Caller, parent: &Node, name: Name<'_>, flags: CreateFlags) -> Result<File> {
+        for _ in 0..ATTEMPTS {
+            match self.create_new(caller, parent, name, flags) {
+                Err(error) if error.errno() == Errno::EEXIST && !flags.exclusive => {}
+                answer => return answer,
+            }
+            match self.open_existing(caller, parent, name, flags) {
+                Err(error) if error.errno() == Errno::ENOENT => {}
+                answer => return answer,
+            }
+        }
+        // Somebody keeps making and removing it; the kernel looks again.
+        Err(Errno::ESTALE.into())
+    }
+
+    fn create_new(&self, caller: &Caller, parent: &Node, name: Name<'_>, flags: CreateFlags) -> Result<File> {
+        let record = born(caller, &parent.state().record, FileKind::Regular, flags.mode)?;
+        let name = c_name(name)?;
+        let dir = self.base.dir_fd(&parent.inner)?;
+        let _changing = self.dirs.change(&parent.inner);
+        let at = at(parent, dir.as_fd(), &name);
+        let path = self.path_of(&at);
+        let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: path.as_deref() };
+        let announced = self.account.announce(&[entry], need_of_new(&record))?;
+        let fd = self.store.create(&at, &record)?;
+        let created = self.base.enroll_file(Some((&parent.inner, &name)), fd, flags.open.write)?;
+        let used = one(&created.attr, &record);
+        let file = self.admit_new(created, record, used, false);
+        announced.end(&Outcome { added: used, ..Outcome::default() });
+        Ok(file)
+    }
+
+    fn admit_new(&self, created: NewFile, record: Record, used: Usage, orphan: bool) -> File {
+        let attr = self.merged(&created.attr, &record);
+        let (node, _) = self.nodes.intern(created.node, record, used.bytes, orphan);
+        let file = HumFile { inner: created.opened.file, node: node.clone() };
+        Created { node, attr, opened: Opened { file, cache: FileCache::Keep, size: 0 } }
+    }
+
+    fn open_existing(&self, caller: &Caller, parent: &Node, name: Name<'_>, flags: CreateFlags) -> Result<File> {
+        let (node, attr) = self.lookup(parent, name)?;
+        if attr.kind != FileKind::Regular {
+            // The guest's kernel believed that there was nothing. ESTALE makes
+            // it look again and then do what open(2) does with this kind.
+            return Err(Errno::ESTALE.into());
+        }
+        let opened = self.open_file(caller, &node, flags.open)?;
+        let attr = self.attr(&node, Some(&opened.file))?;
+        Ok(Created { node, attr, opened })
+    }
+
+    /// See [`externfs::ExternFs::create_unnamed`]. `flags.exclusive`, which
+    /// forbids a name for ever, is the guest's kernel's to enforce.
+    pub(crate) fn create_tmpfile(&self, caller: &Caller, parent: &Node, flags: CreateFlags) -> Result<File> {
+        let record = born(caller, &parent.state().record, FileKind::Regular, flags.mode)?;
+        let dir = self.base.dir_fd(&parent.inner)?;
+        let announced = self.account.announce(&[], need_of_new(&record))?;
+        let fd = self.store.create_unnamed(dir.as_fd(), &record)?;
+        let created = self.base.enroll_file(None, fd, flags.open.write)?;
+        let used = one(&created.attr, &record);
+        let file = self.admit_new(created, record, used, true);
+        announced.end(&Outcome { added: used, orphaned: used, ..Outcome::default() });
+        Ok(file)
+    }
+
+    /// See [`externfs::ExternFs::link`].
+    pub(crate) fn link_node(&self, node: &Node, parent: &Node, name: Name<'_>) -> Result<Attr> {
+        // Its present name's directory and the new one's are both looked at by
+        // stores; the whole way up must hold still.
+        let (old, _) = node.inner.whereabouts().unzip();
+        let old = old.unwrap_or_else(|| parent.inner.clone());
+        let _changing = self.dirs.change_two(&parent.inner, &old, false);
+        let mut state = node.state();
+        let (announced, homed) = if state.orphan {
+            let c_name = c_name(name)?;
+            let dir = self.base.dir_fd(&parent.inner)?;
+            let path = self.path_of(&at(parent, dir.as_fd(), &c_name));
+            let entry = Entry { kind: EntryKind::Name, ino: node.key().number, before: state.cost, path: path.as_deref() };
+            (Some(self.account.announce(&[entry], Usage::default())?), Usage::one(state.cost))
+        } else {
+            (None, Usage::default())
+        };
+        let host = self.host_attr(node, None)?;
+        let whereabouts = node.inner.whereabouts();
+        let host = self.base.link_by(&node.inner, &parent.inner, name, |held, (dir, name)| {
+            let known = whereabouts.as_ref().and_then(|(above, called)| Some((self.base.dir_fd(above).ok()?, above, called)));
+            let place = match &known {
+                Some((fd, above, called)) => Place::Named(At { parent: above, dir: fd.as_fd(), name: called }),
+                None => Place::Nameless,
+            };
+            let object = Object { fd: held, is_open: false, place, host: &host };
+            self.store.link(&object, &At { parent: &parent.inner, dir, name }, &state.record)
+        })?;
+        state.orphan = false;
+        if let Some(announced) = announced {
+            announced.end(&Outcome { homed, ..Outcome::default() });
+        }
+        Ok(self.merged(&host, &state.record))
+    }
+
+    /// See [`externfs::ExternFs::remove`].
+    pub(crate) fn remove_name(&self, parent: &Node, child: &Child<'_, Node>, directory: bool) -> Result<()> {
+        let _changing = self.dirs.change_two(&parent.inner, &parent.inner, directory);
+        self.base.remove_by(&parent.inner, &inner_child(child), directory, |(dir, name)| {
+            let at = At { parent: &parent.inner, dir, name };
+            let host = stat_at(dir, name).map_err(fault("looking up a name"))?;
+            match (directory, host.kind == FileKind::Directory) {
+                (true, false) => return Err(Errno::ENOTDIR.into()),
+                (false, true) => return Err(Errno::EISDIR.into()),
+                _ => {}
+            }
+            let victim = Victim::new(self, child.node, &host, &at);
+            let path = self.path_of(&at);
+            let entry = victim.entry(path.as_deref());
+            let announced = self.account.announce(entry.as_slice(), Usage::default())?;
+            self.store.remove(&at, facts(&host))?;
+            announced.end(&victim.gone());
+            Ok(())
+        })
+    }
+
+    /// See [`externfs::ExternFs::rename`].
+    pub(crate) fn rename_names(
+        &self,
+        caller: &Caller,
+        from: (&Node, &Child<'_, Node>),
+        to: (&Node, &Child<'_, Node>),
+        flags: RenameFlags,
+    ) -> Result<()> {
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        // What moves is not known before the directories are held; that a
+        // directory might is enough to hold everything.
+        let is_dir = |child: &Child<'_, Node>| child.node.is_none_or(|node| node.inner.host_kind() == FileKind::Directory);
+        let alone = is_dir(from.1) || (to.1.node.is_some() && is_dir(to.1));
+        let _changing = self.dirs.change_two(&from.0.inner, &to.0.inner, alone);
+        let (inner_from, inner_to) = (inner_child(from.1), inner_child(to.1));
+        let (from_dir, to_dir) = (&from.0.inner, &to.0.inner);
+        self.base.rename_by((from_dir, &inner_from), (to_dir, &inner_to), flags, |old, new| {
+            let old = At { parent: from_dir, dir: old.0, name: old.1 };
+            let new = At { parent: to_dir, dir: new.0, name: new.1 };
+            let moved = stat_at(old.dir, old.name).map_err(fault("looking up a name"))?;
+            if moved.kind == FileKind::Directory && !alone {
+                // Replaced behind our back since it was looked up.
+                return Err(Errno::ESTALE.into());
+            }
+            let there = match stat_at(new.dir, new.name) {
+                Ok(host) => Some(host),
+                Err(rustix::io::Errno::NOENT) => None,
+                Err(other) => return Err(fault("looking up a name")(other)),
+            };
+            if there.is_some() && flags.contains(RenameFlags::NOREPLACE) {
+                return Err(Errno::EEXIST.into());
+            }
+            if there.as_ref().is_some_and(|host| host.ino == moved.ino) && !exchange {
+                // Two names of one file: rename(2) does nothing then.
+                return Ok(());
+            }
+            check_replaceable(&moved, there.as_ref(), exchange)?;
+            let how = Renaming {
+                exchange,
+                no_replace: flags.contains(RenameFlags::NOREPLACE),
+                moved: facts(&moved),
+                replaced: there.as_ref().map(facts),
+            };
+            if flags.contains(RenameFlags::WHITEOUT) {
+                return self.rename_with_whiteout(caller, (from.0, &old), (&new, to.1.node), &how);
+            }
+            self.rename_plainly(&old, &new, to.1.node, there.as_ref(), &how)
+        })
+    }
+
+    /// The rename itself, with the account's part where something goes.
+    pub(crate) fn rename_plainly(
+        &self,
+        old: &At<'_>,
+        new: &At<'_>,
+        victim: Option<&Node>,
+        there: Option<&Attr>,
+        how: &Renaming,
+    ) -> Result<()> {
+        let Some(there) = there.filter(|_| !how.exchange) else {
+            return self.store.rename(old, new, how);
+        };
+        let victim = Victim::new(self, victim, there, new);
+        let path = self.path_of(new);
+        let entry = victim.entry(path.as_deref());
+        let announced = self.account.announce(entry.as_slice(), Usage::default())?;
+        self.store.rename(old, new, how)?;
+        announced.end(&victim.gone());
+        Ok(())
+    }
+}
+
+/// rename(2)'s rules for what may replace what; the host's own would be said
+/// too late for stores that have begun by then.
+fn check_replaceable(moved: &Attr, there: Option<&Attr>, exchange: bool) -> Result<()> {
+    let Some(there) = there else {
+        return if exchange { Err(Errno::ENOENT.into()) } else { Ok(()) };
+    };
+    match (moved.kind == FileKind::Directory, there.kind == FileKind::Directory) {
+        _ if exchange => Ok(()),
+        (true, false) => Err(Errno::ENOTDIR.into()),
+        (false, true) => Err(Errno::EISDIR.into()),
+        _ => Ok(()),
+    }
+}
+
+/// What a store is told of an object.
+pub(crate) fn facts(host: &Attr) -> Facts {
+    Facts { ino: host.ino, kind: host.kind, nlink: host.nlink }
+}
+
+/// Room that a new object may take.
+pub(crate) fn need_of_new(record: &Record) -> Usage {
+    let mut bytes = INODE_COST;
+    bytes += match record.kind {
+        FileKind::Directory => DIRECTORY_COST,
+        // A long target takes a block.
+        FileKind::Symlink => BLOCK,
+        _ => 0,
+    };
+    if record.has_xattrs() {
+        // The host may keep them in a block beside the inode.
+        bytes += (record.xattrs.bytes() as u64).next_multiple_of(512) + BLOCK;
+    }
+    Usage::one(bytes)
+}
+
+/// An object that is about to lose a name.
+struct Victim<'a> {
+    node: Option<&'a Node>,
+    ino: u64,
+    cost: u64,
+    /// That is its last name.
+    last: bool,
+}
+
+impl<'a> Victim<'a> {
+    fn new(fs: &HumFs, node: Option<&'a Node>, host: &Attr, at: &At<'_>) -> Victim<'a> {
+        let node = node.filter(|node| node.key().number == host.ino);
+        let last = host.kind == FileKind::Directory || host.nlink <= 1;
+        let cost = match node {
+            Some(node) => node.state().cost,
+            // What cannot be read can still be removed.
+            None => account::cost(host, fs.load(at, host).map_or(0, |record| record.xattrs.bytes())),
+        };
+        Victim { node, ino: host.ino, cost, last }
+    }
+
+    fn entry<'p>(&self, path: Option<&'p [u8]>) -> Option<Entry<'p>> {
+        self.last.then_some(Entry { kind: EntryKind::Remove, ino: self.ino, before: self.cost, path })
+    }
+
+    /// The name is gone.
+    fn gone(&self) -> Outcome {
+        if !self.last {
+            return Outcome::default();
+        }
+        let used = Usage::one(self.cost);
+        match self.node {
+            // It stays while somebody has it open, and pays until then.
+            Some(node) => {
+                node.state().orphan = true;
+                Outcome { orphaned: used, ..Outcome::default() }
+            }
+            None => Outcome { removed: used, ..Outcome::default() },
+        }
+    }
+}
+
+impl HumFs {
+    /// What the loss of the name `at` of the object `host` comes to.
+    pub(crate) fn outcome_of_loss(&self, node: Option<&Node>, host: &Attr, at: &At<'_>) -> Outcome {
+        Victim::new(self, node, host, at).gone()
+    }
+}
+
+/// The device number of a whiteout (overlayfs.rst of the kernel).
+pub(crate) const WHITEOUT: DeviceNumber = DeviceNumber { major: 0, minor: 0 };

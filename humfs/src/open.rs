@@ -1,0 +1,163 @@
+//! Beginning to serve a tree: finding the counters, settling what was in
+//! flight, counting anew where nothing is known.
+
+use crate::account::{self, Account, EntryKind, Limits, State, Usage, state};
+use crate::fs::HumFs;
+use crate::host::{self, Fault, damaged, fault};
+use crate::intent::Journal;
+use crate::path;
+use crate::store::{At, Recovered};
+use crate::tree::Tree;
+use crate::walk::Walk;
+use externfs::{ExternFs, Result};
+use std::os::fd::AsFd;
+
+/// The account as a predecessor left it, and the journal of changes.
+pub(crate) fn account_and_journal(tree: &Tree, read_only: bool) -> Result<(Account, Option<Journal>)> {
+    let limits = Limits { bytes: tree.superblock().total, inodes: tree.inode_limit().map_err(fault("reading humfs/settings"))? };
+    let found = tree.control().map(state::read).transpose().map_err(fault("reading humfs/state"))?.flatten();
+    let state = found.map_or_else(|| State::fresh(state::boot_id()), |(state, _)| state);
+    if read_only {
+        let mut account = Account::unattached(state, limits);
+        if account.used() == Usage::default() {
+            account = Account::unattached(State::with_used(tree.superblock().used), limits);
+        }
+        return Ok((account, None));
+    }
+    let control = tree.control().ok_or_else(|| damaged("there is no humfs/"))?;
+    let file = state::open(control).map_err(fault("opening humfs/state"))?;
+    let journal = Journal::new(tree.control_dir(c"changes").map_err(fault("opening humfs/changes"))?);
+    Ok((Account::new(file, state, limits), Some(journal)))
+}
+
+/// What a look at the state file tells.
+enum Counters {
+    /// They are right.
+    Right,
+    /// They will be, after these entries.
+    Settled(Vec<state::Left>),
+    /// Nothing is known.
+    Unknown(&'static str),
+}
+
+impl HumFs {
+    /// Finishes what a predecessor left half done and takes the counters over.
+    /// Says so in one line, if there was anything.
+    pub(crate) fn put_in_order(&self, recovered: Recovered) -> Result<()> {
+        let control = self.tree.control().ok_or_else(|| damaged("there is no humfs/"))?;
+        let before = state::read(control).map_err(fault("reading humfs/state"))?;
+        let whiteouts = self.recover_whiteouts()?;
+        let counters = match before {
+            None => Counters::Unknown("it is mounted for the first time"),
+            Some((state, _)) if state.clean => Counters::Right,
+            Some((state, _)) if state.boot_id != state::boot_id() => Counters::Unknown("the host went down while it was mounted"),
+            Some(_) if whiteouts > 0 => Counters::Unknown("a change of several steps was cut short"),
+            Some((_, left)) => Counters::Settled(left),
+        };
+        let (settled, recounted) = match counters {
+            Counters::Right => (0, None),
+            Counters::Settled(left) => match self.settle_left(&left)? {
+                Some(used) => {
+                    self.account.recounted(used).map_err(fault("writing humfs/state"))?;
+                    (left.len(), None)
+                }
+                None => (left.len(), Some("a change was cut short that cannot be traced")),
+            },
+            Counters::Unknown(why) => (0, Some(why)),
+        };
+        if let Some(why) = recounted {
+            let used = self.recount()?;
+            self.account.recounted(used).map_err(fault("writing humfs/state"))?;
+            tracing::info!("{}: counted {} objects, {} bytes: {why}", self.tree.path().display(), used.inodes, used.bytes);
+        }
+        let (completed, undone) = (recovered.completed + whiteouts, recovered.undone);
+        if completed + undone + settled > 0 {
+            tracing::info!(
+                "{}: was not unmounted: {completed} changes completed, {undone} taken back, {settled} counts settled",
+                self.tree.path().display()
+            );
+        }
+        self.account.started().map_err(fault("writing humfs/state"))
+    }
+
+    /// What is used after the changes in `left`; None if one cannot be traced.
+    fn settle_left(&self, left: &[state::Left]) -> Result<Option<Usage>> {
+        let (mut used, mut orphans) = self.account.counted();
+        for entry in left {
+            let Some(kind) = entry.kind else { return Ok(None) };
+            let here = self.with_path(&entry.path, |at| {
+                let Ok(host) = host::stat_at(at.dir, at.name) else { return Ok(None) };
+                // What cannot be read counts without its attributes, as in a recount.
+                let xattrs = self.load(at, &host).map_or(0, |record| record.xattrs.bytes());
+                Ok(Some((host.ino, account::cost(&host, xattrs))))
+            })?;
+            let here = here.flatten();
+            match (kind, here) {
+                // An object without a name has gone with the process.
+                (EntryKind::Change, _) if entry.path.is_empty() => {}
+                (EntryKind::Create, Some((_, cost))) => used.add(Usage::one(cost)),
+                (EntryKind::Create, None) => {}
+                (EntryKind::Change, Some((ino, cost))) if ino == entry.ino => {
+                    used.bytes = (used.bytes + cost).saturating_sub(entry.before);
+                }
+                // It was renamed or removed at the same time.
+                (EntryKind::Change, _) => return Ok(None),
+                (EntryKind::Remove, Some((ino, _))) if ino == entry.ino => {}
+                (EntryKind::Remove, _) => used.sub(Usage::one(entry.before)),
+                (EntryKind::Name, Some((ino, _))) if ino == entry.ino => orphans.sub(Usage::one(entry.before)),
+                (EntryKind::Name, _) => {}
+            }
+        }
+        used.sub(orphans);
+        Ok(Some(used))
+    }
+
+    /// Counts every object.
+    ///
+    /// # Errors
+    /// What the host says of a directory.
+    pub fn recount(&self) -> Result<Usage> {
+        let mut used = Usage::default();
+        Walk::new(self)?.run(&mut |seen| {
+            let xattrs = seen.record.as_ref().map_or(0, |record| record.xattrs.bytes());
+            used.add(Usage::one(account::cost(seen.host, xattrs)));
+            Ok(())
+        })?;
+        Ok(used)
+    }
+
+    /// Calls `act` with the place that `path` below data/ leads to; None if a
+    /// directory on the way is not there. Only where nothing else goes on.
+    pub(crate) fn with_path<T>(&self, path: &[u8], act: impl FnOnce(&At<'_>) -> Result<T>) -> Result<Option<T>> {
+        let Some((above, name)) = path::split(path) else { return Ok(None) };
+        let mut dir = self.root()?.inner.clone();
+        for component in above {
+            match self.base.enroll(&dir, &component) {
+                Ok((inner, host)) if host.kind == externfs::FileKind::Directory => dir = inner,
+                _ => return Ok(None),
+            }
+        }
+        let fd = self.base.dir_fd(&dir)?;
+        act(&At { parent: &dir, dir: fd.as_fd(), name: &name }).map(Some)
+    }
+}
+
+impl Tree {
+    /// How many objects the tree may hold: `inodes N` of `humfs/settings`.
+    pub(crate) fn inode_limit(&self) -> Fault<u64> {
+        Ok(self.setting("inodes")?.and_then(|value| value.parse().ok()).unwrap_or(u64::MAX))
+    }
+
+    /// The value of `key` in `humfs/settings`, a file of lines KEY VALUE.
+    pub(crate) fn setting(&self, key: &str) -> Fault<Option<String>> {
+        let Some(control) = self.control() else { return Ok(None) };
+        let text = match host::read_file(control, c"settings", 4096) {
+            Ok(text) => text,
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(other) => return Err(other),
+        };
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().filter_map(|line| line.split_once(' ')).rfind(|(known, _)| *known == key);
+        Ok(line.map(|(_, value)| value.trim().to_owned()))
+    }
+}

@@ -1,0 +1,79 @@
+//! [`HumFsPlugin`]: humfs as the registry knows it.
+
+use crate::fs::HumFs;
+use crate::options::{OPTIONS, Options};
+use crate::tree::{Access, Tree};
+use externfs::{Bridge, BridgeOptions, Connect, Error, Export, Plugin, Result, Source, UsageError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// `humfs`: a tree with its own owners, modes and devices.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HumFsPlugin;
+
+impl Plugin for HumFsPlugin {
+    fn name(&self) -> &'static str {
+        "humfs"
+    }
+
+    fn summary(&self) -> &'static str {
+        "a humfs tree: owners, modes, devices and attributes of its own, no privilege needed"
+    }
+
+    fn options(&self) -> &'static [(&'static str, &'static str)] {
+        OPTIONS
+    }
+
+    fn open(&self, source: &Source) -> std::result::Result<Arc<dyn Connect>, UsageError> {
+        let options = Options::parse(&source.options)?;
+        let access = if options.read_only { Access::Read } else { Access::Write };
+        let tree = Tree::open(&source.path, access)?;
+        Ok(Arc::new(Later(Mutex::new(Opening::Tree(Box::new(tree), options)))))
+    }
+}
+
+/// Opens the tree at `path` in this process, at once.
+///
+/// # Errors
+/// One clear line: what is wrong and what to do.
+pub fn open(path: &Path, options: &Options) -> std::result::Result<Arc<Bridge<HumFs>>, UsageError> {
+    let access = if options.read_only { Access::Read } else { Access::Write };
+    serve(Tree::open(path, access)?, *options).map_err(|error| UsageError(format!("'{}': {error}", path.display())))
+}
+
+fn serve(tree: Tree, options: Options) -> Result<Arc<Bridge<HumFs>>> {
+    Bridge::new(HumFs::new(tree, options)?, BridgeOptions { read_only: options.read_only })
+}
+
+/// A tree that is found and locked by whoever was called, and served by a
+/// process that is forked later: recovery and databases belong to the latter.
+struct Later(Mutex<Opening>);
+
+enum Opening {
+    Tree(Box<Tree>, Options),
+    Bridge(Arc<Bridge<HumFs>>),
+    Failed(Error),
+}
+
+impl Connect for Later {
+    fn connect(&self) -> Result<Arc<dyn Export>> {
+        let mut opening = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = Opening::Failed(Error::because(externfs::Errno::EIO, "the tree could not be opened"));
+        *opening = match std::mem::replace(&mut *opening, lost) {
+            Opening::Tree(tree, options) => serve(*tree, options).map_or_else(Opening::Failed, Opening::Bridge),
+            other => other,
+        };
+        match &*opening {
+            Opening::Bridge(bridge) => bridge.connect(),
+            Opening::Failed(error) => Err(error.clone()),
+            Opening::Tree(..) => Err(externfs::Errno::EIO.into()),
+        }
+    }
+
+    fn close(&self) -> Result<()> {
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Opening::Bridge(bridge) => bridge.close(),
+            _ => Ok(()),
+        }
+    }
+}
