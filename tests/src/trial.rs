@@ -9,6 +9,7 @@ use crate::picture::Picture;
 use crate::realm::Realm;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// The first argument of a process that performs a deed.
 pub const PERFORM: &str = "perform-deed";
@@ -44,9 +45,12 @@ pub fn perform(words: &[String]) -> Result<(), String> {
     let deed = Deed::named(deed).ok_or("no such deed")?;
     let part = Part::ALL.iter().find(|(name, _)| name == part).ok_or("no such part")?.1;
     let tree = Path::new(tree);
-    let guest = Guest::new(realm.open(tree, &[])?.as_ref());
+    let connect = realm.open(tree, &[])?;
+    let guest = Guest::new(connect.as_ref());
     deed::bystanders(&guest).and_then(|()| (deed.setup)(&guest)).map_err(|errno| format!("setting up: {errno}"))?;
     guest.finish();
+    connect.close().map_err(|error| format!("closing: {error}"))?;
+    drop(connect);
     let connect = realm.open(tree, &[])?;
     let guest = Guest::new(connect.as_ref());
     let act = (deed.aim)(&guest).map_err(|errno| format!("aiming: {errno}"))?;
@@ -58,7 +62,8 @@ pub fn perform(words: &[String]) -> Result<(), String> {
     };
     answer.map_err(|errno| format!("the deed: {errno}"))?;
     mortal::mark();
-    Ok(())
+    drop(guest);
+    connect.close().map_err(|error| format!("closing: {error}"))
 }
 
 /// How a trial ended.
@@ -173,21 +178,33 @@ impl Trial<'_> {
         mortal::live(&mut command, fate)
     }
 
-    /// What the next mount sees, and the one after it.
+    /// What the next mount sees, and the one after it, which has to count for
+    /// itself.
     fn look(&self, tree: &Path) -> Result<Picture, String> {
         let first = self.mounted(tree)?;
         let left = self.realm.left_over(tree);
         if !left.is_empty() {
             return Err(format!("after recovery there is still {left:?}"));
         }
-        match self.mounted(tree)?.difference(&first) {
+        self.realm.forget_counters(tree);
+        match first.difference(&self.mounted(tree)?) {
             None => Ok(first),
-            Some(why) => Err(format!("the second mount sees something else: {why}")),
+            Some(why) => Err(format!("against a second mount: {why}")),
         }
     }
 
     fn mounted(&self, tree: &Path) -> Result<Picture, String> {
-        let mut seen = Picture::take(self.realm.open(tree, &[])?.as_ref())?;
+        // Another thread may be between fork(2) and execve(2), where its child
+        // holds the descriptor of a lock that was ours.
+        let patience = Instant::now() + Duration::from_secs(5);
+        let connect = loop {
+            match self.realm.open(tree, &[]) {
+                Err(why) if why.contains("in use") && Instant::now() < patience => std::thread::sleep(Duration::from_millis(1)),
+                answer => break answer?,
+            }
+        };
+        let mut seen = Picture::take(connect.as_ref())?;
+        connect.close().map_err(|error| format!("closing: {error}"))?;
         if !self.realm.keeps_account() {
             seen.used = (0, 0);
         }

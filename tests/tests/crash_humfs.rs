@@ -1,19 +1,29 @@
 //! humfs killed at each step of each change.
 
 use externfs_tests::deed::Deed;
+use externfs_tests::harness::Case;
 use externfs_tests::mortal::{self, End, Fate};
 use externfs_tests::realm::Realm;
 use externfs_tests::trial::{self, Trial};
 use externfs_tests::{fixture, harness};
+use humfs::store::Format;
 use std::path::Path;
 use std::process::{Command, ExitCode};
+use std::sync::Mutex;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [trial::PERFORM, ..] => performed(trial::perform(&words[1..])),
         [TWO_THREADS, dir] => performed(two_threads(Path::new(dir)).map_err(|error| error.to_string())),
-        _ => harness::main(externfs_tests::cases![the_axe_falls_where_it_should, the_axe_falls_in_every_thread]),
+        _ => {
+            let mut cases = externfs_tests::cases![the_axe_falls_where_it_should, the_axe_falls_in_every_thread];
+            for format in Format::ALL {
+                let name = format!("every_step_leaves_old_or_new_{}", format.name());
+                cases.push(Case::new(name, move || every_step_leaves_old_or_new(format)).limit(600));
+            }
+            harness::main(cases)
+        }
     }
 }
 
@@ -94,4 +104,30 @@ fn the_axe_falls_in_every_thread() {
         assert!(!seen.contains(&(never.0.to_owned(), never.1)), "{never:?} in {seen:?}");
     }
     assert!(!seen.iter().any(|(_, made)| *made == [false, true]), "{seen:?}");
+}
+
+fn every_step_leaves_old_or_new(format: Format) {
+    let dir = fixture::temp_dir();
+    let deeds = Mutex::new(Deed::all());
+    let verdicts = Mutex::new(Vec::new());
+    let next = || deeds.lock().unwrap().next();
+    let work = || {
+        while let Some(deed) = next() {
+            let verdict = Trial { realm: Realm::HumFs(format), deed, dir: dir.path() }.run();
+            verdicts.lock().unwrap().push(verdict);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, |count| count.get().min(4)) {
+            scope.spawn(work);
+        }
+    });
+    let verdicts = verdicts.into_inner().unwrap();
+    let points: usize = verdicts.iter().map(|verdict| verdict.points).sum();
+    let violations: Vec<&String> = verdicts.iter().flat_map(|verdict| &verdict.violations).collect();
+    println!("    {}: {} deeds, killed at {points} steps, {} violations", format.name(), verdicts.len(), violations.len());
+    for violation in &violations {
+        println!("    {violation}");
+    }
+    assert!(violations.is_empty(), "{} violations", violations.len());
 }
