@@ -5,6 +5,7 @@ use crate::harness::skip;
 use rustix::process::{Pid, Signal};
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -80,6 +81,32 @@ pub fn need_root() {
     if !rustix::process::geteuid().is_root() {
         skip("needs root: run the tests with sudo");
     }
+}
+
+/// Some user who is nobody special, and has nothing.
+pub const ORDINARY_USER: u32 = 65_534;
+
+/// Runs this very program once more, by an ordinary user. Skips the running
+/// case unless root runs it.
+///
+/// # Panics
+/// When it fails.
+pub fn run_as_user(arguments: &[&str]) {
+    need_root();
+    let dir = temp_dir();
+    // Where it lies may be out of that user's reach.
+    let (program, temporary) = (dir.path().join("program"), dir.path().join("tmp"));
+    std::fs::copy("/proc/self/exe", &program).expect("copying this program");
+    std::fs::create_dir(&temporary).expect("a directory");
+    std::os::unix::fs::chown(&temporary, Some(ORDINARY_USER), Some(ORDINARY_USER)).expect("chown");
+    let mut command = Command::new(&program);
+    command.args(arguments).uid(ORDINARY_USER).gid(ORDINARY_USER).env("TMPDIR", &temporary).env_remove("HOME").current_dir("/");
+    println!("{}", indented(&succeed(&mut command)));
+}
+
+/// What a program within a test says must not be taken for the suite's results.
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("    | {line}\n")).collect()
 }
 
 /// Skips the running case unless FUSE works here.
