@@ -159,12 +159,24 @@ impl HumFs {
     /// The host may give `node` a block more when it writes out what was
     /// written: one is kept free for it until then.
     fn remember_unsettled(&self, node: &Arc<HumNode>) {
+        // What has no name is to be gone when nobody holds it any more.
+        if node.state().orphan {
+            return;
+        }
         let mut unsettled = self.unsettled();
         if unsettled.len() >= UNSETTLED_MAX || unsettled.contains_key(&node.key().number) {
             return;
         }
         unsettled.insert(node.key().number, node.clone());
         self.account.keep_slack(|slack| slack + BLOCK);
+    }
+
+    /// It has lost its last name.
+    pub(crate) fn forget_unsettled(&self, node: &HumNode) {
+        let gone = self.unsettled().remove(&node.key().number);
+        if gone.is_some() {
+            self.account.keep_slack(|slack| slack.saturating_sub(BLOCK));
+        }
     }
 
     /// Writes everything out, after which the host's block counts stay, and
@@ -201,6 +213,7 @@ impl HumFs {
         if self.is_read_only() {
             return Ok(());
         }
+        self.tree.announce_closing();
         self.sync_all()?;
         self.account.mark_clean(true).map_err(fault("writing humfs/state"))
     }

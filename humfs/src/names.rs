@@ -178,7 +178,7 @@ impl HumFs {
             let entry = victim.entry(path.as_deref());
             let announced = self.account.announce(entry.as_slice(), Usage::default())?;
             self.store.remove(&at, facts(&host))?;
-            announced.end(&victim.gone());
+            announced.end(&victim.gone(self));
             Ok(())
         })
     }
@@ -250,7 +250,7 @@ impl HumFs {
         let entry = victim.entry(path.as_deref());
         let announced = self.account.announce(entry.as_slice(), Usage::default())?;
         self.store.rename(old, new, how)?;
-        announced.end(&victim.gone());
+        announced.end(&victim.gone(self));
         Ok(())
     }
 }
@@ -316,7 +316,7 @@ impl<'a> Victim<'a> {
     }
 
     /// The name is gone.
-    fn gone(&self) -> Outcome {
+    fn gone(&self, fs: &HumFs) -> Outcome {
         if !self.last {
             return Outcome::default();
         }
@@ -325,6 +325,7 @@ impl<'a> Victim<'a> {
             // It stays while somebody has it open, and pays until then.
             Some(node) => {
                 node.state().orphan = true;
+                fs.forget_unsettled(node);
                 Outcome { orphaned: used, ..Outcome::default() }
             }
             None => Outcome { removed: used, ..Outcome::default() },
@@ -335,7 +336,7 @@ impl<'a> Victim<'a> {
 impl HumFs {
     /// What the loss of the name `at` of the object `host` comes to.
     pub(crate) fn outcome_of_loss(&self, node: Option<&Node>, host: &Attr, at: &At<'_>) -> Outcome {
-        Victim::new(self, node, host, at).gone()
+        Victim::new(self, node, host, at).gone(self)
     }
 }
 

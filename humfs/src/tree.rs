@@ -24,6 +24,10 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno as Host;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// In the lock's file while its holder is on the way out.
+const CLOSING: &[u8] = b"closing";
 
 /// How a tree is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,7 +49,7 @@ pub struct Tree {
     superblock: Superblock,
     access: Access,
     /// Held for as long as the tree is open for writing.
-    _lock: Option<OwnedFd>,
+    lock: Option<OwnedFd>,
 }
 
 impl Tree {
@@ -80,7 +84,7 @@ impl Tree {
             (Some(control), Access::Write) => Some(take_lock(control.as_fd(), path)?),
             _ => None,
         };
-        let tree = Tree { path: path.to_owned(), root, data, control, superblock, access, _lock: lock };
+        let tree = Tree { path: path.to_owned(), root, data, control, superblock, access, lock };
         tree.check_privacy()?;
         Ok(tree)
     }
@@ -144,6 +148,14 @@ impl Tree {
         host::replace_file(self.root(), c"superblock", superblock.to_text().as_bytes())
     }
 
+    /// Tells who wants the tree next that it will be free in a moment.
+    pub(crate) fn announce_closing(&self) {
+        if let Some(lock) = &self.lock {
+            // Should it fail, the next one is refused instead of waiting.
+            let _ = host::write_all(lock.as_fd(), CLOSING);
+        }
+    }
+
     /// A directory of `humfs/`, made if need be.
     ///
     /// # Errors
@@ -188,15 +200,30 @@ fn open_control(root: BorrowedFd<'_>, access: Access) -> Fault<Option<OwnedFd>> 
     }
 }
 
+/// How long a writer that is on its way out is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// One writer a tree. The lock belongs to the open file and goes with the
-/// last process that has it, however that ends.
+/// last process that has it, however that ends. A writer that is unmounted
+/// already, and still writes out what it has, is waited for.
 fn take_lock(control: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, UsageError> {
     let shown = path.display();
     let lock = host::open_file(control, c"lock", OFlags::CREATE | OFlags::RDWR)
         .map_err(|error| UsageError(format!("'{shown}/humfs/lock': {error}")))?;
-    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
-        Host::WOULDBLOCK => UsageError(format!("'{shown}' is in use by another writer: unmount it first, or mount it with -o ro")),
-        other => UsageError(format!("'{shown}/humfs/lock': {other}")),
-    })?;
+    let begun = Instant::now();
+    loop {
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(Host::WOULDBLOCK) => {
+                let holder = host::read_fd(lock.as_fd(), 64).unwrap_or_default();
+                if !holder.starts_with(CLOSING) || begun.elapsed() > PATIENCE {
+                    return Err(UsageError(format!("'{shown}' is in use by another writer: unmount it first, or mount it with -o ro")));
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(other) => return Err(UsageError(format!("'{shown}/humfs/lock': {other}"))),
+        }
+    }
+    rustix::fs::ftruncate(&lock, 0).map_err(|error| UsageError(format!("'{shown}/humfs/lock': {error}")))?;
     Ok(lock)
 }
