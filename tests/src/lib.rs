@@ -17,6 +17,7 @@ pub mod fixture;
 pub mod guest;
 pub mod harness;
 pub mod host_driver;
+pub mod load;
 pub mod machine;
 pub mod model;
 pub mod mortal;

@@ -1,6 +1,7 @@
 //! [`Realm`]: a plugin and the kind of tree that it serves, by a name that can
 //! be told to another process.
 
+use crate::picture::Picture;
 use externfs::{Connect, MountOption, Plugin, Source};
 use humfs::store::Format;
 use humfs::superblock::Superblock;
@@ -8,6 +9,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// See the [module](self).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,18 +69,45 @@ impl Realm {
         opened.map_err(|error| error.0)
     }
 
-    /// Whether statfs(2) tells of this tree alone.
-    #[must_use]
-    pub fn keeps_account(self) -> bool {
-        self != Realm::HostFs
+    /// What the next mount sees, and the one after it, which has to count for
+    /// itself.
+    ///
+    /// # Errors
+    /// What cannot be seen, and how the two differ.
+    pub fn look(self, tree: &Path) -> Result<Picture, String> {
+        let first = self.mounted(tree)?;
+        let left = self.left_over(tree);
+        if !left.is_empty() {
+            return Err(format!("after recovery there is still {left:?}"));
+        }
+        self.forget_counters(tree);
+        match first.difference(&self.mounted(tree)?) {
+            None => Ok(first),
+            Some(why) => Err(format!("against a second mount: {why}")),
+        }
+    }
+
+    fn mounted(self, tree: &Path) -> Result<Picture, String> {
+        // Another thread may be between fork(2) and execve(2), where its child
+        // holds the descriptor of a lock that was ours.
+        let patience = Instant::now() + Duration::from_secs(5);
+        let connect = loop {
+            match self.open(tree, &[]) {
+                Err(why) if why.contains("in use") && Instant::now() < patience => std::thread::sleep(Duration::from_millis(1)),
+                answer => break answer?,
+            }
+        };
+        let mut seen = Picture::take(connect.as_ref())?;
+        connect.close().map_err(|error| format!("closing: {error}"))?;
+        if self == Realm::HostFs {
+            // statfs(2) tells of the whole host there.
+            seen.used = (0, 0);
+        }
+        Ok(seen)
     }
 
     /// What lies about in a tree that was left in good order and should not.
-    ///
-    /// # Panics
-    /// When it cannot be looked at.
-    #[must_use]
-    pub fn left_over(self, path: &Path) -> Vec<String> {
+    fn left_over(self, path: &Path) -> Vec<String> {
         let mut left = Vec::new();
         if let Realm::HumFs(_) = self {
             // Files are the tree's own; what is in flight has a directory.
@@ -92,10 +121,7 @@ impl Realm {
     }
 
     /// Takes the counters away, so that the next mount counts for itself.
-    ///
-    /// # Panics
-    /// When they cannot be removed.
-    pub fn forget_counters(self, path: &Path) {
+    fn forget_counters(self, path: &Path) {
         if let Realm::HumFs(_) = self {
             std::fs::remove_file(path.join("humfs/state")).expect("humfs/state");
         }

@@ -9,7 +9,6 @@ use crate::picture::Picture;
 use crate::realm::Realm;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 /// The first argument of a process that performs a deed.
 pub const PERFORM: &str = "perform-deed";
@@ -122,7 +121,7 @@ impl Trial<'_> {
     fn cut(&self, step: usize, states: &States, verdict: &mut Verdict) {
         let tree = self.fresh(&format!("step{step}"));
         let (call, seen) = match self.act(&tree, Part::Whole, Fate::Step(step)) {
-            End::Killed { call, .. } => (call, self.look(&tree)),
+            End::Killed { call, .. } => (call, self.realm.look(&tree)),
             End::Done { steps } => ("the end".into(), Err(format!("this time there were only {steps}"))),
             End::Failed(why) => ("the end".into(), Err(why)),
         };
@@ -140,7 +139,7 @@ impl Trial<'_> {
         let tree = self.fresh("answered");
         let end = self.act(&tree, Part::Whole, Fate::Done);
         let End::Done { .. } = end else { return Err(format!("{end:?}")) };
-        let seen = self.look(&tree)?;
+        let seen = self.realm.look(&tree)?;
         self.remove(&tree);
         seen.difference(&states.new).map_or(Ok(()), Err)
     }
@@ -157,7 +156,7 @@ impl Trial<'_> {
         let tree = self.fresh(part.name());
         let end = self.act(&tree, part, Fate::Never);
         let End::Done { steps } = end else { return Err(format!("{}: {end:?}", part.name())) };
-        let seen = self.look(&tree)?;
+        let seen = self.realm.look(&tree)?;
         self.remove(&tree);
         Ok((steps, seen))
     }
@@ -176,39 +175,6 @@ impl Trial<'_> {
         let mut command = Command::new("/proc/self/exe");
         command.args([PERFORM, self.realm.name()]).arg(tree).args([self.deed.name, part.name()]);
         mortal::live(&mut command, fate)
-    }
-
-    /// What the next mount sees, and the one after it, which has to count for
-    /// itself.
-    fn look(&self, tree: &Path) -> Result<Picture, String> {
-        let first = self.mounted(tree)?;
-        let left = self.realm.left_over(tree);
-        if !left.is_empty() {
-            return Err(format!("after recovery there is still {left:?}"));
-        }
-        self.realm.forget_counters(tree);
-        match first.difference(&self.mounted(tree)?) {
-            None => Ok(first),
-            Some(why) => Err(format!("against a second mount: {why}")),
-        }
-    }
-
-    fn mounted(&self, tree: &Path) -> Result<Picture, String> {
-        // Another thread may be between fork(2) and execve(2), where its child
-        // holds the descriptor of a lock that was ours.
-        let patience = Instant::now() + Duration::from_secs(5);
-        let connect = loop {
-            match self.realm.open(tree, &[]) {
-                Err(why) if why.contains("in use") && Instant::now() < patience => std::thread::sleep(Duration::from_millis(1)),
-                answer => break answer?,
-            }
-        };
-        let mut seen = Picture::take(connect.as_ref())?;
-        connect.close().map_err(|error| format!("closing: {error}"))?;
-        if !self.realm.keeps_account() {
-            seen.used = (0, 0);
-        }
-        Ok(seen)
     }
 }
 

@@ -2,25 +2,30 @@
 
 use externfs_tests::deed::Deed;
 use externfs_tests::harness::Case;
+use externfs_tests::load::{self, Load};
 use externfs_tests::mortal::{self, End, Fate};
 use externfs_tests::realm::Realm;
 use externfs_tests::trial::{self, Trial};
-use externfs_tests::{fixture, harness};
+use externfs_tests::{fixture, harness, random};
 use humfs::store::Format;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [trial::PERFORM, ..] => performed(trial::perform(&words[1..])),
+        [load::LOAD, ..] => performed(load::run(&words[1..])),
         [TWO_THREADS, dir] => performed(two_threads(Path::new(dir)).map_err(|error| error.to_string())),
         _ => {
             let mut cases = externfs_tests::cases![the_axe_falls_where_it_should, the_axe_falls_in_every_thread];
             for format in Format::ALL {
                 let name = format!("every_step_leaves_old_or_new_{}", format.name());
                 cases.push(Case::new(name, move || every_step_leaves_old_or_new(format)).limit(600));
+                let name = format!("random_kills_lose_nothing_{}", format.name());
+                cases.push(Case::new(name, move || random_kills_lose_nothing(format)).limit(3600));
             }
             harness::main(cases)
         }
@@ -130,4 +135,31 @@ fn every_step_leaves_old_or_new(format: Format) {
         println!("    {violation}");
     }
     assert!(violations.is_empty(), "{} violations", violations.len());
+}
+
+fn random_kills_lose_nothing(format: Format) {
+    let dir = fixture::temp_dir();
+    let seed = random::seed();
+    let kills = externfs_tests::cases(15);
+    let (mut reported, mut violations) = (0, 0);
+    for kill in 0..kills {
+        let tree = dir.path().join(format!("tree{kill}"));
+        let realm = Realm::HumFs(format);
+        realm.make(&tree);
+        let load = Load { realm, tree: &tree, seed: seed.wrapping_add(u64::from(kill) * 1000) };
+        // From hardly begun to well under way.
+        let delay = Duration::from_micros(load.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 49);
+        let result = load.kill_after(delay).and_then(|done| {
+            reported += done.iter().sum::<usize>();
+            load.check(&done)
+        });
+        if let Err(why) = result {
+            println!("    seed {}, killed after {delay:?}: {why}", load.seed);
+            violations += 1;
+        }
+        std::fs::remove_dir_all(&tree).unwrap();
+    }
+    println!("    {}: {kills} kills, {reported} operations reported, {violations} violations", format.name());
+    assert_eq!(violations, 0);
+    assert!(reported > kills as usize * 10, "hardly any load");
 }
