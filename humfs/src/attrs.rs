@@ -64,7 +64,7 @@ impl HumFs {
         let need = if grown > 0 { grown.next_multiple_of(512) + BLOCK } else { 0 };
         let path = at.and_then(|at| self.path_of(at));
         let entry = self.changing(node, state, path.as_deref());
-        let announced = self.account.announce(&[entry], Usage { bytes: need, inodes: 0 })?;
+        let announced = self.announce(&[entry], Usage { bytes: need, inodes: 0 })?;
         self.store.save(&object, &record)?;
         state.record = record;
         let host = self.host_attr(node, None)?;
@@ -108,7 +108,7 @@ impl HumFs {
         let path = at.and_then(|at| self.path_of(at));
         let entry = self.changing(node, state, path.as_deref());
         // Growing makes a hole; cutting inside a block may write that block.
-        let announced = self.account.announce(&[entry], Usage::default())?;
+        let announced = self.announce(&[entry], Usage::default())?;
         let sized = SetAttr { size: Some(size), ..SetAttr::default() };
         let host = self.base.set_attr(&Caller::root(), &node.inner, file.map(|file| &file.inner), &sized)?;
         announced.end(&self.recosted(state, &host));

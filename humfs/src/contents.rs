@@ -1,6 +1,6 @@
 //! Opening files and what is in them, within the limit.
 
-use crate::account::{Announced, BLOCK, Usage};
+use crate::account::{Announced, BLOCK, Entry, Limits, Usage};
 use crate::extents::allocated;
 use crate::fs::HumFs;
 use crate::host::fault;
@@ -53,13 +53,13 @@ impl HumFs {
             self.changing(&file.node, &state, path.as_deref())
         };
         let need = |bytes: u64| Usage { bytes: bytes.saturating_add(BLOCK), inodes: 0 };
-        match self.account.announce(&[entry], need(span)) {
+        match self.announce(&[entry], need(span)) {
             Err(error) if error.errno() == Errno::ENOSPC => {
                 let there = allocated(file.inner.data_fd(), first, span);
                 let missing = span.saturating_sub(there);
                 // Where all of it is there, not even a block of the host's own
                 // book-keeping can be added.
-                self.account.announce(&[entry], if missing == 0 { Usage::default() } else { need(missing) })
+                self.announce(&[entry], if missing == 0 { Usage::default() } else { need(missing) })
             }
             answer => answer,
         }
@@ -219,21 +219,36 @@ impl HumFs {
     }
 
     fn write_used(&self) -> Result<()> {
-        let (used, limits) = (self.account.used(), self.account.limits());
-        let superblock = crate::superblock::Superblock { used: used.bytes, total: limits.bytes, ..self.tree.superblock() };
-        let now = crate::host::read_file(self.tree.root(), c"superblock", 4096).map_err(fault("reading the superblock"))?;
-        // A limit that was edited meanwhile is for the next mount; it stays.
-        let total = crate::superblock::Superblock::parse(&now).map_or(superblock.total, |there| there.total);
-        let superblock = crate::superblock::Superblock { total, ..superblock };
-        if superblock.to_text().as_bytes() == now {
-            return Ok(());
+        let used = self.account.used().bytes;
+        // A limit that was edited meanwhile stays.
+        self.tree.edit_superblock(|superblock| superblock.used = used).map_err(fault("writing the superblock"))
+    }
+
+    /// Takes over a limit that was changed in the superblock; whether it was.
+    fn limit_has_changed(&self) -> bool {
+        let limits = self.account.limits();
+        match self.tree.total_now() {
+            Some(total) if total != limits.bytes => {
+                self.account.set_limits(Limits { bytes: total, ..limits });
+                true
+            }
+            _ => false,
         }
-        self.tree.write_superblock(&superblock).map_err(fault("writing the superblock"))
+    }
+
+    /// [`Account::announce`](crate::account::Account::announce), after another
+    /// look at the limit where there is no room.
+    pub(crate) fn announce(&self, entries: &[Entry<'_>], need: Usage) -> Result<Announced<'_>> {
+        match self.account.announce(entries, need) {
+            Err(error) if error.errno() == Errno::ENOSPC && self.limit_has_changed() => self.account.announce(entries, need),
+            answer => answer,
+        }
     }
 
     /// See [`externfs::ExternFs::statfs`]: the tree's limit, or what the host
     /// has left if that is less.
     pub(crate) fn told_size(&self) -> Result<StatFs> {
+        self.limit_has_changed();
         let root = self.root()?;
         let host = self.base.statfs(&root.inner)?;
         let (free, limits) = (self.account.free(), self.account.limits());

@@ -123,6 +123,54 @@ pub(crate) fn remove_tree(dir: BorrowedFd<'_>, name: &CStr) -> Fault<()> {
     }
 }
 
+/// As [`remove_tree`], for a tree of any depth: what is below is moved up
+/// first, so that neither descriptors nor stack run out. Cut short, it can be
+/// called again.
+pub(crate) fn remove_deep(dir: BorrowedFd<'_>, name: &CStr) -> Fault<()> {
+    let top = match child_dir(dir, name) {
+        Err(Host::NOENT) => return Ok(()),
+        Err(Host::NOTDIR | Host::LOOP) => return remove_file(dir, name),
+        answer => answer?,
+    };
+    let mut fresh = 0u64;
+    loop {
+        let entries = names(top.as_fd())?;
+        if entries.is_empty() {
+            break;
+        }
+        for (entry, _) in entries {
+            match rustix::fs::unlinkat(&top, &entry, AtFlags::empty()) {
+                Err(Host::ISDIR | Host::PERM) => flatten(&top, &entry, &mut fresh)?,
+                answer => answer?,
+            }
+        }
+    }
+    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+}
+
+/// Moves the directories in `name` up into `top` and removes the rest of it.
+fn flatten(top: &OwnedFd, name: &CStr, fresh: &mut u64) -> Fault<()> {
+    let below = child_dir(top.as_fd(), name)?;
+    for (entry, _) in names(below.as_fd())? {
+        match rustix::fs::unlinkat(&below, &entry, AtFlags::empty()) {
+            Err(Host::ISDIR | Host::PERM) => {}
+            answer => {
+                answer?;
+                continue;
+            }
+        }
+        loop {
+            *fresh += 1;
+            let moved = rustix::fs::renameat_with(&below, &entry, top, format!("{fresh}"), RenameFlags::NOREPLACE);
+            match moved {
+                Err(Host::EXIST) => {}
+                answer => break answer?,
+            }
+        }
+    }
+    rustix::fs::unlinkat(top, name, AtFlags::REMOVEDIR)
+}
+
 /// All names in a directory, without the dots, with the type that the host says.
 pub(crate) fn names(dir: BorrowedFd<'_>) -> Fault<Vec<(CString, FileType)>> {
     let listing = rustix::fs::Dir::new(open_listing(dir)?)?;

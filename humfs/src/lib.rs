@@ -22,7 +22,9 @@
 //! ```
 
 pub mod account;
+pub mod convert;
 pub mod intent;
+pub mod make;
 pub mod record;
 pub mod store;
 pub mod superblock;

@@ -30,9 +30,10 @@ impl HumFs {
         let dir = self.base.dir_fd(&parent.inner)?;
         let _changing = self.dirs.change(&parent.inner);
         let at = at(parent, dir.as_fd(), &name);
+        check_vacant(&at)?;
         let path = self.path_of(&at);
         let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: path.as_deref() };
-        let announced = self.account.announce(&[entry], need_of_new(&record))?;
+        let announced = self.announce(&[entry], need_of_new(&record))?;
         let fd = self.store.create(&at, &record)?;
         let (inner, host) = self.base.enroll(&parent.inner, &name)?;
         drop(fd);
@@ -83,9 +84,10 @@ impl HumFs {
         let dir = self.base.dir_fd(&parent.inner)?;
         let _changing = self.dirs.change(&parent.inner);
         let at = at(parent, dir.as_fd(), &name);
+        check_vacant(&at)?;
         let path = self.path_of(&at);
         let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: path.as_deref() };
-        let announced = self.account.announce(&[entry], need_of_new(&record))?;
+        let announced = self.announce(&[entry], need_of_new(&record))?;
         let fd = self.store.create(&at, &record)?;
         let created = self.base.enroll_file(Some((&parent.inner, &name)), fd, flags.open.write)?;
         let used = one(&created.attr, &record);
@@ -118,7 +120,7 @@ impl HumFs {
     pub(crate) fn create_tmpfile(&self, caller: &Caller, parent: &Node, flags: CreateFlags) -> Result<File> {
         let record = born(caller, &parent.state().record, FileKind::Regular, flags.mode)?;
         let dir = self.base.dir_fd(&parent.inner)?;
-        let announced = self.account.announce(&[], need_of_new(&record))?;
+        let announced = self.announce(&[], need_of_new(&record))?;
         let fd = self.store.create_unnamed(dir.as_fd(), &record)?;
         let created = self.base.enroll_file(None, fd, flags.open.write)?;
         let used = one(&created.attr, &record);
@@ -140,7 +142,7 @@ impl HumFs {
             let dir = self.base.dir_fd(&parent.inner)?;
             let path = self.path_of(&at(parent, dir.as_fd(), &c_name));
             let entry = Entry { kind: EntryKind::Name, ino: node.key().number, before: state.cost, path: path.as_deref() };
-            (Some(self.account.announce(&[entry], Usage::default())?), Usage::one(state.cost))
+            (Some(self.announce(&[entry], Usage::default())?), Usage::one(state.cost))
         } else {
             (None, Usage::default())
         };
@@ -176,7 +178,7 @@ impl HumFs {
             let victim = Victim::new(self, child.node, &host, &at);
             let path = self.path_of(&at);
             let entry = victim.entry(path.as_deref());
-            let announced = self.account.announce(entry.as_slice(), Usage::default())?;
+            let announced = self.announce(entry.as_slice(), Usage::default())?;
             self.store.remove(&at, facts(&host))?;
             announced.end(&victim.gone(self));
             Ok(())
@@ -248,11 +250,17 @@ impl HumFs {
         let victim = Victim::new(self, victim, there, new);
         let path = self.path_of(new);
         let entry = victim.entry(path.as_deref());
-        let announced = self.account.announce(entry.as_slice(), Usage::default())?;
+        let announced = self.announce(entry.as_slice(), Usage::default())?;
         self.store.rename(old, new, how)?;
         announced.end(&victim.gone(self));
         Ok(())
     }
+}
+
+/// EEXIST now, not from the host: what is announced to appear counts for a
+/// successor if it is there, so nothing may be there before.
+fn check_vacant(at: &At<'_>) -> Result<()> {
+    if stat_at(at.dir, at.name).is_ok() { Err(Errno::EEXIST.into()) } else { Ok(()) }
 }
 
 /// rename(2)'s rules for what may replace what; the host's own would be said

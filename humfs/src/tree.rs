@@ -29,6 +29,9 @@ use std::time::{Duration, Instant};
 /// In the lock's file while its holder is on the way out.
 const CLOSING: &[u8] = b"closing";
 
+/// A longer one is none, in bytes.
+const SUPERBLOCK_MAX: usize = 4096;
+
 /// How a tree is opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Access {
@@ -66,12 +69,26 @@ impl Tree {
             other => UsageError(format!("cannot open '{shown}': {other}")),
         })?;
         let cannot = |what: &'static str| move |error: Host| UsageError(format!("'{}': {what}: {error}", path.display()));
-        let text = host::read_file(root.as_fd(), c"superblock", 4096).map_err(|error| match error {
+        // Before anything is made in a directory that is no tree.
+        host::child(root.as_fd(), c"superblock").map_err(|error| match error {
             Host::NOENT => {
                 UsageError(format!("'{shown}' is no humfs tree: it has no superblock; 'externfs create' makes one, 'humfsify' converts"))
             }
             other => cannot("reading the superblock")(other),
         })?;
+        let control = open_control(root.as_fd(), access).map_err(cannot("opening humfs/"))?;
+        let lock = match (&control, access) {
+            (Some(control), Access::Write) => Some(take_lock(control.as_fd(), path)?),
+            _ => None,
+        };
+        match access {
+            Access::Write => crate::convert::finish(root.as_fd()).map_err(cannot("going on with a conversion"))?,
+            Access::Read if is_switching(control.as_ref()) => {
+                return Err(UsageError(format!("'{shown}' is between two formats: mount it without 'ro' once, or convert it again")));
+            }
+            Access::Read => {}
+        }
+        let text = host::read_file(root.as_fd(), c"superblock", SUPERBLOCK_MAX).map_err(cannot("reading the superblock"))?;
         let superblock = Superblock::parse(&text).map_err(|why| UsageError(format!("'{shown}/superblock': {why}")))?;
         if superblock.version == 1 {
             return Err(UsageError(format!(
@@ -79,11 +96,6 @@ impl Tree {
             )));
         }
         let data = host::child_dir(root.as_fd(), c"data").map_err(cannot("opening data/"))?;
-        let control = open_control(root.as_fd(), access).map_err(cannot("opening humfs/"))?;
-        let lock = match (&control, access) {
-            (Some(control), Access::Write) => Some(take_lock(control.as_fd(), path)?),
-            _ => None,
-        };
         let tree = Tree { path: path.to_owned(), root, data, control, superblock, access, lock };
         tree.check_privacy()?;
         Ok(tree)
@@ -134,18 +146,25 @@ impl Tree {
         self.superblock
     }
 
+    /// The limit that the superblock states right now, if it can be read.
+    pub(crate) fn total_now(&self) -> Option<u64> {
+        let text = host::read_file(self.root(), c"superblock", SUPERBLOCK_MAX).ok()?;
+        Superblock::parse(&text).ok().map(|superblock| superblock.total)
+    }
+
     /// How it was opened.
     #[must_use]
     pub fn access(&self) -> Access {
         self.access
     }
 
-    /// Writes a new superblock, whole or not at all.
+    /// Changes the superblock, whole or not at all. Others who do the same wait
+    /// meanwhile; an editor does not, and the later of the two wins.
     ///
     /// # Errors
-    /// What the host says.
-    pub fn write_superblock(&self, superblock: &Superblock) -> Fault<()> {
-        host::replace_file(self.root(), c"superblock", superblock.to_text().as_bytes())
+    /// What the host says; EINVAL for a superblock that has become nonsense.
+    pub fn edit_superblock(&self, edit: impl FnOnce(&mut Superblock)) -> Fault<()> {
+        edit_superblock(self.root(), self.control().ok_or(Host::ROFS)?, edit)
     }
 
     /// Tells who wants the tree next that it will be free in a moment.
@@ -188,6 +207,43 @@ impl Tree {
             Format::Xattr => Box::new(XattrStore::open(self).map_err(cannot)?),
         })
     }
+}
+
+fn is_switching(control: Option<&OwnedFd>) -> bool {
+    control.is_some_and(|control| host::child(control.as_fd(), crate::convert::SWITCHING).is_ok())
+}
+
+/// See [`Tree::edit_superblock`].
+fn edit_superblock(root: BorrowedFd<'_>, control: BorrowedFd<'_>, edit: impl FnOnce(&mut Superblock)) -> Fault<()> {
+    let lock = host::open_file(control, c"superblock.lock", OFlags::CREATE | OFlags::RDWR)?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
+    let there = host::read_file(root, c"superblock", SUPERBLOCK_MAX)?;
+    let mut superblock = Superblock::parse(&there).map_err(|_| Host::INVAL)?;
+    edit(&mut superblock);
+    let text = superblock.to_text();
+    if text.as_bytes() == there {
+        return Ok(());
+    }
+    host::replace_file(root, c"superblock", text.as_bytes())
+}
+
+/// Sets the limit of the tree at `path`, which may be mounted: its server
+/// looks at the superblock when it tells sizes and before it says ENOSPC.
+///
+/// # Errors
+/// One clear line; a limit below what is used is refused.
+pub fn resize(path: &Path, total: u64) -> Result<(), UsageError> {
+    let shown = path.display();
+    // No lock of the writer's: whoever serves the tree has it.
+    let tree = Tree::open(path, Access::Read)?;
+    let cannot = |error: Host| UsageError(format!("cannot resize '{shown}': {error}"));
+    let control = host::ensure_dir(tree.root(), c"humfs").map_err(cannot)?;
+    let counted = crate::account::state::read(control.as_fd()).map_err(cannot)?;
+    let used = counted.map_or(tree.superblock().used, |(state, _)| state.used.bytes);
+    if total < used {
+        return Err(UsageError(format!("'{shown}' uses {used} bytes: it cannot become smaller than that")));
+    }
+    edit_superblock(tree.root(), control.as_fd(), |superblock| superblock.total = total).map_err(cannot)
 }
 
 fn open_control(root: BorrowedFd<'_>, access: Access) -> Fault<Option<OwnedFd>> {

@@ -115,6 +115,21 @@ fn unnamed(g: &Guest) -> std::result::Result<(NodeId, HandleId), Errno> {
 pub(super) const DEEDS: &[Deed] = &[
     Deed::new("create", nothing, |_| act(|g| create(g, ROOT, "new", creation(0o644, false)))),
     Deed::new("create-exclusive", nothing, |_| act(|g| create(g, ROOT, "new", creation(0o4755, true)))),
+    Deed::new("create-existing", one_file, |_| act(|g| create(g, ROOT, "old", creation(0o600, false)))),
+    Deed::new("create-exclusive-existing", one_file, |_| act(|g| refused(create(g, ROOT, "old", creation(0o600, true)), Errno::EEXIST))),
+    Deed::new("mkdir-existing", one_file, |_| act(|g| refused(g.make(ROOT, "old", &NewNode::Directory, 0o700).map(drop), Errno::EEXIST))),
+    Deed::new("link-existing", one_file, |g| {
+        let old = find(g, "old")?;
+        act(move |g| refused(link(g, old, ROOT, "kept"), Errno::EEXIST))
+    }),
+    Deed::new("rmdir-full", two_dirs, |_| act(|g| refused(g.rmdir(ROOT, "from"), Errno::ENOTEMPTY))),
+    Deed::new("rename-over-full", two_dirs, |g| {
+        find(g, "from")?;
+        act(|g| refused(rename(g, (ROOT, "into"), (ROOT, "from"), PLAIN), Errno::ENOTEMPTY))
+    }),
+    Deed::new("rename-existing", two_files, |_| {
+        act(|g| refused(rename(g, (ROOT, "old"), (ROOT, "other"), RenameFlags::NOREPLACE), Errno::EEXIST))
+    }),
     Deed::new("create-in-setgid-dir", nothing, |g| {
         let attic = find(g, "attic")?;
         act(move |g| create(g, attic, "new", creation(0o664, true)))

@@ -1,0 +1,331 @@
+//! From one metadata format to another, with nothing lost on the way.
+//!
+//! The new tree is built in `humfs/convert`, a humfs tree of its own in which
+//! every file is another name of the old one's inode: no data is copied, and
+//! the old tree stays whole until the new one is complete and has been
+//! compared with it. Then the parts change places:
+//!
+//! | `humfs/switching` says | what is done | a cut is mended by |
+//! |---|---|---|
+//! | (not there) | the new tree is built | the next attempt, which goes on |
+//! | `1 FORMAT` | the old parts move to `humfs/old` | the next writer: it goes on from there |
+//! | `2 FORMAT` | the new parts move into their places, the superblock is written | the same |
+//! | `3 FORMAT` | the rest is cleared away | the same |
+//!
+//! Each step is a rename that is done or not, and tells which by what is there.
+//! Directories, and links where one format has them as files, are new inodes;
+//! their times are set to what they were. A file's ctime moves.
+
+use crate::fs::HumFs;
+use crate::host::{self, Fault, damaged, fault};
+use crate::node::HumNode;
+use crate::options::Options;
+use crate::record::Record;
+use crate::store::{At, Format, Object, Place};
+use crate::superblock::Superblock;
+use crate::tree::{Access, Tree};
+use externfs::{Attr, Caller, Error, ExternFs, FileKind, Result, SetAttr, SetTime, UsageError};
+use hostfs::Inode;
+use rustix::io::Errno as Host;
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What lies in TREE and belongs to a format.
+const PARTS: [&CStr; 6] = [c"data", c"file_metadata", c"dir_metadata", c"file_attributes", c"dir_attributes", c"metadata.db"];
+
+/// The mark of a switch that has begun.
+pub(crate) const SWITCHING: &CStr = c"switching";
+
+/// Converts the tree at `path` to `format`. `progress` is told of each object.
+///
+/// # Errors
+/// One clear line. The tree is what it was, or is switched by its next writer.
+pub fn convert(path: &Path, format: Format, progress: &mut dyn FnMut(u64)) -> std::result::Result<u64, UsageError> {
+    let shown = path.display();
+    let tree = Tree::open(path, Access::Write)?;
+    if tree.superblock().format == format {
+        return Err(UsageError(format!("'{shown}' has its records in {} already", format.name())));
+    }
+    let failed = |error: Error| UsageError(format!("converting '{shown}': {error}"));
+    let superblock = Superblock { format, ..tree.superblock() };
+    let root = rustix::io::fcntl_dupfd_cloexec(tree.root(), 0).map_err(|error| failed(fault("opening the tree")(error)))?;
+    let control = tree.control_dir(c"convert").map_err(|error| failed(fault("making humfs/convert")(error)))?;
+    let place = path.join("humfs/convert");
+    crate::make::lay_in(control.as_fd(), &superblock).map_err(|error| failed(fault("laying the new tree")(error)))?;
+    let old = HumFs::new(tree, Options::default()).map_err(failed)?;
+    let new = HumFs::new(Tree::open(&place, Access::Write)?, Options::default()).map_err(failed)?;
+    let mut copy = Copy { old: &old, new: &new, linked: HashMap::new(), count: 0, progress };
+    let count = copy.run().map_err(failed)?;
+    let used = new.recount().map_err(failed)?;
+    new.account.recounted(used).map_err(|error| failed(fault("writing humfs/state")(error)))?;
+    // Both are durable before the first part moves. The old one is held, with
+    // its lock, until the last has.
+    new.leave_in_order().map_err(failed)?;
+    old.leave_in_order().map_err(failed)?;
+    drop(new);
+    let done = mark(root.as_fd(), 1, format).and_then(|()| finish(root.as_fd()));
+    done.map_err(|error| failed(fault("putting the new tree in place")(error)))?;
+    Ok(count)
+}
+
+fn mark(root: BorrowedFd<'_>, phase: u8, format: Format) -> Fault<()> {
+    let control = host::child_dir(root, c"humfs")?;
+    host::replace_file(control.as_fd(), SWITCHING, format!("{phase} {}\n", format.name()).as_bytes())?;
+    rustix::fs::fsync(host::open_listing(control.as_fd())?)
+}
+
+/// Goes on with a switch that was begun, if one was. Whoever calls has the
+/// writer's lock.
+///
+/// # Errors
+/// What the host says; a mark that cannot be read is EINVAL.
+pub(crate) fn finish(root: BorrowedFd<'_>) -> Fault<()> {
+    let control = match host::child_dir(root, c"humfs") {
+        Err(Host::NOENT) => return Ok(()),
+        answer => answer?,
+    };
+    let text = match host::read_file(control.as_fd(), SWITCHING, 64) {
+        Err(Host::NOENT) => return Ok(()),
+        answer => String::from_utf8_lossy(&answer?).into_owned(),
+    };
+    let (phase, format) = text.trim().split_once(' ').ok_or(Host::INVAL)?;
+    let format = Format::parse(format).ok_or(Host::INVAL)?;
+    let old = host::ensure_dir(control.as_fd(), c"old")?;
+    if phase == "1" {
+        for part in PARTS {
+            take(&home(root, &control, part)?, part, &old)?;
+        }
+        mark(root, 2, format)?;
+    }
+    if matches!(phase, "1" | "2") {
+        let new = host::child_dir(control.as_fd(), c"convert")?;
+        let new_control = host::child_dir(new.as_fd(), c"humfs")?;
+        for part in PARTS {
+            let from = if part == c"metadata.db" { &new_control } else { &new };
+            take(from, part, &home(root, &control, part)?)?;
+        }
+        let text = host::read_file(new.as_fd(), c"superblock", 4096)?;
+        host::replace_file(root, c"superblock", &text)?;
+        let state = host::read_file(new_control.as_fd(), c"state", 4096)?;
+        host::replace_file(control.as_fd(), c"state", &state)?;
+        mark(root, 3, format)?;
+    }
+    host::remove_deep(control.as_fd(), c"convert")?;
+    host::remove_deep(control.as_fd(), c"old")?;
+    rustix::fs::unlinkat(&control, SWITCHING, rustix::fs::AtFlags::empty())
+}
+
+/// Where a part lies: the database in `humfs/`, the others in TREE.
+fn home(root: BorrowedFd<'_>, control: &OwnedFd, part: &CStr) -> Fault<OwnedFd> {
+    let dir = if part == c"metadata.db" { control.as_fd() } else { root };
+    rustix::io::fcntl_dupfd_cloexec(dir, 0)
+}
+
+/// Moves a part, with what a database has beside it, if it is still there.
+fn take(from: &OwnedFd, part: &CStr, to: &OwnedFd) -> Fault<()> {
+    for name in with_sidecars(part) {
+        match host::rename_new(from.as_fd(), &name, to.as_fd(), &name) {
+            Ok(()) | Err(Host::NOENT) => {}
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(())
+}
+
+fn with_sidecars(part: &CStr) -> Vec<CString> {
+    let suffixes: &[&str] = if part == c"metadata.db" { &["", "-wal", "-shm"] } else { &[""] };
+    let named = suffixes.iter().map(|suffix| [part.to_bytes(), suffix.as_bytes()].concat());
+    named.filter_map(|name| CString::new(name).ok()).collect()
+}
+
+/// The building of the new tree.
+struct Copy<'a> {
+    old: &'a HumFs,
+    new: &'a HumFs,
+    /// Where files with several names have their first in the new tree.
+    linked: HashMap<u64, (Arc<Inode>, CString)>,
+    count: u64,
+    progress: &'a mut dyn FnMut(u64),
+}
+
+type Pair = (Arc<HumNode>, Arc<HumNode>);
+
+impl Copy<'_> {
+    fn run(&mut self) -> Result<u64> {
+        let roots: Pair = (self.old.root()?, self.new.root()?);
+        self.record_root(&roots)?;
+        let host = self.old.host_attr(&roots.0, None)?;
+        // Deepest last, so that times of directories can be set backwards.
+        let mut dirs: Vec<(Pair, Attr)> = vec![(roots, host)];
+        let mut next = 0;
+        while let Some(((old, new), _)) = dirs.get(next).cloned() {
+            next += 1;
+            self.directory(&old, &new, &mut dirs)?;
+        }
+        for ((_, new), host) in dirs.iter().rev() {
+            self.set_times(host, new)?;
+        }
+        for ((old, new), _) in &dirs {
+            self.compare(old, new)?;
+        }
+        Ok(self.count)
+    }
+
+    /// Reads every record of the new directory back.
+    fn compare(&self, old: &Arc<HumNode>, new: &Arc<HumNode>) -> Result<()> {
+        let dir = self.new.base.dir_fd(&new.inner)?;
+        for name in self.names(old)? {
+            let (host, record) = self.original(old, &name)?;
+            let at = At { parent: &new.inner, dir: dir.as_fd(), name: &name };
+            let there = host::stat_at(at.dir, &name).map_err(fault("looking up a name"))?;
+            let same = self.is_done(&there, &at, &host, &record)? && self.new.load(&at, &there)?.mode == record.mode;
+            if !same {
+                return Err(damaged(format!("the new record of '{}' is not what the old one says", crate::path::shown(&name))));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the host says of an object of the old tree, and its record, with
+    /// the target if it is a link.
+    fn original(&self, old: &Arc<HumNode>, name: &CStr) -> Result<(Attr, Record)> {
+        let (node, _) = self.old.lookup(old, externfs::Name::new(name.to_bytes())?)?;
+        let mut record = node.state().record.clone();
+        if record.kind == FileKind::Symlink {
+            record.target = Some(self.old.read_link(&node)?.into());
+        }
+        Ok((self.old.host_attr(&node, None)?, record))
+    }
+
+    fn names(&self, old: &Arc<HumNode>) -> Result<Vec<CString>> {
+        let mut names = Vec::new();
+        let listing = self.old.open_dir(old)?;
+        self.old.read_dir(&listing, 0, &mut |entry| {
+            if entry.name != b"." && entry.name != b".." {
+                names.extend(CString::new(entry.name));
+            }
+            true
+        })?;
+        Ok(names)
+    }
+
+    fn record_root(&mut self, (old, new): &Pair) -> Result<()> {
+        let record = old.state().record.clone();
+        let mut state = new.state();
+        self.new.save(new, &mut state, None, record)
+    }
+
+    fn directory(&mut self, old: &Arc<HumNode>, new: &Arc<HumNode>, dirs: &mut Vec<(Pair, Attr)>) -> Result<()> {
+        for name in self.names(old)? {
+            self.count += 1;
+            (self.progress)(self.count);
+            self.name(old, new, &name, dirs)?;
+        }
+        Ok(())
+    }
+
+    fn name(&mut self, old: &Arc<HumNode>, new: &Arc<HumNode>, name: &CStr, dirs: &mut Vec<(Pair, Attr)>) -> Result<()> {
+        let checked = externfs::Name::new(name.to_bytes())?;
+        let (host, record) = self.original(old, name)?;
+        let (node, _) = self.old.lookup(old, checked)?;
+        let dir = self.new.base.dir_fd(&new.inner)?;
+        let at = At { parent: &new.inner, dir: dir.as_fd(), name };
+        let made = match host::stat_at(at.dir, name) {
+            // An earlier attempt has come as far.
+            Ok(there) if self.is_done(&there, &at, &host, &record)? => true,
+            Ok(there) => {
+                self.new.store.remove(&at, crate::names::facts(&there))?;
+                false
+            }
+            Err(_) => false,
+        };
+        if !made {
+            self.transfer(&node, &host, &record, &at)?;
+        }
+        if host.nlink > 1 && host.kind != FileKind::Directory {
+            self.linked.entry(host.ino).or_insert_with(|| (new.inner.clone(), name.to_owned()));
+        }
+        if record.kind == FileKind::Directory {
+            let (made, _) = self.new.lookup(new, checked)?;
+            dirs.push(((node, made), host));
+        }
+        Ok(())
+    }
+
+    /// Whether `there` in the new tree is what `host` in the old one is to become.
+    fn is_done(&self, there: &Attr, at: &At<'_>, host: &Attr, record: &Record) -> Result<bool> {
+        let same_inode = !self.shares_inode(host, record) || there.ino == host.ino;
+        if !same_inode {
+            return Ok(false);
+        }
+        let Ok(mut found) = self.new.load(at, there) else { return Ok(false) };
+        if found.kind == FileKind::Symlink && found.target.is_none() {
+            let target = rustix::fs::readlinkat(at.dir, at.name, Vec::new()).map_err(fault("reading a link"))?;
+            found.target = Some(target.into_bytes().into());
+        }
+        // What is a directory is gone through again; it cannot be taken away.
+        Ok(found == *record || record.kind == FileKind::Directory)
+    }
+
+    /// Whether the new tree can have the old one's inode.
+    fn shares_inode(&self, host: &Attr, record: &Record) -> bool {
+        let natively = |fs: &HumFs| fs.store.format().has_native_links();
+        match record.kind {
+            FileKind::Directory => false,
+            FileKind::Symlink => natively(self.old) == natively(self.new),
+            _ => host.kind == FileKind::Regular,
+        }
+    }
+
+    fn transfer(&self, node: &Arc<HumNode>, host: &Attr, record: &Record, at: &At<'_>) -> Result<()> {
+        if !self.shares_inode(host, record) {
+            if record.kind != FileKind::Directory
+                && let Some((parent, first)) = self.linked.get(&host.ino)
+            {
+                let (inner, there) = self.new.base.enroll(parent, first)?;
+                let (held, is_open) = self.new.base.hold(&inner)?;
+                return self.link((held.as_fd(), is_open), &there, Some((parent, first)), record, at);
+            }
+            drop(self.new.store.create(at, record)?);
+            if record.kind != FileKind::Directory {
+                let (made, _) = self.new.base.enroll(at.parent, at.name)?;
+                return self.new.base.set_attr(&Caller::root(), &made, None, &times(host)).map(drop);
+            }
+            return Ok(());
+        }
+        let (held, is_open) = self.old.base.hold(&node.inner)?;
+        let first = self.linked.get(&host.ino);
+        if first.is_none() {
+            let object = Object { fd: held.as_fd(), is_open, place: Place::Nameless, host };
+            self.new.store.save(&object, record)?;
+        }
+        self.link((held.as_fd(), is_open), host, first.map(|(parent, name)| (parent, name)), record, at)
+    }
+
+    fn link(
+        &self,
+        (fd, is_open): (BorrowedFd<'_>, bool),
+        host: &Attr,
+        first: Option<(&Arc<Inode>, &CString)>,
+        record: &Record,
+        at: &At<'_>,
+    ) -> Result<()> {
+        let dir = first.map(|(parent, _)| self.new.base.dir_fd(parent)).transpose()?;
+        let place = match (&dir, first) {
+            (Some(dir), Some((parent, name))) => Place::Named(At { parent, dir: dir.as_fd(), name }),
+            _ => Place::Nameless,
+        };
+        self.new.store.link(&Object { fd, is_open, place, host }, at, record)
+    }
+
+    fn set_times(&self, host: &Attr, new: &HumNode) -> Result<()> {
+        self.new.base.set_attr(&Caller::root(), &new.inner, None, &times(host)).map(drop)
+    }
+}
+
+fn times(host: &Attr) -> SetAttr {
+    SetAttr { atime: Some(SetTime::At(host.atime)), mtime: Some(SetTime::At(host.mtime)), ..SetAttr::default() }
+}
