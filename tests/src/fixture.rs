@@ -434,6 +434,7 @@ impl LoopFs {
     pub fn new(mebibytes: u64) -> LoopFs {
         need_root();
         need_program("mkfs.ext4", "e2fsprogs");
+        need_program("losetup", "mount");
         let dir = temp_dir();
         let (image, point) = (dir.path().join("image"), dir.path().join("mnt"));
         File::create(&image).and_then(|file| file.set_len(mebibytes << 20)).expect("image");
@@ -450,6 +451,19 @@ impl LoopFs {
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.dir.path().join("mnt")
+    }
+
+    /// Mounts it anew, with nothing remembered.
+    ///
+    /// # Panics
+    /// When somebody still uses it, or it does not mount.
+    pub fn remount(&self) {
+        let (image, point) = (self.dir.path().join("image"), self.path());
+        unmount(&point);
+        // The mounts of a process that was killed go a moment later, and with
+        // the last of them the device: a second one would be a second host.
+        wait_for("the loop device is free", || succeed(Command::new("losetup").arg("-j").arg(&image)).is_empty());
+        succeed(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&point));
     }
 }
 

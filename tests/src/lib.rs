@@ -9,6 +9,7 @@
 //! * [`machine`]: User Mode Linux and QEMU guests.
 //! * [`harness`]: a runner with time limits, skips and leak checks.
 
+pub mod beside;
 pub mod conformance;
 pub mod deed;
 pub mod driver;
@@ -23,10 +24,13 @@ pub mod model;
 pub mod mortal;
 pub mod op;
 pub mod picture;
+pub mod power;
 pub mod random;
 pub mod realm;
+pub mod shutdown;
 pub mod stamp;
 pub mod trial;
+pub mod victim;
 pub mod wire_client;
 
 /// How many random cases to run: `EXTERNFS_TEST_CASES` times `usual`, so that a

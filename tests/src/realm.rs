@@ -20,8 +20,9 @@ pub enum Realm {
     HumFs(Format),
 }
 
-/// Bytes that a tree may hold: more than any test needs.
-const TOTAL: u64 = 1 << 30;
+/// Bytes that a tree may hold: more than any load needs, and less than any host
+/// has free, so that statfs(2) tells of the tree.
+const TOTAL: u64 = 48 << 20;
 
 impl Realm {
     /// For a command line.

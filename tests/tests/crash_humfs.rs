@@ -1,9 +1,11 @@
 //! humfs killed at each step of each change.
 
 use externfs_tests::deed::Deed;
+use externfs_tests::fixture::LoopFs;
 use externfs_tests::harness::Case;
 use externfs_tests::load::{self, Load};
 use externfs_tests::mortal::{self, End, Fate};
+use externfs_tests::power::{self, PowerCut};
 use externfs_tests::realm::Realm;
 use externfs_tests::trial::{self, Trial};
 use externfs_tests::{fixture, harness, random};
@@ -18,6 +20,7 @@ fn main() -> ExitCode {
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [trial::PERFORM, ..] => performed(trial::perform(&words[1..])),
         [load::LOAD, ..] => performed(load::run(&words[1..])),
+        [power::LOAD, ..] => performed(power::run(&words[1..])),
         [TWO_THREADS, dir] => performed(two_threads(Path::new(dir)).map_err(|error| error.to_string())),
         _ => {
             let mut cases = externfs_tests::cases![the_axe_falls_where_it_should, the_axe_falls_in_every_thread];
@@ -26,6 +29,8 @@ fn main() -> ExitCode {
                 cases.push(Case::new(name, move || every_step_leaves_old_or_new(format)).limit(600));
                 let name = format!("random_kills_lose_nothing_{}", format.name());
                 cases.push(Case::new(name, move || random_kills_lose_nothing(format)).limit(3600));
+                let name = format!("power_cuts_spare_what_was_synced_{}", format.name());
+                cases.push(Case::new(name, move || power_cuts_spare_what_was_synced(format)).limit(3600));
             }
             harness::main(cases)
         }
@@ -162,4 +167,29 @@ fn random_kills_lose_nothing(format: Format) {
     println!("    {}: {kills} kills, {reported} operations reported, {violations} violations", format.name());
     assert_eq!(violations, 0);
     assert!(reported > kills as usize * 10, "hardly any load");
+}
+
+fn power_cuts_spare_what_was_synced(format: Format) {
+    let seed = random::seed();
+    let cuts = externfs_tests::cases(6);
+    let (mut reported, mut lost, mut violations) = (0, 0, 0);
+    for cut in 0..cuts {
+        let disk = LoopFs::new(128);
+        let cut = PowerCut { realm: Realm::HumFs(format), disk: &disk, seed: seed.wrapping_add(u64::from(cut)) };
+        let delay = Duration::from_millis(20 + cut.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 300);
+        match cut.run(delay) {
+            Ok(survey) => {
+                reported += survey.reported;
+                lost += survey.lost;
+            }
+            Err(why) => {
+                println!("    seed {}, cut after {delay:?}: {why}", cut.seed);
+                violations += 1;
+            }
+        }
+    }
+    println!("    {}: {cuts} cuts, {reported} steps reported, {lost} things lost, {violations} violations", format.name());
+    assert_eq!(violations, 0);
+    assert!(reported > cuts as usize * 10, "hardly any load");
+    assert!(lost > 0, "the cuts lose nothing");
 }
