@@ -114,8 +114,8 @@ impl<F: ExternFs> Bridge<F> {
 
     fn changed_outside(&self, change: Change<NodeKey>) {
         let change = match change {
-            Change::Node { node, data } => self.table.find(node).map(|entry| Change::Node { node: entry.id, data }),
-            Change::Entry { parent, name } => self.table.find(parent).map(|entry| Change::Entry { parent: entry.id, name }),
+            Change::Node { node, data } => self.table.find(node).map(|entry| Change::Node { node: entry.id(), data }),
+            Change::Entry { parent, name } => self.table.find(parent).map(|entry| Change::Entry { parent: entry.id(), name }),
         };
         if let Some(change) = change {
             self.tell(&change, None);

@@ -91,13 +91,13 @@ impl<F: ExternFs> Session<F> {
 
     fn directory(&self, id: NodeId) -> Result<Node<F>> {
         let node = self.node(id)?;
-        if node.kind == FileKind::Directory { Ok(node) } else { Err(Errno::ENOTDIR.into()) }
+        if node.kind() == FileKind::Directory { Ok(node) } else { Err(Errno::ENOTDIR.into()) }
     }
 
     fn file_of(&self, node: &Node<F>, handle: Option<HandleId>) -> Result<Option<Arc<OpenFile<F>>>> {
         let Some(handle) = handle else { return Ok(None) };
         let open = self.files.get(handle)?;
-        if open.node.id == node.id { Ok(Some(open)) } else { Err(Errno::EBADF.into()) }
+        if open.node.id() == node.id() { Ok(Some(open)) } else { Err(Errno::EBADF.into()) }
     }
 
     fn check_name(&self, name: Name<'_>) -> Result<()> {
@@ -140,9 +140,8 @@ impl<F: ExternFs> Session<F> {
 
     fn entry(&self, node: &Node<F>, attr: Attr, parent: Option<&Node<F>>) -> Entry {
         let policy = self.cache_policy();
-        self.bridge.table.told(node);
         Entry {
-            id: node.id,
+            id: node.id(),
             generation: self.key(node).generation,
             attr,
             attr_ttl: attr_ttl(&policy, &attr),
@@ -172,9 +171,7 @@ impl<F: ExternFs> Session<F> {
     /// and sent again. A guess by number; a wrong one costs a request.
     fn is_fresh(&self, ino: u64) -> bool {
         let ttl = self.fs().cache_policy().attr;
-        !ttl.is_zero()
-            && !self.bridge.is_shared()
-            && self.lookups.get(NodeId(ino)).is_ok_and(|node| self.bridge.table.told_within(&node, ttl / 2))
+        !ttl.is_zero() && !self.bridge.is_shared() && self.lookups.told_within(NodeId(ino), ttl / 2)
     }
 
     fn tell_node(&self, id: NodeId, data: bool) {
@@ -203,9 +200,9 @@ impl<F: ExternFs> Session<F> {
         let known = self.known_child(&parent, name);
         let child = Child { name, node: known.as_ref().map(|entry| &entry.node) };
         self.fs().remove(caller, &parent.node, child, directory)?;
-        self.tell_name(parent.id, name);
+        self.tell_name(parent.id(), name);
         if let Some(known) = known {
-            self.tell_node(known.id, false);
+            self.tell_node(known.id(), false);
         }
         Ok(())
     }
@@ -217,7 +214,7 @@ impl<F: ExternFs> Session<F> {
         let mut entry = *entry;
         match entry.name {
             b"." => entry.ino = self.key(dir).number,
-            b".." if dir.id == NodeId::ROOT => entry.ino = self.key(dir).number,
+            b".." if dir.id() == NodeId::ROOT => entry.ino = self.key(dir).number,
             b".." => {}
             name => return (entry, Name::new(name).is_ok()),
         }

@@ -7,11 +7,12 @@
 
 use crate::error::{Errno, Result};
 use crate::fs::ExternFs;
+use crate::memory::Tide;
 use crate::types::{FileKind, HandleId, NodeId, NodeKey};
 use hashbrown::HashTable;
 use slab::Slab;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -26,12 +27,26 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A node with its number, alive while any kernel remembers it or an operation
 /// uses it.
 pub(crate) struct NodeEntry<F: ExternFs> {
-    pub(crate) id: NodeId,
+    /// The number and, where no number reaches, the kind.
+    id_and_kind: u64,
     pub(crate) node: F::Node,
-    pub(crate) kind: FileKind,
-    /// When a kernel was last told the attributes, on the table's clock.
-    told_ms: AtomicU32,
     table: Weak<NodeTable<F>>,
+}
+
+/// The first number that is no plugin's own.
+const FOREIGN: u64 = 1 << 63;
+/// Where the kind lies in `id_and_kind`.
+const KIND_SHIFT: u32 = 60;
+
+impl<F: ExternFs> NodeEntry<F> {
+    pub(crate) fn id(&self) -> NodeId {
+        NodeId(self.id_and_kind & !(7 << KIND_SHIFT))
+    }
+
+    pub(crate) fn kind(&self) -> FileKind {
+        let number = self.id_and_kind >> KIND_SHIFT & 7;
+        FileKind::ALL.get(number as usize).copied().unwrap_or(FileKind::Regular)
+    }
 }
 
 impl<F: ExternFs> Drop for NodeEntry<F> {
@@ -47,7 +62,8 @@ type Slot<F> = (u64, Weak<NodeEntry<F>>);
 /// Every known object, found by identity. Numbers are the plugin's own where
 /// they are unique, so that a user sees the host's inode numbers; an object on
 /// another volume, or one whose number is still in use by a predecessor, gets
-/// a number from the upper half.
+/// a number from the upper half, and so does a number of more than 60 bits,
+/// which hardly any file system has.
 ///
 /// Every byte here counts a million times, so a node's identity is not kept
 /// twice: the plugin, which lives here for that, tells it.
@@ -58,8 +74,7 @@ pub(crate) struct NodeTable<F: ExternFs> {
     hasher: hashbrown::DefaultHashBuilder,
     home_volume: u64,
     next_foreign: AtomicU64,
-    live: AtomicUsize,
-    begun: Instant,
+    live: Tide,
 }
 
 impl<F: ExternFs> NodeTable<F> {
@@ -70,27 +85,9 @@ impl<F: ExternFs> NodeTable<F> {
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: hashbrown::DefaultHashBuilder::default(),
             home_volume,
-            next_foreign: AtomicU64::new(1 << 63),
-            live: AtomicUsize::new(0),
-            begun: Instant::now(),
+            next_foreign: AtomicU64::new(FOREIGN),
+            live: Tide::default(),
         })
-    }
-
-    /// Wraps after seven weeks; then something looks told that was not, once,
-    /// and costs the kernel a request.
-    fn now_ms(&self) -> u32 {
-        self.begun.elapsed().as_millis() as u32
-    }
-
-    /// A kernel is being told the attributes of `entry`.
-    pub(crate) fn told(&self, entry: &NodeEntry<F>) {
-        entry.told_ms.store(self.now_ms(), Ordering::Relaxed);
-    }
-
-    /// Whether that was within the last `span`.
-    pub(crate) fn told_within(&self, entry: &NodeEntry<F>, span: Duration) -> bool {
-        let age = self.now_ms().wrapping_sub(entry.told_ms.load(Ordering::Relaxed));
-        u128::from(age) < span.as_millis()
     }
 
     fn shard(&self, hash: u64) -> MutexGuard<'_, HashTable<Slot<F>>> {
@@ -100,7 +97,7 @@ impl<F: ExternFs> NodeTable<F> {
 
     /// How many nodes any kernel remembers.
     pub(crate) fn len(&self) -> usize {
-        self.live.load(Ordering::Relaxed)
+        self.live.now()
     }
 
     /// The entry with this identity, if there is one.
@@ -151,44 +148,64 @@ impl<F: ExternFs> NodeTable<F> {
             drop(shard);
             return (entry, Some(node));
         }
-        let in_range = key.number > NodeId::ROOT.0 && key.number < 1 << 63;
-        let own_number = key.volume == self.home_volume && in_range && others.iter().all(|other| other.id.0 != key.number);
+        let in_range = key.number > NodeId::ROOT.0 && key.number < 1 << KIND_SHIFT;
+        let own_number = key.volume == self.home_volume && in_range && others.iter().all(|other| other.id().0 != key.number);
         let id = fixed
             .unwrap_or_else(|| if own_number { NodeId(key.number) } else { NodeId(self.next_foreign.fetch_add(1, Ordering::Relaxed)) });
-        let entry = Arc::new(NodeEntry { id, node, kind, told_ms: AtomicU32::new(0), table: Arc::downgrade(self) });
+        let entry = Arc::new(NodeEntry { id_and_kind: id.0 | (kind as u64) << KIND_SHIFT, node, table: Arc::downgrade(self) });
         shard.insert_unique(hash, (key.number, Arc::downgrade(&entry)), |slot| self.hasher.hash_one(slot.0));
         drop(shard);
-        self.live.fetch_add(1, Ordering::Relaxed);
+        self.live.rise();
         (entry, None)
     }
 
     fn remove(&self, key: NodeKey, entry: *const NodeEntry<F>) {
         let hash = self.hasher.hash_one(key.number);
         let mut shard = self.shard(hash);
-        if let Ok(slot) = shard.find_entry(hash, |slot| std::ptr::eq(slot.1.as_ptr(), entry)) {
-            slot.remove();
-            self.live.fetch_sub(1, Ordering::Relaxed);
-        }
+        let slot = shard.find_entry(hash, |slot| std::ptr::eq(slot.1.as_ptr(), entry));
+        let found = slot.map(|slot| slot.remove()).is_ok();
         // A million forgotten nodes give their memory back.
         if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
             let room = shard.len() * 2;
             shard.shrink_to(room, |slot| self.hasher.hash_one(slot.0));
         }
+        drop(shard);
+        if found {
+            self.live.fall();
+        }
     }
 }
 
-/// A node with the number of lookups that one kernel has of it.
-type Known<F> = (Arc<NodeEntry<F>>, u64);
+/// What one kernel knows of a node.
+struct Known<F: ExternFs> {
+    entry: Arc<NodeEntry<F>>,
+    /// How often it has looked it up. More than fit are never forgotten, which
+    /// costs a node's memory, while one too few would cost the kernel the node.
+    lookups: u32,
+    /// When it was last told the attributes, on the table's clock.
+    told_ms: u32,
+}
 
 /// What one kernel remembers, with its lookup counts.
 pub(crate) struct Lookups<F: ExternFs> {
     shards: [Mutex<HashTable<Known<F>>>; SHARDS],
     hasher: hashbrown::DefaultHashBuilder,
+    begun: Instant,
 }
 
 impl<F: ExternFs> Lookups<F> {
     pub(crate) fn new() -> Lookups<F> {
-        Lookups { shards: std::array::from_fn(|_| Mutex::default()), hasher: hashbrown::DefaultHashBuilder::default() }
+        Lookups {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            hasher: hashbrown::DefaultHashBuilder::default(),
+            begun: Instant::now(),
+        }
+    }
+
+    /// Wraps after seven weeks; then something looks told that was not, once,
+    /// and costs the kernel a request.
+    fn now_ms(&self) -> u32 {
+        self.begun.elapsed().as_millis() as u32
     }
 
     fn hash(&self, id: NodeId) -> u64 {
@@ -203,43 +220,65 @@ impl<F: ExternFs> Lookups<F> {
     /// ESTALE for a number that the kernel does not hold.
     pub(crate) fn get(&self, id: NodeId) -> Result<Arc<NodeEntry<F>>> {
         let hash = self.hash(id);
-        match self.shard(hash).find(hash, |known| known.0.id == id) {
-            Some(known) => Ok(known.0.clone()),
+        match self.shard(hash).find(hash, |known| known.entry.id() == id) {
+            Some(known) => Ok(known.entry.clone()),
             None => Err(Errno::ESTALE.into()),
         }
     }
 
     pub(crate) fn contains(&self, id: NodeId) -> bool {
         let hash = self.hash(id);
-        self.shard(hash).find(hash, |known| known.0.id == id).is_some()
+        self.shard(hash).find(hash, |known| known.entry.id() == id).is_some()
     }
 
-    /// One lookup more.
+    /// One lookup more, which tells the attributes too.
     pub(crate) fn remember(&self, entry: &Arc<NodeEntry<F>>) {
-        let hash = self.hash(entry.id);
+        let (hash, told_ms) = (self.hash(entry.id()), self.now_ms());
         let mut shard = self.shard(hash);
-        match shard.find_mut(hash, |known| known.0.id == entry.id) {
-            Some(known) => known.1 = known.1.saturating_add(1),
+        match shard.find_mut(hash, |known| known.entry.id() == entry.id()) {
+            Some(known) => {
+                known.lookups = known.lookups.saturating_add(1);
+                known.told_ms = told_ms;
+            }
             None => {
-                shard.insert_unique(hash, (entry.clone(), 1), |known| self.hash(known.0.id));
+                let known = Known { entry: entry.clone(), lookups: 1, told_ms };
+                shard.insert_unique(hash, known, |known| self.hash(known.entry.id()));
             }
         }
+    }
+
+    /// The kernel is being told the attributes again.
+    pub(crate) fn told(&self, id: NodeId) {
+        let (hash, now) = (self.hash(id), self.now_ms());
+        if let Some(known) = self.shard(hash).find_mut(hash, |known| known.entry.id() == id) {
+            known.told_ms = now;
+        }
+    }
+
+    /// Whether that was within the last `span`.
+    pub(crate) fn told_within(&self, id: NodeId, span: Duration) -> bool {
+        let (hash, now) = (self.hash(id), self.now_ms());
+        let age = |known: &Known<F>| u128::from(now.wrapping_sub(known.told_ms));
+        self.shard(hash).find(hash, |known| known.entry.id() == id).is_some_and(|known| age(known) < span.as_millis())
     }
 
     /// `count` lookups fewer, but never below none.
     pub(crate) fn forget(&self, id: NodeId, count: u64) {
         let hash = self.hash(id);
         let mut shard = self.shard(hash);
-        let Ok(mut slot) = shard.find_entry(hash, |known| known.0.id == id) else { return };
-        let left = slot.get().1.saturating_sub(count);
-        slot.get_mut().1 = left;
-        if left > 0 {
+        let Ok(mut slot) = shard.find_entry(hash, |known| known.entry.id() == id) else { return };
+        let known = slot.get_mut();
+        if known.lookups == u32::MAX {
+            return;
+        }
+        known.lookups = known.lookups.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
+        if known.lookups > 0 {
             return;
         }
         let (gone, _) = slot.remove();
         if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
             let room = shard.len() * 2;
-            shard.shrink_to(room, |known| self.hash(known.0.id));
+            shard.shrink_to(room, |known| self.hash(known.entry.id()));
         }
         drop(shard);
         drop(gone);

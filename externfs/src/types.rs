@@ -54,6 +54,18 @@ pub enum FileKind {
 }
 
 impl FileKind {
+    /// All of them, in the order of their discriminants (`as u8`), for those
+    /// who keep a kind in three bits.
+    pub const ALL: [FileKind; 7] = [
+        FileKind::Regular,
+        FileKind::Directory,
+        FileKind::Symlink,
+        FileKind::BlockDevice,
+        FileKind::CharDevice,
+        FileKind::Fifo,
+        FileKind::Socket,
+    ];
+
     /// The kind in the `S_IFMT` bits of `mode`; None when they name none.
     #[must_use]
     pub fn from_mode(mode: u32) -> Option<FileKind> {
@@ -506,7 +518,8 @@ pub struct DirEntry<'a> {
     pub name: &'a [u8],
     /// The object's number. Corresponds to `d_ino`.
     pub ino: u64,
-    /// None where the host does not say. Corresponds to `d_type`.
+    /// None where it takes a look at the object to tell; guests then look for
+    /// themselves. Corresponds to `d_type`.
     pub kind: Option<FileKind>,
     /// Where a listing goes on after this entry; never 0, and still right when
     /// other names come and go. Corresponds to `d_off`.

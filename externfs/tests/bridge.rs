@@ -9,6 +9,7 @@ use externfs::*;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -148,6 +149,8 @@ type Objects = BTreeMap<Vec<u8>, NodeKey>;
 struct Flat {
     objects: Arc<Mutex<Objects>>,
     coherent: bool,
+    /// What a listing says of the files, which are regular ones.
+    listed: Option<FileKind>,
 }
 
 impl Flat {
@@ -186,7 +189,8 @@ impl ExternFs for Flat {
     }
     fn read_dir(&self, _: &(), cookie: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
         let objects = self.objects().clone();
-        list(objects.iter().map(|(name, key)| (name.as_slice(), key.number, FileKind::Regular)), cookie, emit);
+        let entries = objects.iter().map(|(name, key)| (name.as_slice(), key.number, FileKind::Regular));
+        list(entries, cookie, &mut |entry| emit(&DirEntry { kind: self.listed, ..*entry }));
         Ok(())
     }
     fn open(&self, _: &Caller, node: &NodeKey, _: OpenFlags) -> Result<Opened<NodeKey>> {
@@ -219,13 +223,15 @@ impl ExternFs for Flat {
 fn flat(objects: &[(&str, NodeKey)], coherent: bool) -> (Arc<Mutex<Objects>>, Arc<Bridge<Flat>>) {
     let objects: Objects = objects.iter().map(|(name, key)| (name.as_bytes().to_vec(), *key)).collect();
     let objects = Arc::new(Mutex::new(objects));
-    let bridge = Bridge::new(Flat { objects: objects.clone(), coherent }, BridgeOptions::default()).unwrap();
+    let bridge =
+        Bridge::new(Flat { objects: objects.clone(), coherent, listed: Some(FileKind::Regular) }, BridgeOptions::default()).unwrap();
     (objects, bridge)
 }
 
 #[test]
 fn hard_links_are_one_node_and_reused_numbers_two() {
-    let (objects, bridge) = flat(&[("a", key(1, 50, 0)), ("b", key(1, 50, 0)), ("other", key(9, 50, 0))], true);
+    let (objects, bridge) =
+        flat(&[("a", key(1, 50, 0)), ("b", key(1, 50, 0)), ("other", key(9, 50, 0)), ("huge", key(1, 7 << 60 | 50, 0))], true);
     let export = bridge.connect().unwrap();
     let root = Caller::root();
     let look = |text: &str| export.lookup(&root, NodeId::ROOT, name(text)).unwrap().id;
@@ -233,7 +239,10 @@ fn hard_links_are_one_node_and_reused_numbers_two() {
     assert_eq!(look("b"), NodeId(50));
     let foreign = look("other");
     assert!(foreign.0 >= 1 << 63, "another volume's 50 is another node: {foreign:?}");
-    assert_eq!(export.statistics().nodes, 3);
+    let huge = export.lookup(&root, NodeId::ROOT, name("huge")).unwrap();
+    assert!(huge.id.0 >= 1 << 63 && huge.id != foreign, "a number without room for a kind: {huge:?}");
+    assert_eq!((huge.attr.ino, huge.attr.kind), (7 << 60 | 50, FileKind::Regular));
+    assert_eq!(export.statistics().nodes, 4);
 
     // The file is replaced by one with the same number while the old is known.
     objects.lock().unwrap().insert(b"a".to_vec(), key(1, 50, 1));
@@ -383,10 +392,38 @@ fn a_listing_does_not_repeat_what_the_kernel_was_just_told() {
     assert_eq!(told(&*other).len(), 2);
 }
 
+struct Kinds(Vec<Option<FileKind>>);
+
+impl Listing for Kinds {
+    fn has_room(&self, _: usize) -> bool {
+        true
+    }
+    fn put(&mut self, entry: &DirEntry<'_>, _: Option<&Entry>) {
+        if !entry.name.starts_with(b".") {
+            self.0.push(entry.kind);
+        }
+    }
+}
+
+#[test]
+fn a_listing_with_attributes_agrees_with_them() {
+    for listed in [None, Some(FileKind::Directory)] {
+        let objects = Arc::new(Mutex::new(Objects::from([(b"a".to_vec(), key(1, 50, 0))])));
+        let export = Bridge::new(Flat { objects, coherent: true, listed }, BridgeOptions::default()).unwrap().connect().unwrap();
+        let listing = export.open_dir(NodeId::ROOT).unwrap();
+        let (mut plain, mut plus) = (Kinds(Vec::new()), Kinds(Vec::new()));
+        export.read_dir(listing.id, 0, &mut plain).unwrap();
+        export.read_dir_plus(listing.id, 0, &mut plus).unwrap();
+        assert_eq!(plain.0, [listed], "what the plugin says, and no guess");
+        assert_eq!(plus.0, [Some(FileKind::Regular)], "what the attributes say");
+    }
+}
+
 #[test]
 fn the_read_only_switch_stops_every_change() {
     let objects = Arc::new(Mutex::new(Objects::from([(b"a".to_vec(), key(1, 50, 0))])));
-    let bridge = Bridge::new(Flat { objects: objects.clone(), coherent: true }, BridgeOptions { read_only: true }).unwrap();
+    let fs = Flat { objects: objects.clone(), coherent: true, listed: None };
+    let bridge = Bridge::new(fs, BridgeOptions { read_only: true }).unwrap();
     let export = bridge.connect().unwrap();
     let root = Caller::root();
     let id = export.lookup(&root, NodeId::ROOT, name("a")).unwrap().id;
@@ -396,6 +433,25 @@ fn the_read_only_switch_stops_every_change() {
     assert_eq!(errno(export.access(&root, id, Access::WRITE)), Errno::EROFS);
     assert_eq!(errno(export.set_xattr(&root, id, b"user.x", b"", XattrFlags::empty())), Errno::EROFS);
     assert_eq!(objects.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn the_process_hears_when_much_was_forgotten() {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    when_much_is_forgotten(|| {
+        CALLS.fetch_add(1, Ordering::SeqCst);
+    });
+    let objects: Vec<(String, NodeKey)> = (0..10_000).map(|n| (format!("f{n}"), key(1, 100 + n, 0))).collect();
+    let borrowed: Vec<(&str, NodeKey)> = objects.iter().map(|(name, key)| (name.as_str(), *key)).collect();
+    let (_, bridge) = flat(&borrowed, true);
+    let export = bridge.connect().unwrap();
+    let ids: Vec<_> = borrowed.iter().map(|(text, _)| export.lookup(&Caller::root(), NodeId::ROOT, name(text)).unwrap().id).collect();
+    let (first, second) = ids.split_at(4_000);
+    first.iter().for_each(|id| export.forget(*id, 1));
+    assert_eq!(CALLS.load(Ordering::SeqCst), 0);
+    second.iter().for_each(|id| export.forget(*id, 1));
+    assert_eq!(CALLS.load(Ordering::SeqCst), 2, "at 5,000 of 10,000 and at 2,500 of 5,000");
+    idle(&*export);
 }
 
 #[test]

@@ -29,9 +29,10 @@ impl Stat {
         Stat::of_fd(fd).map_err(fault("statx of an open file"))
     }
 
-    /// The device that holds it.
+    /// The device that holds it, as the kernel numbers it itself (`MKDEV`,
+    /// include/linux/kdev_t.h): 12 and 20 bits, so that 32 hold it.
     pub(crate) fn volume(&self) -> u64 {
-        rustix::fs::makedev(self.0.stx_dev_major, self.0.stx_dev_minor)
+        u64::from(self.0.stx_dev_major << 20 | self.0.stx_dev_minor)
     }
 
     /// Device, inode number, birth time: a reused number shows as another

@@ -6,6 +6,7 @@ use crate::credentials::{Acting, Server};
 use crate::fault::{Fault, fault};
 use crate::fdcache::{DirCache, DirFd};
 use crate::jail::Jail;
+use crate::label::Label;
 use crate::listing::Listing;
 use crate::locks::LockTable;
 use crate::node::{Inode, OpenFile};
@@ -67,7 +68,7 @@ impl HostFs {
     /// Exports what `jail` holds.
     pub(crate) fn new(jail: Jail, options: Options) -> Fault<HostFs> {
         let root_key = Stat::of_fd(jail.root())?.key();
-        let root_node = Inode::new(root_key, FileKind::Directory, None, c"".into());
+        let root_node = Inode::new(root_key, FileKind::Directory, None, c"");
         let budget = Budget::current();
         let server = Server::current();
         tracing::debug!(resolver = ?jail.resolver(), creates_as_caller = server.can_switch(), "hostfs opened");
@@ -113,13 +114,13 @@ impl HostFs {
 
     /// A fresh node for the object with `stat`, called `name` in `parent`.
     pub(crate) fn found(&self, parent: &Arc<Inode>, name: CString, stat: &Stat) -> Result<(Arc<Inode>, Attr)> {
-        let node = Inode::new(stat.key(), stat.kind()?, Some(parent.clone()), name.into_boxed_c_str());
+        let node = Inode::new(stat.key(), stat.kind()?, Some(parent.clone()), name);
         let attr = self.tell(&node, stat)?;
         Ok((Arc::new(node), attr))
     }
 
     /// Remembers that `node` is called `name` in `parent` now.
-    pub(crate) fn settle(&self, node: &Inode, parent: Arc<Inode>, name: Box<CStr>) {
+    pub(crate) fn settle(&self, node: &Inode, parent: Arc<Inode>, name: impl Into<Label>) {
         if node.kind() != FileKind::Directory {
             return node.settle(Some(parent), name);
         }

@@ -52,15 +52,17 @@ impl HostFs {
         self.dir(node)
     }
 
-    /// A descriptor of `node`, surely of that object: the open one where there
-    /// is one, else `O_PATH`. The second value says which: true for open.
+    /// A descriptor of `node`, surely of that object, and what the host says of
+    /// it: the open one where there is one, else `O_PATH`. The second value
+    /// says which: true for open.
     ///
     /// # Errors
     /// ESTALE if it is no longer there.
-    pub fn hold(&self, node: &Arc<Inode>) -> Result<(impl AsFd + use<>, bool)> {
-        let held = self.reach(node)?;
+    pub fn hold(&self, node: &Arc<Inode>) -> Result<(impl AsFd + use<>, bool, Attr)> {
+        let (held, stat) = self.reach_with_stat(node)?;
         let open = held.is_open();
-        Ok((held, open))
+        let attr = self.tell(node, &stat)?;
+        Ok((held, open, attr))
     }
 
     /// Opens for real what a descriptor stands for, a regular file.
@@ -90,7 +92,7 @@ impl HostFs {
     pub fn enroll_file(&self, place: Option<(&Arc<Inode>, &CStr)>, fd: OwnedFd, writable: bool) -> Result<NewFile> {
         let stat = Stat::of_open(fd.as_fd())?;
         let (parent, name) = place.map_or((None, CString::default()), |(parent, name)| (Some(parent.clone()), name.to_owned()));
-        let node = Arc::new(Inode::new(stat.key(), stat.kind()?, parent, name.into_boxed_c_str()));
+        let node = Arc::new(Inode::new(stat.key(), stat.kind()?, parent, name));
         let attr = self.tell(&node, &stat)?;
         let file = OpenFile::register(fd, node.clone(), writable, &self.locks);
         Ok(Created { node, attr, opened: Opened { file, cache: FileCache::Drop, size: stat.size() } })
@@ -150,6 +152,14 @@ pub fn status(dir: BorrowedFd<'_>, name: &CStr) -> std::result::Result<Attr, rus
     stat.attr(&view).map_err(|_| rustix::io::Errno::IO)
 }
 
+/// The identity of what `fd` stands for, as [`Inode::host_key`] has it.
+///
+/// # Errors
+/// What statx(2) says.
+pub fn key(fd: BorrowedFd<'_>) -> std::result::Result<externfs::NodeKey, rustix::io::Errno> {
+    Ok(Stat::of_fd(fd)?.key())
+}
+
 impl Inode {
     /// Its kind on the host.
     #[must_use]
@@ -171,7 +181,7 @@ impl Inode {
         if place.pin().is_some() {
             return None;
         }
-        place.parent.clone().map(|parent| (parent, place.name.clone().into_c_string()))
+        place.parent.clone().map(|parent| (parent, CString::from(&*place.name)))
     }
 }
 

@@ -136,7 +136,7 @@ impl HostFs {
         drop(acting);
         let fd = created.map_err(fault("creating a file without a name"))?;
         let stat = Stat::of_open(fd.as_fd())?;
-        let node = Arc::new(Inode::new(stat.key(), stat.kind()?, None, c"".into()));
+        let node = Arc::new(Inode::new(stat.key(), stat.kind()?, None, c""));
         let attr = self.tell(&node, &stat)?;
         let file = OpenFile::register(fd, node.clone(), flags.open.write, &self.locks);
         Ok(Created { node, attr, opened: Opened { file, cache: self.cache_for_new(flags.open), size: 0 } })
@@ -168,7 +168,7 @@ impl HostFs {
             place.pin().is_some() || place.parent.is_none()
         };
         if is_lost {
-            self.settle(node, parent.clone(), name.into_boxed_c_str());
+            self.settle(node, parent.clone(), name);
         }
         self.tell(node, &Stat::of_open(held.as_fd())?)
     }
@@ -289,7 +289,7 @@ impl HostFs {
     fn move_place(&self, node: &Node, from: &Node, from_name: &CStr, to: &Node, to_name: &CString) {
         let is_lost = node.place().pin().is_some();
         if is_lost || node.is_at(from, from_name) {
-            self.settle(node, to.clone(), to_name.as_c_str().into());
+            self.settle(node, to.clone(), to_name.as_c_str());
         }
     }
 

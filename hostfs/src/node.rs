@@ -6,6 +6,7 @@
 //! than the name and are tried first: a file that the guest has open, and the
 //! pin that is taken before the name is removed.
 
+use crate::label::Label;
 use crate::locks::{LockTable, Lockers};
 use crate::pins::Pin;
 use externfs::{FileKind, NodeKey};
@@ -16,18 +17,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// One object of the host. What a guest calls an inode.
 pub struct Inode {
-    key: NodeKey,
-    /// A digest of [`crate::attr::Stat::stamp`] as last told to a kernel.
-    stamp: AtomicU32,
-    kind: FileKind,
+    number: u64,
+    generation: u64,
+    /// What [`crate::attr::Stat::volume`] says fits.
+    volume: u32,
+    /// A digest of [`crate::attr::Stat::stamp`] as last told to a kernel, and
+    /// above it the kind.
+    stamp_and_kind: AtomicU32,
     place: Mutex<Place>,
 }
+
+/// Bits of `stamp_and_kind` that are the stamp's: all but what seven kinds take.
+const STAMP_BITS: u32 = 29;
+const STAMP_MASK: u32 = (1 << STAMP_BITS) - 1;
 
 /// Where an inode is found.
 pub(crate) struct Place {
     /// None for the root and for files without a name.
     pub(crate) parent: Option<Arc<Inode>>,
-    pub(crate) name: Box<CStr>,
+    pub(crate) name: Label,
     /// What few have: apart, since a million inodes may be remembered.
     rare: Option<Box<Rare>>,
 }
@@ -80,18 +88,25 @@ impl Place {
 }
 
 impl Inode {
-    pub(crate) fn new(key: NodeKey, kind: FileKind, parent: Option<Arc<Inode>>, name: Box<CStr>) -> Inode {
-        let place = Place { parent, name, rare: None };
-        Inode { key, kind, stamp: AtomicU32::new(0), place: Mutex::new(place) }
+    pub(crate) fn new(key: NodeKey, kind: FileKind, parent: Option<Arc<Inode>>, name: impl Into<Label>) -> Inode {
+        let place = Place { parent, name: name.into(), rare: None };
+        Inode {
+            number: key.number,
+            generation: key.generation,
+            volume: key.volume as u32,
+            stamp_and_kind: AtomicU32::new((kind as u32) << STAMP_BITS),
+            place: Mutex::new(place),
+        }
     }
 
     /// Its identity on the host.
     pub(crate) fn key(&self) -> NodeKey {
-        self.key
+        NodeKey { volume: u64::from(self.volume), number: self.number, generation: self.generation }
     }
 
     pub(crate) fn kind(&self) -> FileKind {
-        self.kind
+        let number = self.stamp_and_kind.load(Ordering::Relaxed) >> STAMP_BITS;
+        FileKind::ALL.get(number as usize).copied().unwrap_or(FileKind::Regular)
     }
 
     pub(crate) fn place(&self) -> MutexGuard<'_, Place> {
@@ -101,24 +116,33 @@ impl Inode {
 
     /// A kernel has been told attributes with this stamp.
     pub(crate) fn told(&self, stamp: u64) {
-        self.stamp.store(digest(stamp), Ordering::Relaxed);
+        self.set_digest(digest(stamp));
     }
 
     /// Whether a kernel was last told just these attributes.
     pub(crate) fn was_told(&self, stamp: u64) -> bool {
-        self.stamp.load(Ordering::Relaxed) == digest(stamp)
+        self.digest() == digest(stamp)
     }
 
     /// Takes over what was told of the same object under another node.
     pub(crate) fn told_like(&self, other: &Inode) {
-        self.stamp.store(other.stamp.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.set_digest(other.digest());
+    }
+
+    fn digest(&self) -> u32 {
+        self.stamp_and_kind.load(Ordering::Relaxed) & STAMP_MASK
+    }
+
+    fn set_digest(&self, digest: u32) {
+        // The kind never changes, so nobody's store is overwritten with another's.
+        self.stamp_and_kind.store((self.kind() as u32) << STAMP_BITS | digest, Ordering::Relaxed);
     }
 
     /// Moves it to `name` in `parent`; what held it in the meantime goes.
-    pub(crate) fn settle(&self, parent: Option<Arc<Inode>>, name: Box<CStr>) {
+    pub(crate) fn settle(&self, parent: Option<Arc<Inode>>, name: impl Into<Label>) {
         let mut place = self.place();
         let before = (std::mem::replace(&mut place.parent, parent), place.set_pin(None));
-        place.name = name;
+        place.name = name.into();
         // Dropping these may close a descriptor or drop a chain of directories.
         drop(place);
         drop(before);
@@ -127,7 +151,7 @@ impl Inode {
     /// Whether it is remembered under `name` in `parent`.
     pub(crate) fn is_at(&self, parent: &Inode, name: &CStr) -> bool {
         let place = self.place();
-        *place.name == *name && place.parent.as_ref().is_some_and(|p| p.key == parent.key)
+        *place.name == *name && place.parent.as_ref().is_some_and(|p| p.key() == parent.key())
     }
 
     /// The directory that it was last seen in.
@@ -136,9 +160,9 @@ impl Inode {
     }
 }
 
-/// Half of it is enough to notice a change, and fits beside the kind.
+/// Less than half of it is enough to notice a change, and fits beside the kind.
 fn digest(stamp: u64) -> u32 {
-    (stamp ^ (stamp >> 32)) as u32
+    (stamp ^ (stamp >> STAMP_BITS) ^ (stamp >> (2 * STAMP_BITS))) as u32 & STAMP_MASK
 }
 
 impl Drop for Inode {
@@ -157,7 +181,7 @@ impl Drop for Inode {
 
 impl std::fmt::Debug for Inode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inode").field("key", &self.key).field("kind", &self.kind).finish_non_exhaustive()
+        f.debug_struct("Inode").field("key", &self.key()).field("kind", &self.kind()).finish_non_exhaustive()
     }
 }
 
@@ -182,14 +206,14 @@ impl OpenFile {
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        self.lockers.release(&self.locks, self.node.key);
+        self.lockers.release(&self.locks, self.node.key());
         self.node.place().tidy();
     }
 }
 
 impl std::fmt::Debug for OpenFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("OpenFile").field("fd", &self.fd).field("node", &self.node.key).finish_non_exhaustive()
+        f.debug_struct("OpenFile").field("fd", &self.fd).field("node", &self.node.key()).finish_non_exhaustive()
     }
 }
 
@@ -199,7 +223,7 @@ mod tests {
 
     fn inode(number: u64, parent: Option<Arc<Inode>>) -> Arc<Inode> {
         let key = NodeKey { volume: 1, number, generation: 0 };
-        Arc::new(Inode::new(key, FileKind::Directory, parent, c"n".into()))
+        Arc::new(Inode::new(key, FileKind::Directory, parent, c"n"))
     }
 
     #[test]
@@ -224,7 +248,18 @@ mod tests {
 
     #[test]
     fn an_inode_is_small() {
-        // With the reference counts and a short name this stays under 150 bytes.
+        // With the reference counts it fills one of the allocator's sizes, and a
+        // name of usual length is within.
         assert!(size_of::<Inode>() <= 72, "{}", size_of::<Inode>());
+    }
+
+    #[test]
+    fn what_was_told_does_not_touch_the_kind() {
+        for kind in FileKind::ALL {
+            let key = NodeKey { volume: u64::from(u32::MAX), number: u64::MAX, generation: u64::MAX };
+            let node = Inode::new(key, kind, None, c"n");
+            node.told(u64::MAX);
+            assert_eq!((node.kind(), node.key(), node.was_told(u64::MAX), node.was_told(0)), (kind, key, true, false));
+        }
     }
 }

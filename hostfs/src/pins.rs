@@ -70,7 +70,7 @@ mod tests {
 
     fn inode(number: u64) -> Arc<Inode> {
         let key = NodeKey { volume: 1, number, generation: 0 };
-        Arc::new(Inode::new(key, FileKind::Regular, None, c"n".into()))
+        Arc::new(Inode::new(key, FileKind::Regular, None, c"n"))
     }
 
     fn fd() -> OwnedFd {

@@ -5,6 +5,7 @@ use crate::HostFs;
 use crate::attr::Stat;
 use crate::fault::{Fault, fault, stale};
 use crate::fdcache::DirFd;
+use crate::label::Label;
 use crate::node::{Inode, OpenFile};
 use crate::pins::Pin;
 use externfs::{Errno, Error, FileKind, Result};
@@ -48,7 +49,7 @@ pub(crate) enum Spot {
     /// Surely.
     Held(Held),
     /// By a name that may lead to something else by now.
-    Named(Arc<DirFd>, Box<CStr>),
+    Named(Arc<DirFd>, Label),
 }
 
 impl HostFs {
@@ -99,7 +100,7 @@ impl HostFs {
     fn dir_from_above(&self, node: &Arc<Inode>) -> Result<Arc<DirFd>> {
         /// A longer chain is a loop that racing renames of the host made.
         const LEVELS: usize = 1 << 16;
-        let mut below: Vec<(Arc<Inode>, Box<CStr>)> = Vec::new();
+        let mut below: Vec<(Arc<Inode>, Label)> = Vec::new();
         let mut at = node.clone();
         let mut dir = loop {
             if at.key() == self.root_key {

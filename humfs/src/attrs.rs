@@ -46,8 +46,7 @@ impl HumFs {
     /// Saves `record` as that of `node`, whose state the caller holds, and
     /// whose name's directory is held.
     pub(crate) fn save(&self, node: &HumNode, state: &mut NodeState, at: Option<&At<'_>>, record: Record) -> Result<()> {
-        let (held, is_open) = self.base.hold(&node.inner)?;
-        let host = self.host_attr(node, None)?;
+        let (held, is_open, host) = self.base.hold(&node.inner)?;
         let place = match at {
             _ if self.is_root(&node.inner) => Place::Root,
             Some(at) => Place::Named(*at),

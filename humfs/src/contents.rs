@@ -145,8 +145,7 @@ impl HumFs {
 
     fn sync_record(&self, node: &HumNode) -> Result<()> {
         self.with_place(node, |at| {
-            let (held, is_open) = self.base.hold(&node.inner)?;
-            let host = self.host_attr(node, None)?;
+            let (held, is_open, host) = self.base.hold(&node.inner)?;
             let place = match at {
                 _ if self.is_root(&node.inner) => Place::Root,
                 Some(at) => Place::Named(at),

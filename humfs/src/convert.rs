@@ -29,12 +29,16 @@ use hostfs::Inode;
 use rustix::io::Errno as Host;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 /// What lies in TREE and belongs to a format.
-const PARTS: [&CStr; 6] = [c"data", c"file_metadata", c"dir_metadata", c"file_attributes", c"dir_attributes", c"metadata.db"];
+const PARTS: [&CStr; 5] = [c"data", c"file_metadata", c"dir_metadata", c"file_attributes", c"dir_attributes"];
+
+/// What lies in `humfs/` and belongs to a format: a database, what SQLite and
+/// the store keep beside it.
+const CONTROL_PARTS: [&CStr; 5] = [c"metadata.db", c"metadata.db-wal", c"metadata.db-shm", c"metadata.log.0", c"metadata.log.1"];
 
 /// The mark of a switch that has begun.
 pub(crate) const SWITCHING: &CStr = c"switching";
@@ -95,18 +99,15 @@ pub(crate) fn finish(root: BorrowedFd<'_>) -> Fault<()> {
     let format = Format::parse(format).ok_or(Host::INVAL)?;
     let old = host::ensure_dir(control.as_fd(), c"old")?;
     if phase == "1" {
-        for part in PARTS {
-            take(&home(root, &control, part)?, part, &old)?;
-        }
+        take(root, &PARTS, old.as_fd())?;
+        take(control.as_fd(), &CONTROL_PARTS, old.as_fd())?;
         mark(root, 2, format)?;
     }
     if matches!(phase, "1" | "2") {
         let new = host::child_dir(control.as_fd(), c"convert")?;
         let new_control = host::child_dir(new.as_fd(), c"humfs")?;
-        for part in PARTS {
-            let from = if part == c"metadata.db" { &new_control } else { &new };
-            take(from, part, &home(root, &control, part)?)?;
-        }
+        take(new.as_fd(), &PARTS, root)?;
+        take(new_control.as_fd(), &CONTROL_PARTS, control.as_fd())?;
         let text = host::read_file(new.as_fd(), c"superblock", 4096)?;
         host::replace_file(root, c"superblock", &text)?;
         let state = host::read_file(new_control.as_fd(), c"state", 4096)?;
@@ -118,27 +119,15 @@ pub(crate) fn finish(root: BorrowedFd<'_>) -> Fault<()> {
     rustix::fs::unlinkat(&control, SWITCHING, rustix::fs::AtFlags::empty())
 }
 
-/// Where a part lies: the database in `humfs/`, the others in TREE.
-fn home(root: BorrowedFd<'_>, control: &OwnedFd, part: &CStr) -> Fault<OwnedFd> {
-    let dir = if part == c"metadata.db" { control.as_fd() } else { root };
-    rustix::io::fcntl_dupfd_cloexec(dir, 0)
-}
-
-/// Moves a part, with what a database has beside it, if it is still there.
-fn take(from: &OwnedFd, part: &CStr, to: &OwnedFd) -> Fault<()> {
-    for name in with_sidecars(part) {
-        match host::rename_new(from.as_fd(), &name, to.as_fd(), &name) {
+/// Moves those of `parts` that are still there.
+fn take(from: BorrowedFd<'_>, parts: &[&CStr], to: BorrowedFd<'_>) -> Fault<()> {
+    for part in parts {
+        match host::rename_new(from, part, to, part) {
             Ok(()) | Err(Host::NOENT) => {}
             Err(other) => return Err(other),
         }
     }
     Ok(())
-}
-
-fn with_sidecars(part: &CStr) -> Vec<CString> {
-    let suffixes: &[&str] = if part == c"metadata.db" { &["", "-wal", "-shm"] } else { &[""] };
-    let named = suffixes.iter().map(|suffix| [part.to_bytes(), suffix.as_bytes()].concat());
-    named.filter_map(|name| CString::new(name).ok()).collect()
 }
 
 /// The building of the new tree.
@@ -286,7 +275,7 @@ impl Copy<'_> {
                 && let Some((parent, first)) = self.linked.get(&host.ino)
             {
                 let (inner, there) = self.new.base.enroll(parent, first)?;
-                let (held, is_open) = self.new.base.hold(&inner)?;
+                let (held, is_open, _) = self.new.base.hold(&inner)?;
                 return self.link((held.as_fd(), is_open), &there, Some((parent, first)), record, at);
             }
             drop(self.new.store.create(at, record)?);
@@ -296,7 +285,7 @@ impl Copy<'_> {
             }
             return Ok(());
         }
-        let (held, is_open) = self.old.base.hold(&node.inner)?;
+        let (held, is_open, _) = self.old.base.hold(&node.inner)?;
         let first = self.linked.get(&host.ino);
         if first.is_none() {
             let object = Object { fd: held.as_fd(), is_open, place: Place::Nameless, host };

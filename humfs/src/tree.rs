@@ -16,6 +16,8 @@
 //! ```
 
 use crate::host::{self, Fault};
+use crate::store::shadow::ShadowStore;
+use crate::store::sqlite::SqliteStore;
 use crate::store::xattr::XattrStore;
 use crate::store::{Format, MetaStore};
 use crate::superblock::Superblock;
@@ -203,7 +205,8 @@ impl Tree {
         let shown = self.path.display();
         let cannot = |error: externfs::Error| UsageError(format!("'{shown}': cannot open its {} records: {error}", format.name()));
         Ok(match format {
-            Format::ShadowFs | Format::ShadowLink | Format::Sqlite => return Err(UsageError("not yet".into())),
+            Format::ShadowFs | Format::ShadowLink => Box::new(ShadowStore::open(self, format).map_err(cannot)?),
+            Format::Sqlite => Box::new(SqliteStore::open(self).map_err(cannot)?),
             Format::Xattr => Box::new(XattrStore::open(self).map_err(cannot)?),
         })
     }

@@ -176,6 +176,7 @@ impl Servers {
             process::die_with(parent);
             let serve = || {
                 confine()?;
+                process::keep_memory_small();
                 let stop = Stop::new().map_err(|e| Failure::io("cannot make an event", &e))?;
                 let Some(connect) = connect else { return serve::run_servers(&servers, &stop) };
                 let signals = process::catch_signals(&[Signal::SIGTERM])?;

@@ -262,6 +262,7 @@ fn serve(mount: FuseMount, job: &Job, background: Option<(Ready, Background)>) -
 fn serve_mount(mount: FuseMount, job: &Job, background: &mut Option<(Ready, Background)>) -> Result<()> {
     let sorted = &job.sorted;
     enter_sandbox(job.sandbox, sorted, &job.source, true)?;
+    process::keep_memory_small();
     let export = job.connect.connect().map_err(|e| Failure::new(format!("cannot open {}: {e}", job.source.display())))?;
     let point = mount.unmounter().point().to_owned();
     let usable = || {

@@ -1,4 +1,5 @@
-//! Processes: the crate's one place for `unsafe`.
+//! Processes, and what they ask of the C library: the crate's one place for
+//! `unsafe`.
 //!
 //! A server is a forked child, not a thread: it can then give up rights that
 //! its parent keeps. Forks happen only while the process has one thread, so
@@ -129,6 +130,48 @@ pub fn exit_code(status: WaitStatus) -> Option<i32> {
         _ => None,
     }
 }
+
+/// How long freed memory waits to be given back: what a kernel forgets comes in
+/// many messages.
+#[cfg(target_env = "gnu")]
+const TRIM_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Keeps the memory of this process, which is to become a server, near what it
+/// needs. Called before it has other threads, and inside its sandbox.
+///
+/// glibc gives each thread an arena of its own, and what one thread frees no
+/// other gets: each walk of a large tree took more. With one arena memory stays
+/// level. It keeps what is free in its midst unless told to give it back, which
+/// a thread does that sleeps until much has been forgotten.
+pub fn keep_memory_small() {
+    #[cfg(target_env = "gnu")]
+    {
+        let (wake, woken) = std::sync::mpsc::sync_channel(1);
+        if WAKE_TRIMMER.set(wake).is_err() {
+            return;
+        }
+        // SAFETY: sets a number in the allocator, under its own lock.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+        let trim = move || {
+            while woken.recv().is_ok() {
+                std::thread::sleep(TRIM_DELAY);
+                let _ = woken.try_recv();
+                // SAFETY: gives free pages back, under the allocator's lock.
+                unsafe { libc::malloc_trim(0) };
+            }
+        };
+        match std::thread::Builder::new().name("memory".into()).spawn(trim) {
+            Ok(_) => externfs::when_much_is_forgotten(|| {
+                // Full: it is awake already.
+                WAKE_TRIMMER.get().map(|wake| wake.try_send(()));
+            }),
+            Err(error) => tracing::warn!("memory that is freed will be kept: cannot start a thread: {error}"),
+        }
+    }
+}
+
+#[cfg(target_env = "gnu")]
+static WAKE_TRIMMER: std::sync::OnceLock<std::sync::mpsc::SyncSender<()>> = std::sync::OnceLock::new();
 
 /// Raises the soft limit of open files to the hard one: each file that a
 /// guest has open is one here.

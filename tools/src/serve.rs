@@ -178,6 +178,7 @@ fn ended_with(code: i32) -> Failure {
 
 fn serve(job: &Job, fuse: Option<FuseMount>) -> Result<()> {
     mount::enter_sandbox(job.sandbox, &job.sorted, &job.source, fuse.is_some())?;
+    process::keep_memory_small();
     let signals = process::catch_signals(&[Signal::SIGTERM])?;
     // Without a mount too: what is wrong with the source is to be said now and
     // not to the first guest.

@@ -58,6 +58,15 @@ fn in_the_foreground_a_signal_unmounts() {
     }
 }
 
+fn kill(pid: u32) {
+    assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success());
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:")).and_then(|above| above.trim().parse().ok())
+}
+
 #[test]
 fn a_server_that_dies_leaves_no_dead_mount() {
     if !can_mount() {
@@ -67,12 +76,7 @@ fn a_server_that_dies_leaves_no_dead_mount() {
     succeeds(&mut place.mount(&[]));
     let both = processes_with(&place.source().display().to_string());
     assert_eq!(both.len(), 2, "a supervisor and a server");
-    let kill = |pid: u32| assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success());
-    let parent = |pid: &u32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
-        status.lines().find_map(|line| line.strip_prefix("PPid:")).and_then(|ppid| ppid.trim().parse::<u32>().ok())
-    };
-    let server = *both.iter().find(|pid| parent(pid).is_some_and(|ppid| both.contains(&ppid))).expect("a server");
+    let server = *both.iter().find(|pid| parent(**pid).is_some_and(|ppid| both.contains(&ppid))).expect("a server");
     kill(server);
     eventually("the supervisor to unmount", || !place.is_mounted());
     eventually("the supervisor to end", || processes_with(&place.source().display().to_string()).is_empty());
@@ -81,12 +85,39 @@ fn a_server_that_dies_leaves_no_dead_mount() {
     // that this leaves is no obstacle to the next.
     succeeds(&mut place.mount(&[]));
     let both = processes_with(&place.source().display().to_string());
-    let supervisor = *both.iter().find(|pid| !parent(pid).is_some_and(|ppid| both.contains(&ppid))).expect("a supervisor");
+    let supervisor = *both.iter().find(|pid| !parent(**pid).is_some_and(|ppid| both.contains(&ppid))).expect("a supervisor");
     kill(supervisor);
     eventually("the server to end", || processes_with(&place.source().display().to_string()).is_empty());
     succeeds(&mut place.mount(&[]));
     assert_eq!(fs::read_to_string(place.point().join("hello")).expect("read"), "from the host\n");
     succeeds(&mut place.umount());
+}
+
+#[test]
+fn the_next_mount_works_however_short_ago_a_server_was_killed() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    succeeds(&mut place.mount(&[]));
+    for round in 0..30 {
+        let both = processes_with(&place.source().display().to_string());
+        let supervisor = both.iter().find(|pid| !parent(**pid).is_some_and(|above| both.contains(&above))).expect("a supervisor");
+        let server = both.iter().find(|pid| parent(**pid) == Some(*supervisor)).expect("a server");
+        match round % 3 {
+            0 => kill(*server),
+            1 => kill(*supervisor),
+            _ => {
+                kill(*server);
+                kill(*supervisor);
+            }
+        }
+        succeeds(&mut place.mount(&[]));
+        assert_eq!(fs::read_to_string(place.point().join("hello")).expect("read"), "from the host\n", "round {round}");
+        eventually("the dead to be gone", || processes_with(&place.source().display().to_string()).len() == 2);
+    }
+    succeeds(&mut place.umount());
+    assert!(!place.is_mounted());
 }
 
 #[test]

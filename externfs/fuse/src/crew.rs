@@ -10,9 +10,12 @@
 //!   tick, or
 //! * none was seen waiting for several ticks: there is work for two.
 //!
-//! A worker that finds another one waiting when it has answered goes to rest.
+//! Two never wait at once: who would be the second goes to rest, whether it has
+//! answered a request or was called just now. The foreman can call for nothing
+//! (a worker that the scheduler holds up looks like one at a long request), and
+//! a second reader would then stay for as long as no request comes.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,13 +36,13 @@ struct Rest {
 }
 
 /// The workers of one mount. What one of them does is between
-/// [`Crew::waiting`] and [`Crew::working`], for a request to come, and from
-/// there to the next `waiting`.
+/// [`Crew::stand_by`] and [`Crew::working`], waits for a request to come, and
+/// from there to the next `stand_by`, answers it.
 pub(crate) struct Crew {
     rest: Mutex<Rest>,
     wake: Condvar,
-    /// Workers that wait for a request.
-    readers: AtomicUsize,
+    /// A worker waits for a request.
+    reader: AtomicBool,
     /// Requests begun.
     begun: AtomicU64,
     asleep: AtomicBool,
@@ -48,12 +51,11 @@ pub(crate) struct Crew {
 }
 
 impl Crew {
-    /// Of `workers`, the calling thread among them; all but one begin at rest.
     pub(crate) fn new() -> Crew {
         Crew {
             rest: Mutex::default(),
             wake: Condvar::new(),
-            readers: AtomicUsize::new(0),
+            reader: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             asleep: AtomicBool::new(false),
             foreman: Mutex::default(),
@@ -66,7 +68,7 @@ impl Crew {
     }
 
     /// Rests until called. False when it is over.
-    pub(crate) fn rest_until_called(&self) -> bool {
+    fn rest_until_called(&self) -> bool {
         let mut rest = self.rest();
         rest.resting += 1;
         while rest.called == 0 && !rest.over {
@@ -77,24 +79,25 @@ impl Crew {
         !rest.over
     }
 
-    /// The caller is about to wait for a request.
-    pub(crate) fn waiting(&self) {
-        self.readers.fetch_add(1, Ordering::SeqCst);
+    /// Returns true when the caller is the one to wait for a request, and
+    /// until then lets it rest; false when it is over.
+    pub(crate) fn stand_by(&self) -> bool {
+        while self.reader.swap(true, Ordering::SeqCst) {
+            if !self.rest_until_called() {
+                return false;
+            }
+        }
+        true
     }
 
-    /// It has one.
+    /// It has a request.
     pub(crate) fn working(&self) {
-        self.readers.fetch_sub(1, Ordering::SeqCst);
+        self.reader.store(false, Ordering::SeqCst);
         self.begun.fetch_add(1, Ordering::SeqCst);
         if self.asleep.swap(false, Ordering::SeqCst) {
             let _turn = self.foreman.lock().unwrap_or_else(PoisonError::into_inner);
             self.wake_foreman.notify_one();
         }
-    }
-
-    /// Whether the caller, having answered, should rest: others wait.
-    pub(crate) fn is_spare(&self) -> bool {
-        self.readers.load(Ordering::SeqCst) > 0
     }
 
     fn call_one(&self) {
@@ -118,7 +121,7 @@ impl Crew {
         let (mut before, mut busy, mut idle) = (0, 0, 0);
         while !self.rest().over {
             let begun = self.begun.load(Ordering::SeqCst);
-            let nobody_waits = self.readers.load(Ordering::SeqCst) == 0;
+            let nobody_waits = !self.reader.load(Ordering::SeqCst);
             busy = if nobody_waits { busy + 1 } else { 0 };
             idle = if nobody_waits || begun != before { 0 } else { idle + 1 };
             if nobody_waits && (begun == before || busy >= SATURATED_TICKS) {
@@ -145,6 +148,7 @@ impl Crew {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicUsize;
     use std::sync::mpsc;
     use std::thread;
 
@@ -155,22 +159,15 @@ mod tests {
         let (send, receive) = mpsc::channel::<Duration>();
         let receive = Mutex::new(receive);
         thread::scope(|scope| {
-            for number in 0..3 {
+            for _ in 0..3 {
                 let (crew, receive, answered) = (&crew, &receive, &answered);
                 scope.spawn(move || {
-                    if number > 0 && !crew.rest_until_called() {
-                        return;
-                    }
-                    loop {
-                        crew.waiting();
+                    while crew.stand_by() {
                         let request = receive.lock().unwrap().recv();
                         crew.working();
                         let Ok(request) = request else { return crew.end() };
                         thread::sleep(request);
                         answered.fetch_add(1, Ordering::SeqCst);
-                        if crew.is_spare() && !crew.rest_until_called() {
-                            return;
-                        }
                     }
                 });
             }
@@ -199,6 +196,20 @@ mod tests {
             }
             until("all answered", || answered.load(Ordering::SeqCst) == 100);
             until("two rest again", || crew.rest().resting == 2);
+        });
+    }
+
+    #[test]
+    fn one_called_for_nothing_rests_again() {
+        with_crew(|crew, send, answered| {
+            until("two rest", || crew.rest().resting == 2);
+            for _ in 0..20 {
+                crew.call_one();
+                until("the call is heard", || crew.rest().called == 0);
+                until("two rest again", || crew.rest().resting == 2);
+            }
+            send.send(Duration::ZERO).unwrap();
+            until("answered", || answered.load(Ordering::SeqCst) == 1);
         });
     }
 

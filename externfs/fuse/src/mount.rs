@@ -20,7 +20,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What `findmnt -t` shows.
 const KIND: &str = "fuse.externfs";
@@ -31,6 +31,13 @@ const MAX_READ: u32 = 1 << 20;
 /// How long a FUSE mount that is in the way may take to answer before it
 /// counts as alive but stuck.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an externfs that still answers is looked at again before it counts
+/// as alive: one whose supervisor was killed follows it some moments later.
+const DYING: Duration = Duration::from_millis(100);
+
+/// How long a dead externfs that we may not detach has to vanish.
+const VANISHING: Duration = Duration::from_secs(1);
 
 /// How often a dead mount may lie on top of another.
 const STALE_MAX: usize = 16;
@@ -218,20 +225,17 @@ fn place_error(point: &Path, error: io::Error) -> MountError {
 /// The real path of a directory to mount on, cleared of dead mounts.
 fn clear_place(point: &Path) -> Result<PathBuf, MountError> {
     let mut place = absolute(point)?;
-    for _ in 0..STALE_MAX {
+    let mut patience = Patience::new();
+    while patience.steps < STALE_MAX {
         if let Some(entry) = mountinfo::topmost(&place).map_err(MountError::NoProc)?
             && entry.is_fuse()
         {
-            if !is_dead(&place) {
-                let source = entry.source.to_string_lossy().into_owned();
-                return Err(MountError::InUse { point: place, kind: entry.kind, source });
-            }
-            tracing::warn!("a dead mount ({}) lay on {}: detached", entry.kind, place.display());
-            detach(&place, true)?;
+            clear_mount(&place, entry, &mut patience)?;
             continue;
         }
         let about = fs::symlink_metadata(&place).map_err(|error| place_error(point, error))?;
         if about.is_symlink() {
+            patience.steps += 1;
             place = fs::canonicalize(&place).map_err(|error| place_error(point, error))?;
             continue;
         }
@@ -241,6 +245,57 @@ fn clear_place(point: &Path) -> Result<PathBuf, MountError> {
         return Ok(place);
     }
     Err(MountError::Unusable(place, io::Error::from_raw_os_error(libc::ELOOP)))
+}
+
+/// What of the time for clearing a place is used up.
+struct Patience {
+    begun: Instant,
+    /// Links followed, and mounts that went or were sent away.
+    steps: usize,
+}
+
+impl Patience {
+    fn new() -> Patience {
+        Patience { begun: Instant::now(), steps: 0 }
+    }
+
+    /// Waits a moment; false when `limit` has passed since the beginning.
+    fn wait(&self, limit: Duration) -> bool {
+        let left = self.begun.elapsed() < limit;
+        if left {
+            thread::sleep(Duration::from_millis(5));
+        }
+        left
+    }
+}
+
+/// Takes `entry` away from `place` if it is dead. Returns when there may be
+/// something else on top, or when it is worth another look.
+fn clear_mount(place: &Path, entry: MountEntry, patience: &mut Patience) -> Result<(), MountError> {
+    let is_ours = entry.kind == KIND;
+    if !is_dead(place) {
+        let now = mountinfo::topmost(place).map_err(MountError::NoProc)?;
+        if now.is_none_or(|now| now.id != entry.id) {
+            // A supervisor was faster, and what answered was what lies below.
+            patience.steps += 1;
+            return Ok(());
+        }
+        if is_ours && patience.wait(DYING) {
+            return Ok(());
+        }
+        let source = entry.source.to_string_lossy().into_owned();
+        return Err(MountError::InUse { point: place.to_owned(), kind: entry.kind, source });
+    }
+    match detach(place, true) {
+        Ok(()) => {
+            tracing::warn!("a dead mount ({}) lay on {}: detached", entry.kind, place.display());
+            patience.steps += 1;
+            Ok(())
+        }
+        // Not ours to detach, but its supervisor may be about to.
+        Err(_) if is_ours && patience.wait(VANISHING) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether the server of the FUSE mount at `point` is gone. statfs(2) is never

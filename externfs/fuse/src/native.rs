@@ -128,7 +128,7 @@ impl Native {
             let mut others = Vec::new();
             for (number, mut worker) in workers.into_iter().enumerate() {
                 let (named, crew) = (thread::Builder::new().name(format!("fuse-{}", number + 1)), &crew);
-                others.push(named.spawn_scoped(scope, move || if crew.rest_until_called() { worker.serve(crew) } else { Ok(()) })?);
+                others.push(named.spawn_scoped(scope, move || worker.serve(crew))?);
             }
             if !others.is_empty() {
                 thread::Builder::new().name("fuse-foreman".into()).spawn_scoped(scope, || crew.oversee())?;
@@ -175,8 +175,7 @@ impl Worker {
     }
 
     fn serve_in(&mut self, crew: &Crew) -> io::Result<()> {
-        loop {
-            crew.waiting();
+        while crew.stand_by() {
             let len = self.device.read(&mut self.request);
             crew.working();
             let len = len?;
@@ -184,10 +183,8 @@ impl Worker {
                 return Ok(());
             }
             self.answer(len);
-            if crew.is_spare() && !crew.rest_until_called() {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     /// Before there is a crew: the handshake.

@@ -186,6 +186,26 @@ fn the_mount_of_a_killed_server_is_cleared() {
     assert!(matches!(unmount(&point, false), Err(MountError::NotMounted(_))));
 }
 
+#[test]
+fn a_server_that_is_about_to_die_is_not_in_the_way() {
+    if !can_mount() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let (host, point) = (place.path().join("host"), place.path().join("mnt"));
+    fs::create_dir(&host).unwrap();
+    fs::create_dir(&point).unwrap();
+    let mut server = Server::start(&host, &point, "", None);
+    let killing = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        server.kill();
+        std::mem::forget(server);
+    });
+    let next = FuseMount::mount("next".as_ref(), &point, &MountOptions::default()).unwrap();
+    killing.join().unwrap();
+    assert!(next.unmounter().is_mounted());
+}
+
 /// nobody: fusermount3 wants a user that has a name.
 const USER: u32 = 65534;
 

@@ -91,7 +91,7 @@ impl<F: ExternFs> Export for Session<F> {
         let node = self.node(id)?;
         let open = self.file_of(&node, handle)?;
         let attr = self.fs().attr(&node.node, open.as_ref().map(|open| &open.file))?;
-        self.bridge.table.told(&node);
+        self.lookups.told(id);
         Ok((attr, attr_ttl(&self.cache_policy(), &attr)))
     }
 
@@ -114,7 +114,7 @@ impl<F: ExternFs> Export for Session<F> {
     fn access(&self, caller: &Caller, id: NodeId, wanted: Access) -> Result<()> {
         span!("access", id = id, wanted = wanted);
         let node = self.node(id)?;
-        let changes = matches!(node.kind, FileKind::Regular | FileKind::Directory | FileKind::Symlink);
+        let changes = matches!(node.kind(), FileKind::Regular | FileKind::Directory | FileKind::Symlink);
         if wanted.contains(Access::WRITE) && changes {
             self.check_writable()?;
         }
@@ -167,7 +167,7 @@ impl<F: ExternFs> Export for Session<F> {
         span!("inode_flags", id = id);
         let node = self.node(id)?;
         // A directory's handle names a listing, which adds nothing to its node.
-        let open = if node.kind == FileKind::Regular { self.file_of(&node, handle)? } else { None };
+        let open = if node.kind() == FileKind::Regular { self.file_of(&node, handle)? } else { None };
         self.fs().inode_flags(&node.node, open.as_ref().map(|open| &open.file))
     }
 
@@ -175,7 +175,7 @@ impl<F: ExternFs> Export for Session<F> {
         span!("set_inode_flags", id = id);
         self.check_writable()?;
         let node = self.node(id)?;
-        let open = if node.kind == FileKind::Regular { self.file_of(&node, handle)? } else { None };
+        let open = if node.kind() == FileKind::Regular { self.file_of(&node, handle)? } else { None };
         self.fs().set_inode_flags(caller, &node.node, open.as_ref().map(|open| &open.file), flags)
     }
 
@@ -187,7 +187,7 @@ impl<F: ExternFs> Export for Session<F> {
         }
         let (node, attr) = self.fs().make(caller, &parent.node, name, new, mode)?;
         let entry = self.admit(node, attr, Some(&parent));
-        self.tell_name(parent.id, name);
+        self.tell_name(parent.id(), name);
         Ok(entry)
     }
 
@@ -195,12 +195,12 @@ impl<F: ExternFs> Export for Session<F> {
         span!("link", id = id, parent = parent, name = name);
         let parent = self.writable_directory(parent, name)?;
         let node = self.node(id)?;
-        if node.kind == FileKind::Directory {
+        if node.kind() == FileKind::Directory {
             return Err(Errno::EPERM.into());
         }
         let attr = self.fs().link(caller, &node.node, &parent.node, name)?;
         self.lookups.remember(&node);
-        self.tell_name(parent.id, name);
+        self.tell_name(parent.id(), name);
         self.tell_node(id, false);
         Ok(self.entry(&node, attr, Some(&parent)))
     }
@@ -238,7 +238,7 @@ impl<F: ExternFs> Export for Session<F> {
             self.check_writable()?;
         }
         let node = self.node(id)?;
-        match node.kind {
+        match node.kind() {
             FileKind::Regular => {}
             FileKind::Directory => return Err(Errno::EISDIR.into()),
             FileKind::Symlink => return Err(Errno::ELOOP.into()),
@@ -259,7 +259,7 @@ impl<F: ExternFs> Export for Session<F> {
         self.files.check_room()?;
         let created = self.fs().create(caller, &parent.node, name, flags)?;
         let answer = self.admit_created(created, &parent, flags)?;
-        self.tell_name(parent.id, name);
+        self.tell_name(parent.id(), name);
         Ok(answer)
     }
 
@@ -290,7 +290,7 @@ impl<F: ExternFs> Export for Session<F> {
         }
         check_range(offset, source.remaining() as u64)?;
         let written = self.fs().write(&open.file, offset, source, flags)?;
-        self.tell_node(open.node.id, true);
+        self.tell_node(open.node.id(), true);
         Ok(written)
     }
 
@@ -330,7 +330,7 @@ impl<F: ExternFs> Export for Session<F> {
         }
         check_range(offset, length)?;
         self.fs().fallocate(&open.file, offset, length, flags)?;
-        self.tell_node(open.node.id, true);
+        self.tell_node(open.node.id(), true);
         Ok(())
     }
 
@@ -353,7 +353,7 @@ impl<F: ExternFs> Export for Session<F> {
         check_range(from.1, length)?;
         check_range(to.1, length)?;
         let copied = self.fs().copy_range((&source.file, from.1), (&target.file, to.1), length)?;
-        self.tell_node(target.node.id, true);
+        self.tell_node(target.node.id(), true);
         Ok(copied)
     }
 
@@ -420,7 +420,9 @@ impl<F: ExternFs> Export for Session<F> {
             match self.fs().lookup(&open.node.node, name) {
                 Ok((node, attr)) => {
                     let known = self.admit(node, attr, Some(&open.node));
-                    listing.put(&entry, Some(&known));
+                    // What the attributes say is surer than a record of the
+                    // host, which may say nothing or mean another thing.
+                    listing.put(&DirEntry { kind: Some(attr.kind), ..entry }, Some(&known));
                 }
                 // Gone since the host listed it.
                 Err(error) if error.errno() == Errno::ENOENT => {}

@@ -2,7 +2,6 @@
 
 use crate::testing::*;
 use externfs::*;
-use std::ffi::CString;
 use std::os::fd::AsFd;
 
 #[test]
@@ -270,7 +269,7 @@ fn names_that_lead_into_a_ring_do_not_hang() {
     assert_eq!(b_in_a.key(), a.key());
     // The host turns the two around, and an overtaken look-up says that `a` is
     // still above itself.
-    export.fs.settle(&b_in_a, b.clone(), CString::new("x").unwrap().into_boxed_c_str());
+    export.fs.settle(&b_in_a, b.clone(), c"x");
     assert!(export.fs.attr(&b, None).is_ok(), "the claim was not believed");
     assert!(export.fs.jail.contains(export.fs.dir(&b).unwrap().as_fd()).unwrap());
 }

@@ -1,5 +1,339 @@
-//! The `sqlite` format.
+//! The `sqlite` format: records are rows of one database, `humfs/metadata.db`,
+//! found by the name of their object, so that the file goes along with a copy
+//! of the tree.
+//!
+//! # Order
+//! A change is written into a log beside the database (`log.rs`), then the
+//! host's step is done, then the rows are written; transactions are committed
+//! in batches. Whoever opens the database for writing carries out what the log
+//! has beyond it. Only for changes that were under way when the writer died it
+//! has to look at the data tree, whether the host's step was done: then the
+//! rows follow, else the change never was. So nothing is ever taken back.
+//!
+//! * A host's step that fails leaves a record in the log that says so.
+//! * SQLite that fails (a full disk, say) is closed; opening it again is the
+//!   same as after a death.
+//! * The log is what makes records durable: [`MetaStore::sync_record`] waits
+//!   for it alone, and a part of it is written over only when the database has
+//!   it for good.
+//! * After a crash of the host, which may lose either side's latest changes,
+//!   the whole tree is walked once (`reconcile.rs`).
+//!
+//! # Processes
+//! SQLite's locks do not survive a fork. [`SqliteStore::open`] opens no
+//! database, and [`MetaStore::recover`] closes it again: after both a server
+//! may fork. The first other call opens it for good.
+//!
+//! Readers beside a writer see the last batch, which is a second old at most.
+//!
+//! # Locks
+//! ```text
+//! Shared::state       for each change twice, without waiting for the disk
+//!   Signal::wish      for a moment
+//!   Flusher::thread   while the thread starts
+//! ```
+
+mod change;
+mod database;
+mod flusher;
+mod log;
+mod plan;
+mod reconcile;
+mod recovery;
+mod rows;
+mod session;
+mod shared;
+#[cfg(test)]
+mod tests;
+
+use super::{At, Facts, Format, Loaded, MetaStore, Object, Place, Recovered, Renaming};
+use crate::host::{self, damaged, fault};
+use crate::record::Record;
+use crate::tree::{Access, Tree};
+use change::Change;
+use externfs::{Attr, Errno, FileKind, Result};
+use flusher::Flusher;
+use hostfs::Inode;
+use log::{Outcome, Ticket};
+use rustix::fs::{AtFlags, FileType, OFlags, RenameFlags, StatxFlags};
+use session::{Session, Site};
+use shared::{Shared, State};
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
 
 /// See the [module](self).
 #[derive(Debug)]
-pub struct SqliteStore;
+pub struct SqliteStore {
+    flusher: Flusher,
+    shared: Arc<Shared>,
+}
+
+impl SqliteStore {
+    /// Of `tree`.
+    ///
+    /// # Errors
+    /// The database is damaged, missing, or not humfs's.
+    pub fn open(tree: &Tree) -> Result<SqliteStore> {
+        let control = tree.control().ok_or_else(|| damaged("humfs/ is missing: put it back from a backup"))?;
+        let dup = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(externfs::Error::from);
+        let root = rustix::fs::fstat(tree.data()).map_err(fault("looking at data/"))?.st_ino;
+        // In a tree without files there is nothing that a database could have known.
+        let is_expected = tree.superblock().format == Format::Sqlite
+            && !database::exists(control)?
+            && !host::names(tree.data()).map_err(fault("reading data/"))?.is_empty();
+        let site =
+            Site { control: dup(control)?, data: dup(tree.data())?, root, boot: database::boot(), access: tree.access(), is_expected };
+        if site.access == Access::Read {
+            recovery::settle_first(&site)?;
+        }
+        match (database::exists(control)?, site.access) {
+            // That it is damaged is to be known now, not at the first use.
+            (true, _) => drop(database::open_to_read(control)?),
+            (false, Access::Write) if !is_expected => {}
+            (false, _) => return Err(database::missing()),
+        }
+        Ok(SqliteStore { flusher: Flusher::default(), shared: Arc::new(Shared { site, state: Mutex::default() }) })
+    }
+
+    /// Carries a change out: `plan` says what, `host` does the host's step if
+    /// there is one.
+    fn change<T>(
+        &self,
+        plan: impl FnOnce(&mut Session, &Site) -> Result<Change>,
+        host: impl FnOnce() -> Result<(T, Outcome)>,
+    ) -> Result<T> {
+        let mut state = self.shared.lock();
+        let planned = self.write_down(&mut state, plan);
+        let (change, ticket) = match planned {
+            Ok((change, Some(ticket))) => (change, ticket),
+            Ok((_, None)) => {
+                drop(state);
+                return host().map(|(value, _)| value);
+            }
+            Err(error) => {
+                self.end_of_change(&mut state);
+                return Err(error);
+            }
+        };
+        state.in_flight.insert(ticket.seq);
+        drop(state);
+        let done = host();
+        let mut state = self.shared.lock();
+        let settled = match &done {
+            Ok((_, outcome)) => state.settle(&self.shared.site, ticket, &change, outcome),
+            Err(_) => {
+                state.give_up(ticket);
+                Ok(())
+            }
+        };
+        state.in_flight.remove(&ticket.seq);
+        self.end_of_change(&mut state);
+        settled.and(done.map(|(value, _)| value))
+    }
+
+    /// A change that is nobody's but the database's.
+    fn change_rows(&self, plan: impl FnOnce(&mut Session, &Site) -> Result<Change>) -> Result<()> {
+        let mut state = self.shared.lock();
+        let changed = match self.write_down(&mut state, plan) {
+            Ok((change, Some(ticket))) => state.settle(&self.shared.site, ticket, &change, &Outcome::default()),
+            other => other.map(drop),
+        };
+        self.end_of_change(&mut state);
+        changed
+    }
+
+    fn write_down(&self, state: &mut State, plan: impl FnOnce(&mut Session, &Site) -> Result<Change>) -> Result<(Change, Option<Ticket>)> {
+        let site = &self.shared.site;
+        if site.access == Access::Read {
+            return Err(Errno::EROFS.into());
+        }
+        let session = state.session(site)?;
+        let change = plan(session, site)?;
+        let ticket = if change.steps.is_empty() { None } else { Some(session.write_down(site, &change)?) };
+        Ok((change, ticket))
+    }
+
+    /// After each change.
+    fn end_of_change(&self, state: &mut State) {
+        let Some(session) = &state.session else { return };
+        let (is_full, is_overdue) = (session.is_full(), session.is_overdue());
+        if is_full {
+            state.commit();
+        }
+        // The flusher cannot keep up, or there is none.
+        if is_overdue && let Err(error) = state.end_wal() {
+            tracing::warn!("{error}");
+        }
+        if !std::mem::replace(&mut state.is_awaited, true) {
+            self.flusher.wake(&self.shared);
+        }
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.flusher.stop();
+        let session = self.shared.lock().session.take();
+        if let Some(Err(error)) = session.map(|session| session.close(&self.shared.site)) {
+            tracing::warn!("{error}; what is missing is in the log");
+        }
+    }
+}
+
+/// What statx(2) says of an object that has just been made.
+fn outcome(fd: BorrowedFd<'_>) -> Result<Outcome> {
+    let wanted = StatxFlags::INO | StatxFlags::BTIME | StatxFlags::CTIME;
+    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, wanted).map_err(fault("looking at what was made"))?;
+    Ok(Outcome::of(&stat))
+}
+
+/// Makes what stands for an object with `record`; nothing if it fails.
+fn make(at: &At<'_>, record: &Record) -> Result<(OwnedFd, Outcome)> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
+    let failed = || fault("creating a file");
+    let (opened, undo) = match record.kind {
+        FileKind::Regular => (Some(host::open_file(at.dir, at.name, flags).map_err(failed())?), AtFlags::empty()),
+        FileKind::Directory => {
+            rustix::fs::mkdirat(at.dir, at.name, host::DIR_MODE).map_err(failed())?;
+            (None, AtFlags::REMOVEDIR)
+        }
+        FileKind::Symlink => {
+            rustix::fs::symlinkat(record.target.as_deref().unwrap_or_default(), at.dir, at.name).map_err(failed())?;
+            (None, AtFlags::empty())
+        }
+        _ => {
+            rustix::fs::mknodat(at.dir, at.name, FileType::RegularFile, host::FILE_MODE, 0).map_err(failed())?;
+            (None, AtFlags::empty())
+        }
+    };
+    let made = match opened {
+        Some(fd) => Ok(fd),
+        None => host::child(at.dir, at.name).map_err(failed()),
+    };
+    made.and_then(|fd| outcome(fd.as_fd()).map(|outcome| (fd, outcome))).inspect_err(|_| {
+        // We may be out of descriptors.
+        let _ = rustix::fs::unlinkat(at.dir, at.name, undo);
+    })
+}
+
+/// For a host's step that makes nothing.
+fn nothing_made(done: Result<()>) -> Result<((), Outcome)> {
+    done.map(|()| ((), Outcome::default()))
+}
+
+impl MetaStore for SqliteStore {
+    fn format(&self) -> Format {
+        Format::Sqlite
+    }
+
+    fn load(&self, at: &At<'_>, host: &Attr) -> Result<Loaded> {
+        let mut state = self.shared.lock();
+        let session = state.session(&self.shared.site)?;
+        let record = match session.number(at.parent, &self.shared.site)? {
+            Some(parent) => rows::record(session.conn(), parent, at.name.to_bytes())?,
+            None => None,
+        };
+        // A record of another type is that of an object that is gone.
+        let record = match record.filter(|record| rows::fits(record.kind, host.kind)) {
+            None => plan::other_name(session, host)?.map(|ino| rows::record_of(session.conn(), ino)).transpose()?.flatten(),
+            some => some,
+        };
+        Ok(record.map_or(Loaded::Absent, Loaded::Record))
+    }
+
+    fn load_root(&self, _root: BorrowedFd<'_>, _host: &Attr) -> Result<Loaded> {
+        let mut state = self.shared.lock();
+        let record = rows::record_of(state.session(&self.shared.site)?.conn(), rows::ROOT)?;
+        Ok(record.map_or(Loaded::Absent, Loaded::Record))
+    }
+
+    fn save(&self, object: &Object<'_>, record: &Record) -> Result<()> {
+        host::touch_ctime(object.fd).map_err(fault("touching a file"))?;
+        if matches!(object.place, Place::Nameless) {
+            return Ok(());
+        }
+        self.change_rows(|session, site| plan::save(session, site, object, record))
+    }
+
+    fn create(&self, at: &At<'_>, record: &Record) -> Result<OwnedFd> {
+        self.change(|session, site| plan::create(session, site, at, record), || make(at, record))
+    }
+
+    fn create_unnamed(&self, dir: BorrowedFd<'_>, _record: &Record) -> Result<OwnedFd> {
+        host::unnamed(dir).map_err(fault("creating a file"))
+    }
+
+    fn link(&self, object: &Object<'_>, to: &At<'_>, record: &Record) -> Result<()> {
+        self.change(
+            |session, site| plan::link(session, site, object, to, record),
+            || nothing_made(host::link_fd(object.fd, to.dir, to.name).map_err(fault("linking a file"))),
+        )
+    }
+
+    fn remove(&self, at: &At<'_>, victim: Facts) -> Result<()> {
+        let flags = if victim.kind == FileKind::Directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        self.change(
+            |session, site| plan::remove(session, site, at, victim),
+            || nothing_made(rustix::fs::unlinkat(at.dir, at.name, flags).map_err(fault("removing a name"))),
+        )
+    }
+
+    fn rename(&self, from: &At<'_>, to: &At<'_>, how: &Renaming) -> Result<()> {
+        let mut flags = RenameFlags::empty();
+        flags.set(RenameFlags::EXCHANGE, how.exchange);
+        flags.set(RenameFlags::NOREPLACE, how.no_replace);
+        self.change(
+            |session, site| plan::rename(session, site, (from, to), how),
+            || nothing_made(rustix::fs::renameat_with(from.dir, from.name, to.dir, to.name, flags).map_err(fault("renaming"))),
+        )
+    }
+
+    fn sync_record(&self, object: &Object<'_>) -> Result<()> {
+        if matches!(object.place, Place::Nameless) || self.shared.site.access == Access::Read {
+            return Ok(());
+        }
+        // Nobody else is to wait for the disk.
+        let files = self.shared.lock().session(&self.shared.site)?.log()?.files();
+        files.iter().try_for_each(|file| rustix::fs::fdatasync(file).map_err(fault("fdatasync of humfs/metadata.log")))
+    }
+
+    fn sync(&self) -> Result<()> {
+        // The log is one of the files that the caller is about to sync; this
+        // is for those who look at the database.
+        if self.shared.site.access == Access::Write {
+            self.shared.lock().commit();
+        }
+        Ok(())
+    }
+
+    fn recover(&self, _root: &Arc<Inode>) -> Result<Recovered> {
+        let mut state = self.shared.lock();
+        state.session(&self.shared.site)?;
+        let in_flight = state.in_flight.first().copied();
+        if let Some(mut session) = state.session.take() {
+            session.commit(in_flight)?;
+        }
+        Ok(std::mem::take(&mut state.recovered))
+    }
+
+    fn recorded_names(&self, dir: &Arc<Inode>, emit: &mut dyn FnMut(&CStr)) -> Result<()> {
+        let names = {
+            let mut state = self.shared.lock();
+            let session = state.session(&self.shared.site)?;
+            match session.number(dir, &self.shared.site)? {
+                Some(number) => rows::names(session.conn(), number)?,
+                None => Vec::new(),
+            }
+        };
+        for (name, _) in names {
+            let name = CString::new(name).map_err(|_| damaged("humfs/metadata.db: a name contains NUL"))?;
+            emit(&name);
+        }
+        Ok(())
+    }
+
+    fn discard(&self, at: &At<'_>) -> Result<()> {
+        self.change_rows(|session, site| plan::discard(session, site, at))
+    }
+}

@@ -1,0 +1,170 @@
+//! The classic lines, as files or as links.
+//!
+//! * A **file** is rewritten in place, since hard-linked names share it: one
+//!   write, which a killed process has done or not. What an old line was
+//!   longer is overwritten with LFs in that write and cut off after it.
+//! * A **link** has the line without its LF for a target, and is replaced. Two
+//!   names cannot share one that way, so an object with several has a file,
+//!   also in the `shadow_link` format.
+
+use super::stage::Stage;
+use crate::host::{self, Fault, damaged, fault};
+use crate::path;
+use crate::record::{LINE_MAX, Record};
+use externfs::{Attr, FileKind, GuestGid, GuestUid, Mode, Result};
+use rustix::fs::OFlags;
+use rustix::io::Errno as Host;
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// How new records are kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Style {
+    /// `shadow_fs`
+    File,
+    /// `shadow_link`
+    Link,
+}
+
+/// The record called `name` in `dir`; `host` is the object's. None if there
+/// is none.
+///
+/// # Errors
+/// EIO for what is no record.
+pub(super) fn read(style: Style, dir: BorrowedFd<'_>, name: &CStr, host: &Attr) -> Result<Option<Record>> {
+    let Some(text) = read_text(style, dir, name)? else { return Ok(None) };
+    // Blocks that the host had not written yet when the power failed.
+    if text.iter().all(|&byte| byte == 0) {
+        return Ok(Some(unwritten(host.kind)));
+    }
+    let why = |why| damaged(format!("the record of '{}' (inode {}): {why}", path::shown(name), host.ino));
+    let mut record = Record::from_line(&text, host.kind).map_err(why)?;
+    if record.kind.is_device() && host.kind == record.kind {
+        // The old humfsify left the node itself and got big numbers wrong.
+        record.device = host.device;
+    }
+    Ok(Some(record))
+}
+
+/// The record of what was made so shortly before a power failure that its own
+/// did not reach the disk: nobody but root may come near.
+fn unwritten(kind: FileKind) -> Record {
+    let mode = match kind {
+        FileKind::Directory => 0o700,
+        FileKind::Symlink => 0o777,
+        _ => 0o600,
+    };
+    Record::new(kind, Mode::new(mode), GuestUid(0), GuestGid(0))
+}
+
+fn read_text(style: Style, dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
+    if style == Style::Link {
+        match rustix::fs::readlinkat(dir, name, Vec::with_capacity(2 * LINE_MAX)) {
+            Ok(text) => return Ok(Some(text.into_bytes())),
+            Err(Host::NOENT) => return Ok(None),
+            // No link: the object has several names, or had.
+            Err(Host::INVAL) => {}
+            Err(other) => return Err(fault("reading a record")(other)),
+        }
+    }
+    let file = match host::open_file(dir, name, OFlags::RDONLY) {
+        Ok(file) => file,
+        Err(Host::NOENT) => return Ok(None),
+        Err(host) => return Err(no_file(name, host)),
+    };
+    let mut text = vec![0; 2 * LINE_MAX];
+    match rustix::io::pread(&file, text.as_mut_slice(), 0) {
+        Ok(0) => {
+            size(&file, name)?;
+            Ok(Some(Vec::new()))
+        }
+        Ok(len) => Ok(text.get(..len).map(<[u8]>::to_vec)),
+        // The mirror of a directory that is no more.
+        Err(Host::ISDIR) => Ok(None),
+        Err(Host::SPIPE) => Err(no_file(name, Host::NXIO)),
+        Err(other) => Err(fault("reading a record")(other)),
+    }
+}
+
+/// Why the file `name` did not open.
+fn no_file(name: &CStr, host: Host) -> externfs::Error {
+    match host {
+        Host::LOOP => damaged(format!("the record '{}' is a symbolic link", path::shown(name))),
+        Host::NXIO => damaged(format!("the record '{}' is no regular file", path::shown(name))),
+        other => fault("opening a record")(other),
+    }
+}
+
+/// The size of the regular file that a record must be.
+fn size(file: &OwnedFd, name: &CStr) -> Result<usize> {
+    let stat = rustix::fs::fstat(file).map_err(fault("looking at a record"))?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(damaged(format!("the record '{}' is no regular file", path::shown(name))));
+    }
+    Ok(usize::try_from(stat.st_size).unwrap_or(usize::MAX))
+}
+
+/// Makes the record `name`, which must not exist, for an object that is not
+/// there yet: half of it would be seen by nobody.
+pub(super) fn make(style: Style, dir: BorrowedFd<'_>, name: &CStr, line: &str) -> Fault<()> {
+    match style {
+        Style::Link => rustix::fs::symlinkat(line.trim_end(), dir, name),
+        Style::File => {
+            let file = host::open_file(dir, name, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY)?;
+            host::write_all(file.as_fd(), line.as_bytes())
+        }
+    }
+}
+
+/// Writes the record `name` of an object that is there, over the one before if
+/// there is one; false if a directory is in the way. `shared`: the object has
+/// other names, which share the record.
+pub(super) fn write(style: Style, stage: &Stage, dir: BorrowedFd<'_>, name: &CStr, line: &str, shared: bool) -> Result<bool> {
+    let placed = |put| match put {
+        Err(Host::ISDIR) => Ok(false),
+        Err(other) => Err(fault("replacing a record")(other)),
+        Ok(()) => Ok(true),
+    };
+    let put_link = || placed(stage.put_link(line.trim_end().as_bytes(), dir, name));
+    if style == Style::Link && !shared {
+        return put_link();
+    }
+    match host::open_file(dir, name, OFlags::WRONLY) {
+        Ok(file) => rewrite(&file, name, line).map(|()| true),
+        Err(Host::NOENT) => placed(stage.put_file(line.as_bytes(), dir, name)),
+        Err(Host::ISDIR) => Ok(false),
+        // Its second name was not given by us.
+        Err(Host::LOOP) if style == Style::Link => put_link(),
+        Err(host) => Err(no_file(name, host)),
+    }
+}
+
+/// In place.
+fn rewrite(file: &OwnedFd, name: &CStr, line: &str) -> Result<()> {
+    let failed = fault("rewriting a record");
+    let before = size(file, name)?;
+    let mut bytes = line.as_bytes().to_vec();
+    // To the original's reader an LF is a blank, a leftover digit is not.
+    bytes.resize(bytes.len().max(before.min(2 * LINE_MAX)), b'\n');
+    host::write_all(file.as_fd(), &bytes).map_err(&failed)?;
+    if before > line.len() {
+        rustix::fs::ftruncate(file, line.len() as u64).map_err(&failed)?;
+    }
+    Ok(())
+}
+
+/// Makes sure that names can share the record `name`, if there is one.
+pub(super) fn make_shareable(style: Style, stage: &Stage, dir: BorrowedFd<'_>, name: &CStr) -> Fault<()> {
+    if style == Style::File {
+        return Ok(());
+    }
+    match rustix::fs::readlinkat(dir, name, Vec::with_capacity(2 * LINE_MAX)) {
+        Ok(text) => {
+            let mut line = text.into_bytes();
+            line.push(b'\n');
+            stage.put_durable_file(&line, dir, name)
+        }
+        Err(Host::INVAL | Host::NOENT) => Ok(()),
+        Err(other) => Err(other),
+    }
+}

@@ -1,0 +1,267 @@
+//! [`Session`]: the database while it is open, with its log, and the batch of
+//! changes that is not committed yet.
+//!
+//! A change is first written into the log, then the host's step is done, then
+//! the rows are written. The rows are committed in batches: whoever opens the
+//! database carries out what is in the log and not in the database.
+
+use super::change::{Change, Step};
+use super::database::{self, refused};
+use super::log::{Log, Outcome, Status, Ticket};
+use super::recovery::{self, Past};
+use super::rows::{self, ROOT};
+use crate::host::{self, damaged, fault};
+use crate::store::Recovered;
+use crate::tree::Access;
+use externfs::{Errno, Error, Result};
+use hostfs::Inode;
+use rusqlite::Connection;
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// Directories whose numbers are remembered.
+const NUMBERS_MAX: usize = 1 << 16;
+
+/// Changes in a batch. More would make the commit a pause that is felt.
+pub(super) const BATCH: usize = 1000;
+
+/// The places that a session works in.
+#[derive(Debug)]
+pub(super) struct Site {
+    pub(super) control: OwnedFd,
+    pub(super) data: OwnedFd,
+    /// The root's number on the host.
+    pub(super) root: u64,
+    /// Read when it still can be: a server in its sandbox cannot.
+    pub(super) boot: Option<String>,
+    pub(super) access: Access,
+    /// Whether a database that is missing has been lost, and not just not made.
+    pub(super) is_expected: bool,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Session {
+    conn: Connection,
+    /// None if we only look.
+    log: Option<Log>,
+    next_ino: i64,
+    batch: usize,
+    /// Up to this record all is in the database for good.
+    pub(super) durable: u64,
+    /// By the host's inode number: the key's generation and our number.
+    numbers: HashMap<u64, (u64, i64)>,
+    /// The database says that it is being written.
+    is_marked: bool,
+    /// SQLite's locks do not survive a fork.
+    process: u32,
+}
+
+impl Session {
+    /// Opens the database and carries out what is left in the log.
+    pub(super) fn open(site: &Site) -> Result<(Session, Recovered)> {
+        let control = site.control.as_fd();
+        let found = database::exists(control)?;
+        if !found && (site.is_expected || site.access == Access::Read) {
+            return Err(database::missing());
+        }
+        if site.access == Access::Read {
+            return Ok((Session::over(database::open_to_read(control)?, None), Recovered::default()));
+        }
+        if !found {
+            database::create(control)?;
+        }
+        let conn = database::open(control)?;
+        let (tag, seq): (i64, i64) = (database::get(&conn, "tag")?, database::get(&conn, "seq")?);
+        let (log, entries) = Log::open(control, tag as u64, seq as u64)?;
+        let mut session = Session::over(conn, Some(log));
+        session.next_ino = database::get(&session.conn, "next_ino")?;
+        let past = Past::read(&session.conn, site)?;
+        let recovered = recovery::recover(&mut session, site, &past, entries)?;
+        Ok((session, recovered))
+    }
+
+    fn over(conn: Connection, log: Option<Log>) -> Session {
+        let numbers = HashMap::new();
+        Session { conn, log, next_ino: ROOT + 1, batch: 0, durable: 0, numbers, is_marked: false, process: std::process::id() }
+    }
+
+    pub(super) fn conn(&self) -> &Connection {
+        &self.conn
+    }
+
+    pub(super) fn log(&self) -> Result<&Log> {
+        self.log.as_ref().ok_or(Errno::EROFS.into())
+    }
+
+    /// Begins a batch if none is begun.
+    pub(super) fn begin(&mut self, site: &Site) -> Result<()> {
+        if self.log.is_none() {
+            return Err(Errno::EROFS.into());
+        }
+        if !self.conn.is_autocommit() {
+            return Ok(());
+        }
+        if self.process != std::process::id() {
+            return Err(damaged("humfs/metadata.db was opened by another process, and a fork takes no locks along"));
+        }
+        let begin = || self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute(());
+        begin().map_err(refused("beginning a transaction"))?;
+        if !self.is_marked {
+            database::set(&self.conn, "clean", 0)?;
+            database::set(&self.conn, "boot_id", &site.boot)?;
+            database::set(&self.conn, "root_ino", site.root as i64)?;
+            self.is_marked = true;
+        }
+        Ok(())
+    }
+
+    /// Writes `change` into the log. Without a step of the host's it is done.
+    pub(super) fn write_down(&mut self, site: &Site, change: &Change) -> Result<Ticket> {
+        self.begin(site)?;
+        let status = if change.doubt.is_some() { Status::Unknown } else { Status::Done };
+        let durable = self.durable;
+        let log = self.log.as_mut().ok_or_else(|| Error::from(Errno::EROFS))?;
+        log.append(&change.encode(), status, durable).map_err(fault("writing humfs/metadata.log"))
+    }
+
+    /// Writes the rows of `change`.
+    pub(super) fn apply(&mut self, change: &Change, outcome: &Outcome) -> Result<()> {
+        for step in &change.steps {
+            rows::apply(&self.conn, step, outcome)?;
+        }
+        self.batch += 1;
+        Ok(())
+    }
+
+    /// The numbers that `change` gives are taken, whether or not it was done.
+    pub(super) fn take_numbers(&mut self, change: &Change) {
+        for step in &change.steps {
+            if let Step::Name { ino, .. } = step {
+                self.next_ino = self.next_ino.max(ino.saturating_add(1));
+            }
+        }
+    }
+
+    /// A change without a step of the host's, from beginning to end.
+    fn change(&mut self, site: &Site, steps: Vec<Step>) -> Result<()> {
+        let change = Change::of(steps);
+        self.write_down(site, &change)?;
+        self.apply(&change, &Outcome::default())
+    }
+
+    /// Whether the batch is large enough to be committed.
+    pub(super) fn is_full(&self) -> bool {
+        self.batch >= BATCH
+    }
+
+    /// Whether the log is so long that the database must become durable now.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.log.as_ref().is_some_and(Log::is_full)
+    }
+
+    /// Commits the batch; `in_flight` is the first record whose rows are not
+    /// written yet. Returns up to which record the database now goes.
+    pub(super) fn commit(&mut self, in_flight: Option<u64>) -> Result<u64> {
+        let last = self.log()?.last();
+        let seq = in_flight.map_or(last, |first| first.saturating_sub(1).min(last));
+        if !self.conn.is_autocommit() {
+            database::set(&self.conn, "seq", seq as i64)?;
+            database::set(&self.conn, "next_ino", self.next_ino)?;
+            let commit = || self.conn.prepare_cached("COMMIT")?.execute(());
+            commit().map_err(refused("committing a transaction"))?;
+            self.batch = 0;
+        }
+        Ok(seq)
+    }
+
+    /// Closes the database for good: it and the data tree agree and are durable.
+    pub(super) fn close(mut self, site: &Site) -> Result<()> {
+        if !self.is_marked {
+            return Ok(());
+        }
+        self.commit(None)?;
+        let data = host::open_listing(site.data.as_fd()).map_err(fault("opening data/"))?;
+        rustix::fs::syncfs(&data).map_err(fault("syncfs"))?;
+        self.begin(site)?;
+        database::set(&self.conn, "clean", 1)?;
+        self.commit(None)?;
+        database::sync(site.control.as_fd())?;
+        if let Some(log) = &mut self.log {
+            log.clear().map_err(fault("emptying humfs/metadata.log"))?;
+        }
+        Ok(())
+    }
+
+    /// A number for a new inode.
+    pub(super) fn new_number(&mut self) -> Result<i64> {
+        let ino = self.next_ino;
+        self.next_ino = ino.checked_add(1).ok_or_else(|| damaged("humfs/metadata.db: super: next_ino is too large"))?;
+        Ok(ino)
+    }
+
+    /// The number of the directory `dir`; None if it has none.
+    pub(super) fn number(&mut self, dir: &Arc<Inode>, site: &Site) -> Result<Option<i64>> {
+        self.number_or(dir, site, |_, _, _| Ok(None))
+    }
+
+    /// The number of the directory `dir`, which gets one if it has none.
+    pub(super) fn ensure_number(&mut self, dir: &Arc<Inode>, site: &Site) -> Result<i64> {
+        let number = self.number_or(dir, site, |session, parent, name| {
+            let ino = session.new_number()?;
+            session.change(site, vec![Step::Name { parent, name: name.to_vec(), ino }])?;
+            Ok(Some(ino))
+        });
+        number?.ok_or_else(|| Errno::ESTALE.into())
+    }
+
+    fn number_or(
+        &mut self,
+        dir: &Arc<Inode>,
+        site: &Site,
+        mut missing: impl FnMut(&mut Session, i64, &[u8]) -> Result<Option<i64>>,
+    ) -> Result<Option<i64>> {
+        // Up to the first that is known, then down again.
+        let (mut ahead, mut at) = (Vec::new(), dir.clone());
+        let mut number = loop {
+            let key = at.host_key();
+            if key.number == site.root {
+                break ROOT;
+            }
+            match self.numbers.get(&key.number) {
+                Some((generation, number)) if *generation == key.generation => break *number,
+                _ => {}
+            }
+            let Some((parent, name)) = at.whereabouts() else { return Err(Errno::ESTALE.into()) };
+            ahead.push((key, name));
+            at = parent;
+        };
+        while let Some((key, name)) = ahead.pop() {
+            let found = match rows::number(&self.conn, number, name.to_bytes())? {
+                Some(found) => Some(found),
+                None => missing(self, number, name.to_bytes())?,
+            };
+            let Some(found) = found else { return Ok(None) };
+            if self.numbers.len() >= NUMBERS_MAX {
+                self.numbers.clear();
+            }
+            self.numbers.insert(key.number, (key.generation, found));
+            number = found;
+        }
+        Ok(Some(number))
+    }
+
+    /// The directory with the host's number `hino` is gone.
+    pub(super) fn forget(&mut self, hino: u64) {
+        self.numbers.remove(&hino);
+    }
+}
+
+#[cfg(test)]
+impl Session {
+    pub(super) fn write_nonsense(&mut self) {
+        let log = self.log.as_mut().unwrap();
+        log.append(&[9, 9, 9], Status::Done, 0).unwrap();
+    }
+}

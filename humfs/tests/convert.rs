@@ -1,0 +1,187 @@
+//! Conversions between all formats, whole and cut short.
+
+use externfs::*;
+use humfs::make::{Plan, lay};
+use humfs::store::Format;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+fn open(path: &Path) -> Arc<Bridge<humfs::HumFs>> {
+    humfs::open(path, &humfs::Options::default()).expect("the tree opens")
+}
+
+fn name(bytes: &[u8]) -> Name<'_> {
+    Name::new(bytes).expect("a name")
+}
+
+struct Bytes(Vec<u8>, usize);
+
+impl DataSource for Bytes {
+    fn take(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = buffer.len().min(self.remaining());
+        buffer[..count].copy_from_slice(&self.0[self.1..][..count]);
+        self.1 += count;
+        Ok(count)
+    }
+    fn drain_to(&mut self, file: BorrowedFd<'_>, place: WritePlace, len: usize, _: bool) -> io::Result<usize> {
+        let WritePlace::At(offset) = place else { panic!("not appended here") };
+        let count = rustix::io::pwrite(file, &self.0[self.1..][..len], offset)?;
+        self.1 += count;
+        Ok(count)
+    }
+    fn remaining(&self) -> usize {
+        self.0.len() - self.1
+    }
+}
+
+/// One of everything, and names that are hard to carry.
+fn fill(export: &dyn Export) {
+    let root = Caller::root();
+    let bob = Caller { uid: GuestUid(1000), gid: GuestGid(4_294_967_294), ..Caller::root() };
+    let mode = |bits| Mode::new(bits);
+    let make = |parent, n: &[u8], new: NewNode<'_>, bits| export.make(&bob, parent, name(n), &new, mode(bits)).expect("made").id;
+    let dir = make(NodeId::ROOT, b"dir", NewNode::Directory, 0o2775);
+    let metadata = make(dir, b"metadata", NewNode::Directory, 0o700);
+    make(metadata, b"metadata", NewNode::Directory, 0o1777);
+    make(dir, &[b'n'; 255], NewNode::Regular, 0o600);
+    make(dir, b"\xff\n \xfe", NewNode::Fifo, 0o622);
+    make(NodeId::ROOT, b"short", NewNode::Symlink(b"dir/metadata"), 0);
+    make(NodeId::ROOT, b"long", NewNode::Symlink(&[b't'; 4000]), 0);
+    make(dir, b"disk", NewNode::BlockDevice(DeviceNumber { major: 0xfffff, minor: u32::MAX }), 0o660);
+    make(dir, b"zero", NewNode::CharDevice(DeviceNumber { major: 0, minor: 0 }), 0o666);
+    make(dir, b"socket", NewNode::Socket, 0o755);
+    let flags = CreateFlags { mode: mode(0o644), exclusive: true, open: OpenFlags { read: true, write: true, ..OpenFlags::default() } };
+    let (file, handle) = export.create(&bob, dir, name(b"file"), flags).expect("created");
+    export.write(handle.id, 0, &mut Bytes(b"contents".to_vec(), 0), WriteFlags::default()).expect("written");
+    export.release(handle.id, None);
+    export.set_xattr(&root, file.id, b"user.colour", b"blue", XattrFlags::empty()).expect("setxattr");
+    export.set_xattr(&root, file.id, b"security.capability", &[1, 0, 0, 2], XattrFlags::empty()).expect("setxattr");
+    let setuid = SetAttr { mode: Some(mode(0o4755)), ..SetAttr::default() };
+    export.set_attr(&root, file.id, None, &setuid).expect("chmod");
+    export.link(&root, file.id, NodeId::ROOT, name(b"second name")).expect("linked");
+    export.link(&root, file.id, metadata, name(b"third")).expect("linked");
+    let times = SetAttr {
+        atime: Some(SetTime::At(Timestamp { seconds: 1, nanoseconds: 2 })),
+        mtime: Some(SetTime::At(Timestamp { seconds: -3, nanoseconds: 4 })),
+        ..SetAttr::default()
+    };
+    for id in [file.id, dir] {
+        export.set_attr(&root, id, None, &times).expect("utimens");
+    }
+}
+
+struct Names(Vec<Vec<u8>>);
+
+impl Listing for Names {
+    fn has_room(&self, _: usize) -> bool {
+        true
+    }
+    fn put(&mut self, entry: &DirEntry<'_>, _: Option<&Entry>) {
+        if entry.name != b"." && entry.name != b".." {
+            self.0.push(entry.name.to_vec());
+        }
+    }
+}
+
+struct Sink(Vec<u8>);
+
+impl DataSink for Sink {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+    fn fill_from(&mut self, file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<usize> {
+        let mut bytes = vec![0; len];
+        let count = rustix::io::pread(file, &mut bytes, offset)?;
+        self.0.extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+    fn room(&self) -> usize {
+        1 << 16
+    }
+}
+
+/// Everything a guest can tell of a tree but inode numbers and ctimes. Times
+/// of links and special files may be those of new inodes, and are left out.
+fn snapshot(path: &Path) -> BTreeMap<Vec<u8>, String> {
+    let bridge = open(path);
+    let export = bridge.connect().expect("connected");
+    let mut seen = BTreeMap::new();
+    let mut inodes: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let mut ahead = vec![(NodeId::ROOT, Vec::new())];
+    let (attr, _) = export.get_attr(NodeId::ROOT, None).expect("root");
+    seen.insert(Vec::new(), format!("{:?} {:?} {:?}", attr.mode, attr.uid, attr.gid));
+    while let Some((dir, above)) = ahead.pop() {
+        let handle = export.open_dir(dir).expect("listing");
+        let mut names = Names(Vec::new());
+        export.read_dir(handle.id, 0, &mut names).expect("names");
+        export.release_dir(handle.id);
+        names.0.sort();
+        for n in names.0 {
+            let path = [above.as_slice(), b"/", &n].concat();
+            let entry = export.lookup(&Caller::root(), dir, name(&n)).expect("looked up");
+            let a = entry.attr;
+            let mut text = format!("{:?} {:?} {:?} {:?} {:?} nlink {}", a.kind, a.mode, a.uid, a.gid, a.device, a.nlink);
+            if matches!(a.kind, FileKind::Regular | FileKind::Directory) {
+                text += &format!(" {:?}", a.mtime);
+            }
+            match a.kind {
+                FileKind::Directory => ahead.push((entry.id, path.clone())),
+                FileKind::Symlink => text += &format!(" -> {:?}", export.read_link(entry.id).expect("target")),
+                FileKind::Regular => {
+                    let first = inodes.entry(a.ino).or_insert_with(|| path.clone());
+                    text += &format!(" is {first:?}");
+                    let open = export.open(&Caller::root(), entry.id, OpenFlags { read: true, ..OpenFlags::default() }).expect("opened");
+                    let mut sink = Sink(Vec::new());
+                    export.read(open.id, 0, 1 << 16, &mut sink).expect("read");
+                    export.release(open.id, None);
+                    text += &format!(" {:?}", sink.0);
+                }
+                _ => {}
+            }
+            for attribute in export.list_xattr(entry.id).expect("list").split(|b| *b == 0).filter(|n| !n.is_empty()) {
+                text += &format!(" {attribute:?}={:?}", export.get_xattr(entry.id, attribute).expect("value"));
+            }
+            seen.insert(path, text);
+        }
+    }
+    let used = bridge.fs().account().used();
+    assert_eq!(used, bridge.fs().recount().expect("recount"));
+    drop(export);
+    bridge.close().expect("closed");
+    seen
+}
+
+fn tree(format: Format) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a directory");
+    lay(dir.path(), &Plan { format, total: 1 << 30, inodes: None }).expect("laid");
+    let bridge = open(dir.path());
+    fill(&*bridge.connect().expect("connected"));
+    bridge.close().expect("closed");
+    dir
+}
+
+#[test]
+fn from_any_format_to_any_other_nothing_is_lost() {
+    for from in Format::ALL {
+        let dir = tree(from);
+        let before = snapshot(dir.path());
+        assert!(before.len() > 12);
+        // One after the other, and back at last.
+        for to in Format::ALL.into_iter().filter(|to| *to != from).chain([from]) {
+            let mut told = 0;
+            humfs::convert::convert(dir.path(), to, &mut |count| told = count).unwrap_or_else(|e| panic!("{from:?} to {to:?}: {e}"));
+            assert!(told as usize >= before.len() - 1);
+            let text = std::fs::read_to_string(dir.path().join("superblock")).expect("superblock");
+            assert!(text.contains(&format!("metadata {}\n", to.name())), "{text}");
+            assert_eq!(snapshot(dir.path()), before, "{from:?} to {to:?}");
+            for left in ["humfs/convert", "humfs/old", "humfs/switching"] {
+                assert!(!dir.path().join(left).exists(), "{left} is left");
+            }
+        }
+        assert!(humfs::convert::convert(dir.path(), from, &mut |_| ()).unwrap_err().0.contains("already"));
+    }
+}
