@@ -98,8 +98,8 @@ impl HumFs {
             match (kind, here) {
                 // An object without a name has gone with the process.
                 (EntryKind::Change, _) if entry.path.is_empty() => {}
-                (EntryKind::Create, Some((_, cost))) => used.add(Usage::one(cost)),
-                (EntryKind::Create, None) => {}
+                (EntryKind::Create, Some((ino, cost))) if ino != entry.ino => used.add(Usage::one(cost)),
+                (EntryKind::Create, _) => {}
                 (EntryKind::Change, Some((ino, cost))) if ino == entry.ino => {
                     used.bytes = (used.bytes + cost).saturating_sub(entry.before);
                 }

@@ -7,6 +7,7 @@ use crate::ordinary;
 use rustix::process::{Pid, Signal};
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -82,6 +83,32 @@ pub fn need_root() {
     if !rustix::process::geteuid().is_root() {
         skip("needs root: run the tests with sudo");
     }
+}
+
+/// Some user who is nobody special, and has nothing.
+pub const ORDINARY_USER: u32 = 65_534;
+
+/// Runs this very program once more, by an ordinary user. Skips the running
+/// case unless root runs it.
+///
+/// # Panics
+/// When it fails.
+pub fn run_as_user(arguments: &[&str]) {
+    need_root();
+    let dir = temp_dir();
+    // Where it lies may be out of that user's reach.
+    let (program, temporary) = (dir.path().join("program"), dir.path().join("tmp"));
+    std::fs::copy("/proc/self/exe", &program).expect("copying this program");
+    std::fs::create_dir(&temporary).expect("a directory");
+    std::os::unix::fs::chown(&temporary, Some(ORDINARY_USER), Some(ORDINARY_USER)).expect("chown");
+    let mut command = Command::new(&program);
+    command.args(arguments).uid(ORDINARY_USER).gid(ORDINARY_USER).env("TMPDIR", &temporary).env_remove("HOME").current_dir("/");
+    println!("{}", indented(&succeed(&mut command)));
+}
+
+/// What a program within a test says must not be taken for the suite's results.
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("    | {line}\n")).collect()
 }
 
 /// Skips the running case unless FUSE works here.
@@ -471,6 +498,7 @@ impl LoopFs {
     pub fn new(mebibytes: u64) -> LoopFs {
         need_root();
         need_program("mkfs.ext4", "e2fsprogs");
+        need_program("losetup", "mount");
         let dir = temp_dir();
         let (image, point) = (dir.path().join("image"), dir.path().join("mnt"));
         File::create(&image).and_then(|file| file.set_len(mebibytes << 20)).expect("image");
@@ -487,6 +515,19 @@ impl LoopFs {
     #[must_use]
     pub fn path(&self) -> PathBuf {
         self.dir.path().join("mnt")
+    }
+
+    /// Mounts it anew, with nothing remembered.
+    ///
+    /// # Panics
+    /// When somebody still uses it, or it does not mount.
+    pub fn remount(&self) {
+        let (image, point) = (self.dir.path().join("image"), self.path());
+        unmount(&point);
+        // The mounts of a process that was killed go a moment later, and with
+        // the last of them the device: a second one would be a second host.
+        wait_for("the loop device is free", || succeed(Command::new("losetup").arg("-j").arg(&image)).is_empty());
+        succeed(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&point));
     }
 }
 
