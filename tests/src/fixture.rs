@@ -67,15 +67,18 @@ pub fn cache_dir() -> PathBuf {
     dir
 }
 
-/// Skips the running case unless `program` can be run.
-pub fn need_program(program: &str, package: &str) -> PathBuf {
+/// Where `program` is, among those kept between runs or installed.
+#[must_use]
+pub fn find_program(program: &str) -> Option<PathBuf> {
     let own = cache_dir().join("bin").join(program);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    std::iter::once(own)
-        .chain(places.map(|dir| dir.join(program)))
-        .find(|candidate| candidate.is_file())
-        .unwrap_or_else(|| skip(format!("{program} is not installed: apt-get install {package}")))
+    std::iter::once(own).chain(places.map(|dir| dir.join(program))).find(|candidate| candidate.is_file())
+}
+
+/// Skips the running case unless `program` can be run.
+pub fn need_program(program: &str, package: &str) -> PathBuf {
+    find_program(program).unwrap_or_else(|| skip(format!("{program} is not installed: apt-get install {package}")))
 }
 
 /// Skips the running case unless it is root's.

@@ -64,7 +64,7 @@ enum Command {
         /// The peer; by default from PATH or target/tools/bin
         #[arg(long, value_name = "PATH")]
         virtiofsd: Option<PathBuf>,
-        /// A kernel image for QEMU with its modules beside; by default Debian's cloud kernel, downloaded once
+        /// A kernel for QEMU as tests/guest/fetch-kernel leaves one in a directory; by default the guest suite's
         #[arg(long, value_name = "DIR")]
         kernel: Option<PathBuf>,
     },
