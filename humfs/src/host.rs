@@ -185,7 +185,7 @@ pub(crate) fn names(dir: BorrowedFd<'_>) -> Fault<Vec<(CString, FileType)>> {
 }
 
 /// Moves the ctime of what `fd` stands for to now and changes nothing else: a
-/// chown(2) that names neither owner nor group does just that.
+/// chown(2) that names neither owner nor group.
 pub(crate) fn touch_ctime(fd: BorrowedFd<'_>) -> Fault<()> {
     rustix::fs::chownat(fd, c"", None, None, AtFlags::EMPTY_PATH)
 }

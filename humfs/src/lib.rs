@@ -22,6 +22,7 @@
 //! ```
 
 pub mod account;
+pub mod check;
 pub mod convert;
 pub mod humfsify;
 pub mod intent;

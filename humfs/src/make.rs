@@ -1,14 +1,14 @@
 //! Making a tree: empty, or one that is filled before anybody opens it.
 
+use crate::birth;
 use crate::convert::PARTS;
 use crate::fs::HumFs;
 use crate::host::{self, Fault};
 use crate::options::Options;
-use crate::record::Record;
 use crate::store::Format;
 use crate::superblock::Superblock;
 use crate::tree::{Tree, take_lock};
-use externfs::{Bridge, BridgeOptions, FileKind, GuestGid, GuestUid, Mode, UsageError};
+use externfs::{Bridge, BridgeOptions, UsageError};
 use rustix::fs::OFlags;
 use rustix::io::Errno as Host;
 use std::ffi::CStr;
@@ -159,8 +159,7 @@ impl Plan {
 pub(crate) fn lay_in(root: BorrowedFd<'_>, superblock: &Superblock) -> Fault<()> {
     host::ensure_dir(root, c"data")?;
     host::ensure_dir(root, c"humfs")?;
-    let guest_root = Record::new(FileKind::Directory, Mode::new(0o755), GuestUid(0), GuestGid(0));
-    let line = guest_root.to_line(false);
+    let line = birth::root().to_line(false);
     match superblock.format {
         Format::ShadowFs => {
             host::ensure_dir(root, c"file_metadata")?;
@@ -175,7 +174,7 @@ pub(crate) fn lay_in(root: BorrowedFd<'_>, superblock: &Superblock) -> Fault<()>
                 Err(other) => return Err(other),
             }
         }
-        // The root's record is there when the first writer comes.
+        // The root's record comes with its first change.
         Format::Sqlite | Format::Xattr => {}
     }
     host::replace_file(root, c"superblock", superblock.to_text().as_bytes())

@@ -30,6 +30,7 @@ impl HumFs {
         let dir = self.base.dir_fd(&parent.inner)?;
         let _changing = self.dirs.change(&parent.inner);
         let at = at(parent, dir.as_fd(), &name);
+        check_vacant(&at)?;
         let path = self.path_of(&at);
         let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: path.as_deref() };
         let announced = self.announce(&[entry], need_of_new(&record))?;
@@ -83,6 +84,7 @@ impl HumFs {
         let dir = self.base.dir_fd(&parent.inner)?;
         let _changing = self.dirs.change(&parent.inner);
         let at = at(parent, dir.as_fd(), &name);
+        check_vacant(&at)?;
         let path = self.path_of(&at);
         let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: path.as_deref() };
         let announced = self.announce(&[entry], need_of_new(&record))?;
@@ -253,6 +255,12 @@ impl HumFs {
         announced.end(&victim.gone(self));
         Ok(())
     }
+}
+
+/// EEXIST now, not from the host: what is announced to appear counts for a
+/// successor if it is there, so nothing may be there before.
+fn check_vacant(at: &At<'_>) -> Result<()> {
+    if stat_at(at.dir, at.name).is_ok() { Err(Errno::EEXIST.into()) } else { Ok(()) }
 }
 
 /// rename(2)'s rules for what may replace what; the host's own would be said

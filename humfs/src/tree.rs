@@ -6,6 +6,8 @@
 //! TREE/data/             the guest's files
 //! TREE/file_metadata/    records of the shadow formats
 //! TREE/dir_metadata/
+//! TREE/file_attributes/  their extended attributes, when there are any
+//! TREE/dir_attributes/
 //! TREE/humfs/            what the original does not know:
 //!      lock              held by the writer
 //!      state             counters, and what is in flight
@@ -78,13 +80,25 @@ impl Tree {
                 return Err(UsageError(format!("'{}' is not complete: run {remedy} again", path.display())));
             }
         }
+        tree.check_privacy()?;
         Ok(tree)
     }
 
     /// Opens the tree at `path` for writing by whoever has left a mark in it
     /// that keeps others out. `lock` is the writer's, if the caller has it.
     pub(crate) fn open_marked(path: &Path, lock: Option<OwnedFd>) -> Result<Tree, UsageError> {
-        Tree::open_any(path, Access::Write, lock)
+        let tree = Tree::open_any(path, Access::Write, lock)?;
+        tree.check_privacy()?;
+        Ok(tree)
+    }
+
+    /// As [`Tree::open`], whatever its state and whoever else may come near:
+    /// for who looks into that.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn open_exposed(path: &Path, access: Access) -> Result<Tree, UsageError> {
+        Tree::open_any(path, access, None)
     }
 
     fn open_any(path: &Path, access: Access, held: Option<OwnedFd>) -> Result<Tree, UsageError> {
@@ -127,7 +141,6 @@ impl Tree {
         }
         let data = host::child_dir(root.as_fd(), c"data").map_err(cannot("opening data/"))?;
         let tree = Tree { path: path.to_owned(), root, data, control, superblock, access, lock };
-        tree.check_privacy()?;
         Ok(tree)
     }
 
@@ -238,6 +251,14 @@ impl Tree {
             Format::Xattr => Box::new(XattrStore::open(self).map_err(cannot)?),
         })
     }
+}
+
+/// The version that the superblock at `path` states, if there is one.
+pub(crate) fn version(path: &Path) -> Option<u32> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    let text = host::read_file(root.as_fd(), c"superblock", SUPERBLOCK_MAX).ok()?;
+    Superblock::parse(&text).ok().map(|superblock| superblock.version)
 }
 
 fn is_switching(control: Option<&OwnedFd>) -> bool {

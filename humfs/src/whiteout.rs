@@ -41,7 +41,8 @@ impl HumFs {
         let mut record = born(caller, &parent.state().record, FileKind::CharDevice, Mode::new(0))?;
         record.device = WHITEOUT;
         let (old_path, new_path) = (self.path_of(old).ok_or(Errno::ESTALE)?, self.path_of(new).ok_or(Errno::ESTALE)?);
-        let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: Some(&old_path) };
+        // Until the rename, what is moved is in the whiteout's place.
+        let entry = Entry { kind: EntryKind::Create, ino: how.moved.ino, before: 0, path: Some(&old_path) };
         let room = self.announce(&[entry], need_of_new(&record))?;
         let number = |n: u64| n.to_string().into_bytes();
         let fields = [

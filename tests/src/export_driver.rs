@@ -120,7 +120,14 @@ impl ExportDriver {
     /// As guest root, umask 0, on the export's root.
     #[must_use]
     pub fn new(export: Arc<dyn Export>) -> ExportDriver {
-        ExportDriver { export, caller: Caller::root(), slots: BTreeMap::new(), root: NodeId::ROOT }
+        ExportDriver::below(export, NodeId::ROOT)
+    }
+
+    /// The same, in the directory `root`, which a kernel must remember for as
+    /// long as this is used.
+    #[must_use]
+    pub fn below(export: Arc<dyn Export>, root: NodeId) -> ExportDriver {
+        ExportDriver { export, caller: Caller::root(), slots: BTreeMap::new(), root }
     }
 
     fn with<T>(&self, path: &TreePath, use_it: impl FnOnce(&ExportDriver, &Entry) -> Result<T>) -> std::result::Result<T, Errno> {
@@ -263,7 +270,8 @@ impl ExportDriver {
     fn change(&mut self, op: &Op) -> Answer {
         match op {
             Op::Create { path, mode, exclusive } => self.create(path, *mode, *exclusive),
-            Op::Mkdir { path, mode } => self.make(path, &NewNode::Directory, *mode),
+            // vfs_mkdir() in fs/namei.c keeps rwx and sticky.
+            Op::Mkdir { path, mode } => self.make(path, &NewNode::Directory, mode & 0o1777),
             Op::Symlink { path, target: index } => self.make(path, &NewNode::Symlink(target(*index)), 0o777),
             Op::Mknod { path, special, mode } => {
                 let (kind, (major, minor)) = special_parts(*special);

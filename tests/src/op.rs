@@ -270,8 +270,17 @@ fn looking_op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Any operation.
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![6 => naming_op(), 3 => attribute_op(), 3 => content_op(), 3 => slot_op(), 2 => looking_op()]
+}
+
 /// Lists of up to `most` operations.
 pub fn ops(most: usize) -> impl Strategy<Value = Vec<Op>> {
-    let op = prop_oneof![6 => naming_op(), 3 => attribute_op(), 3 => content_op(), 3 => slot_op(), 2 => looking_op()];
-    prop::collection::vec(op, 1..most)
+    prop::collection::vec(op(), 1..most)
+}
+
+/// Lists of `count` operations.
+pub fn exactly(count: usize) -> impl Strategy<Value = Vec<Op>> {
+    prop::collection::vec(op(), count)
 }

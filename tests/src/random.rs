@@ -1,6 +1,7 @@
 //! Random operation lists: generate, run, and shrink what fails.
 
 use crate::op::{self, Op};
+use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
 /// Runs `check` on `cases` lists of up to `most` operations.
@@ -19,6 +20,16 @@ pub fn check_lists(cases: u32, most: usize, check: impl Fn(&[Op]) -> Result<(), 
         Err(TestError::Fail(why, ops)) => panic!("EXTERNFS_TEST_SEED={seed}: {why}\nshortest list:\n{ops:#?}"),
         Err(TestError::Abort(why)) => panic!("EXTERNFS_TEST_SEED={seed}: gave up: {why}"),
     }
+}
+
+/// The list of `count` operations that belongs to `seed`.
+///
+/// # Panics
+/// Never: every list is a good one.
+#[must_use]
+pub fn list(seed: u64, count: usize) -> Vec<Op> {
+    let mut runner = TestRunner::new_with_rng(Config::default(), rng(seed));
+    op::exactly(count).new_tree(&mut runner).expect("a list").current()
 }
 
 /// The seed of this run.

@@ -45,7 +45,7 @@ impl Stamp {
 }
 
 /// When each operation ran.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Clock {
     spans: Vec<(Timestamp, Timestamp)>,
 }

@@ -16,7 +16,8 @@
 //!      0      1  0 none, 1 create, 2 change, 3 remove, 4 name, 5 unknown place
 //!      1      1  length of the path
 //!      2      6  0
-//!      8      8  number of the object on the host; 0 for one to be made
+//!      8      8  number of the object on the host; for one to be made, of
+//!                what is in its place until then, or 0
 //!     16      8  what it cost before
 //!     24    232  the path below data/
 //! ```
@@ -59,7 +60,8 @@ pub(crate) enum EntryKind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Entry<'a> {
     pub(crate) kind: EntryKind,
-    /// Number of the object on the host; 0 for one to be made.
+    /// Number of the object on the host; for one to be made, of what is in
+    /// its place until then, or 0.
     pub(crate) ino: u64,
     /// What it cost before, in bytes.
     pub(crate) before: u64,

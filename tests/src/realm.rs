@@ -1,0 +1,130 @@
+//! [`Realm`]: a plugin and the kind of tree that it serves, by a name that can
+//! be told to another process.
+
+use crate::picture::Picture;
+use externfs::{Connect, MountOption, Plugin, Source};
+use humfs::store::Format;
+use humfs::superblock::Superblock;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// See the [module](self).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Realm {
+    /// A plain directory.
+    HostFs,
+    /// A humfs tree with its records in this format.
+    HumFs(Format),
+}
+
+/// Bytes that a tree may hold: more than any load needs, and less than any host
+/// has free, so that statfs(2) tells of the tree.
+const TOTAL: u64 = 48 << 20;
+
+impl Realm {
+    /// For a command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Realm::HostFs => "hostfs",
+            Realm::HumFs(format) => format.name(),
+        }
+    }
+
+    /// The one that is called so.
+    #[must_use]
+    pub fn named(wanted: &str) -> Option<Realm> {
+        if wanted == Realm::HostFs.name() { Some(Realm::HostFs) } else { Format::parse(wanted).map(Realm::HumFs) }
+    }
+
+    /// Makes an empty tree at `path`, where there is nothing.
+    ///
+    /// # Panics
+    /// When the host refuses it.
+    pub fn make(self, path: &Path) {
+        let private = |path: &Path| {
+            std::fs::create_dir(path).expect("a directory");
+            std::fs::set_permissions(path, Permissions::from_mode(0o700)).expect("chmod");
+        };
+        private(path);
+        if let Realm::HumFs(format) = self {
+            private(&path.join("data"));
+            let superblock = Superblock { version: 2, format, used: 1, total: TOTAL };
+            std::fs::write(path.join("superblock"), superblock.to_text()).expect("a superblock");
+        }
+    }
+
+    /// Opens it, with what else the plugin should know.
+    ///
+    /// # Errors
+    /// What the plugin says.
+    pub fn open(self, path: &Path, options: &[&str]) -> Result<Arc<dyn Connect>, String> {
+        let options: Vec<_> = options.iter().map(|key| MountOption { key: (*key).into(), value: None }).collect();
+        let opened: Result<Arc<dyn Connect>, _> = match self {
+            Realm::HostFs => hostfs::HostFsPlugin.open(&Source { path: path.to_path_buf(), options }),
+            Realm::HumFs(_) => humfs::Options::parse(&options).and_then(|options| Ok(humfs::open(path, &options)? as _)),
+        };
+        opened.map_err(|error| error.0)
+    }
+
+    /// What the next mount sees, and the one after it, which has to count for
+    /// itself.
+    ///
+    /// # Errors
+    /// What cannot be seen, and how the two differ.
+    pub fn look(self, tree: &Path) -> Result<Picture, String> {
+        let first = self.mounted(tree)?;
+        let left = self.left_over(tree);
+        if !left.is_empty() {
+            return Err(format!("after recovery there is still {left:?}"));
+        }
+        self.forget_counters(tree);
+        match first.difference(&self.mounted(tree)?) {
+            None => Ok(first),
+            Some(why) => Err(format!("against a second mount: {why}")),
+        }
+    }
+
+    fn mounted(self, tree: &Path) -> Result<Picture, String> {
+        // Another thread may be between fork(2) and execve(2), where its child
+        // holds the descriptor of a lock that was ours.
+        let patience = Instant::now() + Duration::from_secs(5);
+        let connect = loop {
+            match self.open(tree, &[]) {
+                Err(why) if why.contains("in use") && Instant::now() < patience => std::thread::sleep(Duration::from_millis(1)),
+                answer => break answer?,
+            }
+        };
+        let mut seen = Picture::take(connect.as_ref())?;
+        connect.close().map_err(|error| format!("closing: {error}"))?;
+        if self == Realm::HostFs {
+            // statfs(2) tells of the whole host there.
+            seen.used = (0, 0);
+        }
+        Ok(seen)
+    }
+
+    /// What lies about in a tree that was left in good order and should not.
+    fn left_over(self, path: &Path) -> Vec<String> {
+        let mut left = Vec::new();
+        if let Realm::HumFs(_) = self {
+            // Files are the tree's own; what is in flight has a directory.
+            for dir in std::fs::read_dir(path.join("humfs")).expect("humfs/").flatten() {
+                for entry in std::fs::read_dir(dir.path()).into_iter().flatten().flatten() {
+                    left.push(format!("{}/{}", dir.file_name().to_string_lossy(), entry.file_name().to_string_lossy()));
+                }
+            }
+        }
+        left
+    }
+
+    /// Takes the counters away, so that the next mount counts for itself.
+    fn forget_counters(self, path: &Path) {
+        if let Realm::HumFs(_) = self {
+            std::fs::remove_file(path.join("humfs/state")).expect("humfs/state");
+        }
+    }
+}

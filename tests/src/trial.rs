@@ -1,0 +1,192 @@
+//! [`Trial`]: a deed that is cut short at each of its steps in turn. After
+//! each cut the tree is opened again, and must be seen as it was before the
+//! deed or as it is after it.
+
+use crate::deed::{self, Deed};
+use crate::guest::Guest;
+use crate::mortal::{self, End, Fate};
+use crate::picture::Picture;
+use crate::realm::Realm;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The first argument of a process that performs a deed.
+pub const PERFORM: &str = "perform-deed";
+
+/// What such a process does where the request belongs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The request.
+    Whole,
+    /// What may be seen of it alone: see [`Deed::between`].
+    First,
+    /// Nothing.
+    None,
+}
+
+impl Part {
+    const ALL: [(&str, Part); 3] = [("whole", Part::Whole), ("first", Part::First), ("none", Part::None)];
+
+    fn name(self) -> &'static str {
+        Part::ALL.iter().find(|(_, part)| *part == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// The performer's side: `REALM TREE DEED PART`. Makes the tree, and marks the
+/// request for whoever watches.
+///
+/// # Errors
+/// What went wrong before or within the deed.
+pub fn perform(words: &[String]) -> Result<(), String> {
+    mortal::submit();
+    let [realm, tree, deed, part] = words else { return Err("REALM TREE DEED PART".into()) };
+    let realm = Realm::named(realm).ok_or("no such realm")?;
+    let deed = Deed::named(deed).ok_or("no such deed")?;
+    let part = Part::ALL.iter().find(|(name, _)| name == part).ok_or("no such part")?.1;
+    let tree = Path::new(tree);
+    let connect = realm.open(tree, &[])?;
+    let guest = Guest::new(connect.as_ref());
+    deed::bystanders(&guest).and_then(|()| (deed.setup)(&guest)).map_err(|errno| format!("setting up: {errno}"))?;
+    guest.finish();
+    connect.close().map_err(|error| format!("closing: {error}"))?;
+    drop(connect);
+    let connect = realm.open(tree, &[])?;
+    let guest = Guest::new(connect.as_ref());
+    let act = (deed.aim)(&guest).map_err(|errno| format!("aiming: {errno}"))?;
+    mortal::mark();
+    let answer = match part {
+        Part::Whole => act(&guest),
+        Part::First => deed.between.map_or(Ok(()), |first| first(&guest)),
+        Part::None => Ok(()),
+    };
+    answer.map_err(|errno| format!("the deed: {errno}"))?;
+    mortal::mark();
+    drop(guest);
+    connect.close().map_err(|error| format!("closing: {error}"))
+}
+
+/// How a trial ended.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// At how many steps the performer was killed.
+    pub points: usize,
+    /// For each step, counted from 1, whether the new state was seen.
+    pub is_new: Vec<bool>,
+    /// The calls at which it was killed.
+    pub calls: Vec<String>,
+    /// What was seen that must not be.
+    pub violations: Vec<String>,
+}
+
+/// A deed to be tried.
+pub struct Trial<'a> {
+    /// Where.
+    pub realm: Realm,
+    /// Which.
+    pub deed: Deed,
+    /// A directory for the trees.
+    pub dir: &'a Path,
+}
+
+/// The states in which a tree may be found.
+struct States {
+    old: Picture,
+    between: Option<Picture>,
+    new: Picture,
+    /// How many the deed has, without those of the mark behind it.
+    steps: usize,
+}
+
+impl Trial<'_> {
+    /// Dies at each step.
+    pub fn run(&self) -> Verdict {
+        let mut verdict = Verdict::default();
+        let states = match self.states() {
+            Ok(states) => states,
+            Err(why) => {
+                verdict.violations.push(format!("{}: uninterrupted: {why}", self.deed.name));
+                return verdict;
+            }
+        };
+        for step in 1..=states.steps {
+            self.cut(step, &states, &mut verdict);
+        }
+        if let Err(why) = self.check_answered(&states) {
+            verdict.violations.push(format!("{}: killed after its answer: {why}", self.deed.name));
+        }
+        verdict
+    }
+
+    /// Dies at this step.
+    fn cut(&self, step: usize, states: &States, verdict: &mut Verdict) {
+        let tree = self.fresh(&format!("step{step}"));
+        let (call, seen) = match self.act(&tree, Part::Whole, Fate::Step(step)) {
+            End::Killed { call, .. } => (call, self.realm.look(&tree)),
+            End::Done { steps } => ("the end".into(), Err(format!("this time there were only {steps}"))),
+            End::Failed(why) => ("the end".into(), Err(why)),
+        };
+        verdict.points += 1;
+        verdict.is_new.push(seen.as_ref().is_ok_and(|seen| seen.difference(&states.new).is_none()));
+        if let Err(why) = seen.and_then(|seen| states.admit(&seen)) {
+            verdict.violations.push(format!("{}: step {step} of {}, {call}: {why}", self.deed.name, states.steps));
+        }
+        verdict.calls.push(call);
+        self.remove(&tree);
+    }
+
+    /// What was answered is there, whatever happens then.
+    fn check_answered(&self, states: &States) -> Result<(), String> {
+        let tree = self.fresh("answered");
+        let end = self.act(&tree, Part::Whole, Fate::Done);
+        let End::Done { .. } = end else { return Err(format!("{end:?}")) };
+        let seen = self.realm.look(&tree)?;
+        self.remove(&tree);
+        seen.difference(&states.new).map_or(Ok(()), Err)
+    }
+
+    /// Each state as somebody leaves it who is not cut short.
+    fn states(&self) -> Result<States, String> {
+        let (idle, old) = self.state(Part::None)?;
+        let between = self.deed.between.map(|_| self.state(Part::First)).transpose()?.map(|(_, seen)| seen);
+        let (steps, new) = self.state(Part::Whole)?;
+        Ok(States { old, between, new, steps: steps.saturating_sub(idle) })
+    }
+
+    fn state(&self, part: Part) -> Result<(usize, Picture), String> {
+        let tree = self.fresh(part.name());
+        let end = self.act(&tree, part, Fate::Never);
+        let End::Done { steps } = end else { return Err(format!("{}: {end:?}", part.name())) };
+        let seen = self.realm.look(&tree)?;
+        self.remove(&tree);
+        Ok((steps, seen))
+    }
+
+    fn fresh(&self, name: &str) -> PathBuf {
+        let tree = self.dir.join(format!("{}-{name}", self.deed.name));
+        self.realm.make(&tree);
+        tree
+    }
+
+    fn remove(&self, tree: &Path) {
+        std::fs::remove_dir_all(tree).expect("removing a tree");
+    }
+
+    fn act(&self, tree: &Path, part: Part, fate: Fate) -> End {
+        let mut command = Command::new("/proc/self/exe");
+        command.args([PERFORM, self.realm.name()]).arg(tree).args([self.deed.name, part.name()]);
+        mortal::live(&mut command, fate)
+    }
+}
+
+impl States {
+    fn admit(&self, seen: &Picture) -> Result<(), String> {
+        let Some(from_old) = seen.difference(&self.old) else { return Ok(()) };
+        let Some(from_new) = seen.difference(&self.new) else { return Ok(()) };
+        let from_between = match self.between.as_ref().map(|between| seen.difference(between)) {
+            None => String::new(),
+            Some(None) => return Ok(()),
+            Some(Some(why)) => format!("\n    not between: {why}"),
+        };
+        Err(format!("\n    not old: {from_old}\n    not new: {from_new}{from_between}"))
+    }
+}

@@ -1,0 +1,195 @@
+//! humfs killed at each step of each change.
+
+use externfs_tests::deed::Deed;
+use externfs_tests::fixture::LoopFs;
+use externfs_tests::harness::Case;
+use externfs_tests::load::{self, Load};
+use externfs_tests::mortal::{self, End, Fate};
+use externfs_tests::power::{self, PowerCut};
+use externfs_tests::realm::Realm;
+use externfs_tests::trial::{self, Trial};
+use externfs_tests::{fixture, harness, random};
+use humfs::store::Format;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::Mutex;
+use std::time::Duration;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [trial::PERFORM, ..] => performed(trial::perform(&words[1..])),
+        [load::LOAD, ..] => performed(load::run(&words[1..])),
+        [power::LOAD, ..] => performed(power::run(&words[1..])),
+        [TWO_THREADS, dir] => performed(two_threads(Path::new(dir)).map_err(|error| error.to_string())),
+        _ => {
+            let mut cases = externfs_tests::cases![the_axe_falls_where_it_should, the_axe_falls_in_every_thread];
+            for format in Format::ALL {
+                let name = format!("every_step_leaves_old_or_new_{}", format.name());
+                cases.push(Case::new(name, move || every_step_leaves_old_or_new(format)).limit(600));
+                let name = format!("random_kills_lose_nothing_{}", format.name());
+                cases.push(Case::new(name, move || random_kills_lose_nothing(format)).limit(3600));
+                let name = format!("power_cuts_spare_what_was_synced_{}", format.name());
+                cases.push(Case::new(name, move || power_cuts_spare_what_was_synced(format)).limit(3600));
+            }
+            harness::main(cases)
+        }
+    }
+}
+
+/// This program is its own victim.
+fn performed(result: Result<(), String>) -> ExitCode {
+    let Err(why) = result else { return ExitCode::SUCCESS };
+    eprintln!("{why}");
+    ExitCode::FAILURE
+}
+
+/// On hostfs, where each of these is one system call: before it the old state
+/// is seen at every step, after it the new one at every step.
+fn the_axe_falls_where_it_should() {
+    let dir = fixture::temp_dir();
+    for (name, call) in [("unlink", "unlinkat"), ("rename", "renameat2"), ("rmdir", "unlinkat"), ("exchange-dirs", "renameat2")] {
+        let deed = Deed::named(name).unwrap();
+        let verdict = Trial { realm: Realm::HostFs, deed, dir: dir.path() }.run();
+        assert_eq!(verdict.violations, Vec::<String>::new(), "{name}");
+        let first_new = verdict.is_new.iter().position(|&new| new).unwrap();
+        assert!(verdict.is_new[first_new..].iter().all(|&new| new), "{name}: old again: {verdict:?}");
+        assert_eq!(verdict.calls[first_new], format!("after {call}"), "{name}: {verdict:?}");
+        assert_eq!(verdict.calls[first_new - 1], format!("before {call}"), "{name}: {verdict:?}");
+    }
+}
+
+const TWO_THREADS: &str = "two-threads";
+
+/// The other thread makes `a`, then this one makes `b`.
+fn two_threads(dir: &Path) -> std::io::Result<()> {
+    mortal::submit();
+    let (start, started) = std::sync::mpsc::channel();
+    let path = dir.join("a");
+    let other = std::thread::spawn(move || started.recv().map(|()| std::fs::File::create(path)));
+    mortal::mark();
+    start.send(()).expect("the other thread waits");
+    other.join().expect("the other thread").expect("its start")?;
+    std::fs::File::create(dir.join("b"))?;
+    mortal::mark();
+    Ok(())
+}
+
+/// One of the calls of [`two_threads`], and which files are there.
+type Moment = (String, [bool; 2]);
+
+fn moments() -> Vec<Moment> {
+    let mut seen = Vec::new();
+    for step in 1.. {
+        let dir = fixture::temp_dir();
+        let mut command = Command::new("/proc/self/exe");
+        let end = mortal::live(command.arg(TWO_THREADS).arg(dir.path()), Fate::Step(step));
+        let made = ["a", "b"].map(|name| dir.path().join(name).exists());
+        match end {
+            End::Killed { call, .. } => seen.push((call, made)),
+            End::Done { .. } => {
+                assert_eq!(made, [true, true]);
+                break;
+            }
+            End::Failed(why) => panic!("step {step}: {why}"),
+        }
+    }
+    seen
+}
+
+fn the_axe_falls_in_every_thread() {
+    // Both sides of the call in both threads. Which step is whose differs
+    // from run to run, so one pass over the steps may miss one of them.
+    let wanted = [("before", [false, false]), ("after", [true, false]), ("before", [true, false]), ("after", [true, true])];
+    let wanted = wanted.map(|(side, made)| (format!("{side} openat"), made));
+    let mut seen = Vec::new();
+    for _ in 0..50 {
+        seen.extend(moments());
+        if wanted.iter().all(|moment| seen.contains(moment)) {
+            break;
+        }
+    }
+    assert!(wanted.iter().all(|moment| seen.contains(moment)), "{wanted:?} are not all in {seen:?}");
+    for never in [("after openat", [false, false]), ("before openat", [true, true])] {
+        assert!(!seen.contains(&(never.0.to_owned(), never.1)), "{never:?} in {seen:?}");
+    }
+    assert!(!seen.iter().any(|(_, made)| *made == [false, true]), "{seen:?}");
+}
+
+fn every_step_leaves_old_or_new(format: Format) {
+    let dir = fixture::temp_dir();
+    let deeds = Mutex::new(Deed::all());
+    let verdicts = Mutex::new(Vec::new());
+    let next = || deeds.lock().unwrap().next();
+    let work = || {
+        while let Some(deed) = next() {
+            let verdict = Trial { realm: Realm::HumFs(format), deed, dir: dir.path() }.run();
+            verdicts.lock().unwrap().push(verdict);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, |count| count.get().min(4)) {
+            scope.spawn(work);
+        }
+    });
+    let verdicts = verdicts.into_inner().unwrap();
+    let points: usize = verdicts.iter().map(|verdict| verdict.points).sum();
+    let violations: Vec<&String> = verdicts.iter().flat_map(|verdict| &verdict.violations).collect();
+    println!("    {}: {} deeds, killed at {points} steps, {} violations", format.name(), verdicts.len(), violations.len());
+    for violation in &violations {
+        println!("    {violation}");
+    }
+    assert!(violations.is_empty(), "{} violations", violations.len());
+}
+
+fn random_kills_lose_nothing(format: Format) {
+    let dir = fixture::temp_dir();
+    let seed = random::seed();
+    let kills = externfs_tests::cases(15);
+    let (mut reported, mut violations) = (0, 0);
+    for kill in 0..kills {
+        let tree = dir.path().join(format!("tree{kill}"));
+        let realm = Realm::HumFs(format);
+        realm.make(&tree);
+        let load = Load { realm, tree: &tree, seed: seed.wrapping_add(u64::from(kill) * 1000) };
+        // From hardly begun to well under way.
+        let delay = Duration::from_micros(load.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 49);
+        let result = load.kill_after(delay).and_then(|done| {
+            reported += done.iter().sum::<usize>();
+            load.check(&done)
+        });
+        if let Err(why) = result {
+            println!("    seed {}, killed after {delay:?}: {why}", load.seed);
+            violations += 1;
+        }
+        std::fs::remove_dir_all(&tree).unwrap();
+    }
+    println!("    {}: {kills} kills, {reported} operations reported, {violations} violations", format.name());
+    assert_eq!(violations, 0);
+    assert!(reported > kills as usize * 10, "hardly any load");
+}
+
+fn power_cuts_spare_what_was_synced(format: Format) {
+    let seed = random::seed();
+    let cuts = externfs_tests::cases(6);
+    let (mut reported, mut lost, mut violations) = (0, 0, 0);
+    for cut in 0..cuts {
+        let disk = LoopFs::new(128);
+        let cut = PowerCut { realm: Realm::HumFs(format), disk: &disk, seed: seed.wrapping_add(u64::from(cut)) };
+        let delay = Duration::from_millis(20 + cut.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 300);
+        match cut.run(delay) {
+            Ok(survey) => {
+                reported += survey.reported;
+                lost += survey.lost;
+            }
+            Err(why) => {
+                println!("    seed {}, cut after {delay:?}: {why}", cut.seed);
+                violations += 1;
+            }
+        }
+    }
+    println!("    {}: {cuts} cuts, {reported} steps reported, {lost} things lost, {violations} violations", format.name());
+    assert_eq!(violations, 0);
+    assert!(reported > cuts as usize * 10, "hardly any load");
+    assert!(lost > 0, "the cuts lose nothing");
+}
