@@ -214,6 +214,8 @@ impl HumFs {
         }
         self.tree.announce_closing();
         self.sync_all()?;
+        // A server ends without dropping anything, so this is to be said.
+        self.store.close()?;
         self.account.mark_clean(true).map_err(fault("writing humfs/state"))
     }
 
