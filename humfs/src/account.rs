@@ -216,7 +216,12 @@ impl Account {
         self.close(&mut self.inner(), &[], &outcome);
     }
 
-    /// Keeps `bytes` free, or no longer.
+    /// What is kept free for the host.
+    pub(crate) fn slack(&self) -> u64 {
+        self.inner().slack
+    }
+
+    /// Changes what is kept free for the host.
     pub(crate) fn keep_slack(&self, change: impl FnOnce(u64) -> u64) {
         let mut inner = self.inner();
         inner.slack = change(inner.slack);

@@ -46,6 +46,7 @@ mod open;
 mod options;
 mod path;
 mod plugin;
+mod unsettled;
 mod walk;
 mod whiteout;
 
