@@ -16,8 +16,8 @@
 //! # How it goes
 //! Parts of the tree and left-overs first; then the walk, in which only modes
 //! of the host are repaired, since directories below them are to be read; then
-//! the other repairs, deepest paths first, so that what is moved takes nothing
-//! along that is still to be looked at; then the counters.
+//! the other repairs, those that move something last and from below, so that
+//! nothing is taken along that is still to be repaired; then the counters.
 
 mod finding;
 mod links;

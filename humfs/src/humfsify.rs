@@ -21,6 +21,7 @@
 //! cut.
 
 mod change;
+mod dates;
 mod record;
 mod restore;
 mod walk;
@@ -114,7 +115,7 @@ pub fn convert(path: &Path, request: &Request, told: Told<'_>) -> Result<(), Usa
     site.hand_over().map_err(&cannot)?;
     site.apply_found()?;
     site.hand_over().map_err(&cannot)?;
-    for name in [FOUND, NODES] {
+    for name in [FOUND, NODES, c"dates"] {
         host::remove_deep(site.control.as_fd(), name).map_err(&cannot)?;
     }
     host::remove_file(site.control.as_fd(), CONVERTING).map_err(cannot)

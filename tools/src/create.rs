@@ -9,10 +9,14 @@ use crate::offline::{Offline, TreePath};
 use crate::progress::Progress;
 use crate::transfer::{HostTree, Keep, Origin, Planter, Unpack};
 use crate::{hostuser, process};
+use externfs::{Mode, SetAttr};
 use humfs::make::{self, Plan};
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
+
+/// Of the guest's root, unless the source says something else.
+const ROOT_MODE: u32 = 0o755;
 
 /// Makes the tree. One that is filled cannot be opened before it is whole: an
 /// attempt that was cut short is started over by the next.
@@ -23,17 +27,17 @@ pub fn run(asked: &Create) -> Result<()> {
     let plan = Plan { format: asked.metadata, total: asked.size, inodes: asked.inodes };
     let owner = asked.owner.as_deref().map(owner::Owner::find).transpose()?;
     process::raise_file_limit();
-    let Some(from) = &asked.from else {
-        become_owner(owner, &asked.tree)?;
-        return Ok(make::lay(&asked.tree, &plan)?);
-    };
     // What cannot be read is found out before anything is made.
-    let source = Source::open(from)?;
+    let source = asked.from.as_deref().map(Source::open).transpose()?;
     become_owner(owner, &asked.tree)?;
     make::lay_to_fill(&asked.tree, &plan)?;
     let tree = Offline::new(make::open_to_fill(&asked.tree)?)?;
-    source.pour(&tree, &asked.tree)?;
     let why = |error| Failure::new(format!("{}: {}", asked.tree.display(), crate::offline::why(&error)));
+    let root = SetAttr { mode: Some(Mode::new(ROOT_MODE)), ..SetAttr::default() };
+    tree.root().and_then(|mut node| node.set_attr(&root).map(drop)).map_err(why)?;
+    if let Some(source) = source {
+        source.pour(&tree, &asked.tree)?;
+    }
     tree.sync().map_err(why)?;
     tree.close()?;
     Ok(make::finish(&asked.tree)?)

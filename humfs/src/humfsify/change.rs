@@ -1,5 +1,6 @@
 //! The second pass: files change hands.
 
+use super::dates::Dates;
 use super::record::{place, xattr_names};
 use super::walk::{Dirs, Visitor, walk};
 use super::{NODES, Pass, Site, Told, kind_of};
@@ -17,22 +18,21 @@ const CEILING: u32 = 0o755;
 pub(super) fn change(site: &Site<'_>, told: Told<'_>) -> Result<(), UsageError> {
     let cannot = site.cannot();
     let root = site.root.as_fd();
-    let top = || -> Fault<(Dirs, OwnedFd)> {
+    let top = || -> Fault<(Dirs, OwnedFd, Dates)> {
         let part = |name| host::child_dir(root, name);
         let dirs = Dirs { data: part(c"data")?, files: part(c"file_metadata")?, dirs: part(c"dir_metadata")? };
-        Ok((dirs, host::ensure_dir(site.control.as_fd(), NODES)?))
+        Ok((dirs, host::ensure_dir(site.control.as_fd(), NODES)?, Dates::new(site.control.as_fd())?))
     };
-    let (top, nodes) = top().map_err(&cannot)?;
+    let (top, nodes, dates) = top().map_err(&cannot)?;
     let shown = format!("{}/data", site.path.display());
-    walk(top, &shown, &mut Changer { site, nodes, replaced: false }, Pass::Changing, told)
+    walk(top, &shown, &mut Changer { site, nodes, dates }, Pass::Changing, told)
 }
 
 struct Changer<'s> {
     site: &'s Site<'s>,
     /// For what takes the place of devices.
     nodes: OwnedFd,
-    /// Something in the directory at hand was replaced, which its mtime shows.
-    replaced: bool,
+    dates: Dates,
 }
 
 impl Visitor for Changer<'_> {
@@ -49,19 +49,12 @@ impl Visitor for Changer<'_> {
         let kind = kind_of(stat)?;
         match kind {
             FileKind::Regular | FileKind::Directory | FileKind::Symlink => self.settle(dirs.data.as_fd(), name, kind, stat),
-            _ => {
-                self.replace(dirs, name, stat)?;
-                self.replaced = true;
-                Ok(())
-            }
+            _ => self.replace(dirs, name, stat),
         }
     }
 
-    fn leave(&mut self, dirs: &Dirs, stat: &Stat) -> Fault<()> {
-        if std::mem::take(&mut self.replaced) {
-            rustix::fs::utimensat(&dirs.data, c".", &times(stat), AtFlags::empty())?;
-        }
-        Ok(())
+    fn leave(&mut self, dirs: &Dirs, _stat: &Stat) -> Fault<()> {
+        self.dates.give_back(dirs.data.as_fd())
     }
 }
 
@@ -95,6 +88,7 @@ impl Changer<'_> {
         }
         self.site.give(self.nodes.as_fd(), &staged)?;
         rustix::fs::utimensat(&self.nodes, &staged, &times(stat), AtFlags::SYMLINK_NOFOLLOW)?;
+        self.dates.keep(dirs.data.as_fd())?;
         take_place(&self.nodes, &staged, &dirs.data, name, stat.st_nlink > 1)
     }
 }
@@ -111,7 +105,7 @@ pub(super) fn take_place(nodes: &OwnedFd, staged: &CStr, dir: &OwnedFd, name: &C
 }
 
 /// The times of `stat`, to be set.
-pub(super) fn times(stat: &Stat) -> Timestamps {
+fn times(stat: &Stat) -> Timestamps {
     let at = |seconds, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds as i64 };
     Timestamps { last_access: at(stat.st_atime, stat.st_atime_nsec), last_modification: at(stat.st_mtime, stat.st_mtime_nsec) }
 }

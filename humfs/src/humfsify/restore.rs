@@ -1,6 +1,7 @@
 //! The way back: files get what their records say, and the records go.
 
 use super::change::take_place;
+use super::dates::Dates;
 use super::walk::each_below;
 use super::{BEFORE, NODES, Pass, RESTORING, Told, words};
 use crate::convert::PARTS;
@@ -36,7 +37,8 @@ pub fn restore(path: &Path, told: Told<'_>) -> std::result::Result<(), UsageErro
         host::replace_file(control.as_fd(), RESTORING, b"1\n").map_err(cannot)?;
         let nodes = host::ensure_dir(control.as_fd(), NODES).map_err(cannot)?;
         let fs = HumFs::new(tree, Options::default()).map_err(failed)?;
-        Restorer { fs: &fs, nodes, told, count: 0, settled: Vec::new(), ahead: Vec::new() }.run()?;
+        let dates = Dates::new(control.as_fd()).map_err(cannot)?;
+        Restorer { fs: &fs, nodes, dates, told, count: 0, settled: Vec::new(), ahead: Vec::new() }.run()?;
         fs.close().map_err(failed)?;
         host::replace_file(control.as_fd(), RESTORING, b"2\n").map_err(cannot)?;
     }
@@ -50,22 +52,23 @@ fn c_path(path: &Path) -> std::result::Result<CString, UsageError> {
 struct Restorer<'f, 't> {
     fs: &'f HumFs,
     nodes: OwnedFd,
+    dates: Dates,
     told: Told<'t>,
     count: u64,
     /// Directories that have been gone through. Their modes may keep even us
     /// out, so they come last.
-    settled: Vec<(Arc<Inode>, Option<Record>, Attr)>,
-    ahead: Vec<(Arc<Inode>, Option<Record>, Attr)>,
+    settled: Vec<(Arc<Inode>, Option<Record>)>,
+    ahead: Vec<(Arc<Inode>, Option<Record>)>,
 }
 
 impl Restorer<'_, '_> {
     fn run(mut self) -> std::result::Result<(), UsageError> {
         let shown = self.fs.tree.path().display().to_string();
         let failed = |error: externfs::Error| UsageError(format!("'{shown}/data': {error}"));
-        let start = || -> Result<(Arc<Inode>, Option<Record>, Attr)> {
+        let start = || -> Result<(Arc<Inode>, Option<Record>)> {
             let root = self.fs.root()?.inner.clone();
             let host = self.fs.base.attr(&root, None)?;
-            Ok((root, found(self.fs.store.load_root(self.fs.base.root_fd(), &host)?), host))
+            Ok((root, found(self.fs.store.load_root(self.fs.base.root_fd(), &host)?)))
         };
         let root = start().map_err(failed)?;
         self.ahead.push(root);
@@ -73,12 +76,12 @@ impl Restorer<'_, '_> {
             self.directory(&dir.0)?;
             self.settled.push(dir);
         }
-        while let Some((dir, record, host)) = self.settled.pop() {
+        while let Some((dir, record)) = self.settled.pop() {
             let settle = || -> Result<()> {
                 let fd = self.fs.base.dir_fd(&dir)?;
+                self.dates.give_back((*fd).as_fd()).map_err(fault("setting the times of a directory"))?;
                 let Some(record) = &record else { return Ok(()) };
-                give_back((*fd).as_fd(), c".", record).map_err(fault("giving a directory back"))?;
-                rustix::fs::utimensat(&*fd, c".", &times(&host), AtFlags::empty()).map_err(fault("setting the times of a directory"))
+                give_back((*fd).as_fd(), c".", record).map_err(fault("giving a directory back"))
             };
             settle().map_err(failed)?;
         }
@@ -106,7 +109,7 @@ impl Restorer<'_, '_> {
         let host = host::stat_at(at.dir, at.name).map_err(fault("looking up a name"))?;
         let record = found(self.fs.store.load(at, &host)?);
         if host.kind == FileKind::Directory {
-            self.ahead.push((self.fs.base.enroll(at.parent, at.name)?.0, record, host));
+            self.ahead.push((self.fs.base.enroll(at.parent, at.name)?.0, record));
             return Ok(());
         }
         // The host made it behind our back: it has what it has.
@@ -135,6 +138,7 @@ impl Restorer<'_, '_> {
         }
         give_back(self.nodes.as_fd(), &staged, record)?;
         rustix::fs::utimensat(&self.nodes, &staged, &times(host), AtFlags::SYMLINK_NOFOLLOW)?;
+        self.dates.keep(at.dir)?;
         let dir = rustix::io::fcntl_dupfd_cloexec(at.dir, 0)?;
         take_place(&self.nodes, &staged, &dir, at.name, host.nlink > 1)
     }

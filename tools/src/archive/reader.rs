@@ -234,6 +234,9 @@ impl<R: Read> Reader<R> {
         if error.kind() != io::ErrorKind::UnexpectedEof {
             return error;
         }
+        if !self.begun {
+            return broken("it is no tar archive");
+        }
         broken(format!("the archive was cut short in or after '{}'", shown::text(&self.path)))
     }
 }

@@ -119,7 +119,7 @@ fn damage_is_an_error_and_no_panic() {
 
 #[test]
 fn what_is_no_archive_is_named() {
-    for (bytes, says) in [(&b""[..], "empty"), (b"hello, this is text", "cut short"), (&[b'x'; 2000], "no tar archive")] {
+    for (bytes, says) in [(&b""[..], "empty"), (b"hello, this is text", "no tar archive"), (&[b'x'; 2000], "no tar archive")] {
         let error = read(bytes).expect_err("is refused");
         assert!(error.to_string().contains(says), "{error}");
     }

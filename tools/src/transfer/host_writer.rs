@@ -74,6 +74,9 @@ impl HostWriter {
     }
 
     fn shown(&self, path: &TreePath) -> String {
+        if path.is_root() {
+            return self.target.display().to_string();
+        }
         self.target.join(OsStr::from_bytes(path.as_bytes())).display().to_string()
     }
 
