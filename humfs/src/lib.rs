@@ -47,6 +47,7 @@ mod open;
 mod options;
 mod path;
 mod plugin;
+mod unsettled;
 mod walk;
 mod whiteout;
 
