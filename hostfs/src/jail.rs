@@ -18,6 +18,7 @@ mod openat2;
 
 use crate::attr::Stat;
 use crate::fault::Fault;
+use crate::sys;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
@@ -41,9 +42,9 @@ pub(crate) enum Resolver {
     Manual,
 }
 
-/// `/proc/self/fd` as the process `pid` sees it.
+/// `/proc/self/fd` as the process with this mark sees it.
 struct ProcFd {
-    pid: u32,
+    process: u64,
     dir: std::sync::Arc<OwnedFd>,
 }
 
@@ -161,7 +162,7 @@ impl Jail {
         let mut proc = self.proc.lock().unwrap_or_else(PoisonError::into_inner);
         // After a fork our descriptors are listed elsewhere: the numbers in
         // the old place are the parent's and may stand for anything.
-        if proc.pid != std::process::id() {
+        if proc.process != sys::process_mark() {
             *proc = ProcFd::open()?;
         }
         Ok(proc.dir.clone())
@@ -200,10 +201,10 @@ impl Jail {
 
 impl ProcFd {
     fn open() -> Fault<ProcFd> {
-        let pid = std::process::id();
+        let process = sys::process_mark();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(CWD, c"/proc/self/fd", flags, Mode::empty())?;
-        Ok(ProcFd { pid, dir: dir.into() })
+        Ok(ProcFd { process, dir: dir.into() })
     }
 }
 

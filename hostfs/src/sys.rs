@@ -1,10 +1,15 @@
 //! The system calls that no safe wrapper offers. All of this crate's `unsafe`
 //! is here, one call a function, nothing decided.
+//!
+//! [`process_mark`] is the exception: what it knows lies in memory that only
+//! `unsafe` can get.
 #![allow(unsafe_code)]
 
 use rustix::io::Errno;
 use std::ffi::{CStr, c_int, c_long, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 type Result<T> = std::result::Result<T, Errno>;
 
@@ -132,5 +137,82 @@ pub(crate) fn wake_thread(thread: i32) {
     // and the signal's handler does nothing. A thread that is gone is ESRCH.
     unsafe {
         libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, WAKE_SIGNAL);
+    }
+}
+
+/// A number that differs in this process from what it was in those that it was
+/// forked from: whoever keeps something that ends with a fork keeps this beside
+/// it and compares. As getpid(2), but without the system call.
+pub(crate) fn process_mark() -> u64 {
+    static PAGE: OnceLock<Option<&'static AtomicU64>> = OnceLock::new();
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let Some(mark) = *PAGE.get_or_init(page_wiped_on_fork) else {
+        return u64::from(std::process::id());
+    };
+    match mark.load(Ordering::Relaxed) {
+        0 => {
+            // A child has its parent's count, so what it takes was nobody's above it.
+            let fresh = NEXT.fetch_add(1, Ordering::Relaxed);
+            mark.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed).map_or_else(|other| other, |_| fresh)
+        }
+        known => known,
+    }
+}
+
+/// Memory that is zero again in a child (Linux 4.14).
+fn page_wiped_on_fork() -> Option<&'static AtomicU64> {
+    const LEN: usize = size_of::<AtomicU64>();
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: asks for new memory, wherever the kernel likes; it gives whole
+    // zeroed pages, and their alignment is more than enough.
+    let page = unsafe { libc::mmap(std::ptr::null_mut(), LEN, access, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+    if page == libc::MAP_FAILED {
+        return None;
+    }
+    // SAFETY: the mapping is ours alone, and the advice is about forks only.
+    if unsafe { libc::madvise(page, LEN, libc::MADV_WIPEONFORK) } != 0 {
+        // SAFETY: nobody knows of the mapping yet.
+        unsafe { libc::munmap(page, LEN) };
+        return None;
+    }
+    // SAFETY: the mapping is never taken away, zero is a valid value, and all
+    // access is atomic.
+    Some(unsafe { &*page.cast::<AtomicU64>() })
+}
+
+/// Runs `body` in a forked child and returns its answer.
+#[cfg(test)]
+pub(crate) fn in_child(body: impl FnOnce() -> bool) -> bool {
+    // SAFETY: other threads of the tests may hold locks that nobody in the child
+    // will release, so `body` keeps to system calls and locks of its own.
+    match unsafe { libc::fork() } {
+        0 => {
+            let code = c_int::from(!body());
+            // SAFETY: ends the child without the parent's exit handlers.
+            unsafe { libc::_exit(code) }
+        }
+        child => {
+            let mut status = 0;
+            // SAFETY: waits for the child that was just made, into a live local.
+            let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+            waited == child && status == 0
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_has_another_mark_and_so_has_its_child() {
+        let own = process_mark();
+        assert!(own != 0 && process_mark() == own);
+        let differ = in_child(|| {
+            let child = process_mark();
+            child != own && process_mark() == child && in_child(|| ![own, child].contains(&process_mark()))
+        });
+        assert!(differ);
+        assert_eq!(process_mark(), own);
     }
 }

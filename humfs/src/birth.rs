@@ -2,7 +2,7 @@
 
 use crate::acl::{self, Acl};
 use crate::record::Record;
-use externfs::{Caller, Errno, FileKind, Mode, Result};
+use externfs::{Caller, Errno, FileKind, GuestGid, GuestUid, Mode, Result};
 
 /// `S_ISGID`.
 const SETGID: u32 = 0o2000;
@@ -45,10 +45,15 @@ pub(crate) fn born(caller: &Caller, parent: &Record, kind: FileKind, mode: Mode)
     Ok(record)
 }
 
+/// The record of a root that has none yet, as mkfs(8) makes roots. The mode of
+/// data/ on the host says nothing of it: that is ours, and keeps others out.
+pub(crate) fn root() -> Record {
+    Record::new(FileKind::Directory, Mode::new(0o755), GuestUid(0), GuestGid(0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use externfs::{GuestGid, GuestUid};
 
     fn caller(umask: u32) -> Caller {
         Caller { uid: GuestUid(1000), gid: GuestGid(100), umask, ..Caller::root() }

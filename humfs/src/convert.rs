@@ -34,7 +34,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// What lies in TREE and belongs to a format.
-const PARTS: [&CStr; 5] = [c"data", c"file_metadata", c"dir_metadata", c"file_attributes", c"dir_attributes"];
+pub(crate) const PARTS: [&CStr; 5] = [c"data", c"file_metadata", c"dir_metadata", c"file_attributes", c"dir_attributes"];
 
 /// What lies in `humfs/` and belongs to a format: a database, what SQLite and
 /// the store keep beside it.
@@ -43,12 +43,19 @@ const CONTROL_PARTS: [&CStr; 5] = [c"metadata.db", c"metadata.db-wal", c"metadat
 /// The mark of a switch that has begun.
 pub(crate) const SWITCHING: &CStr = c"switching";
 
-/// Converts the tree at `path` to `format`. `progress` is told of each object.
+/// Converts the tree at `path` to `format`; one of version 1 is upgraded first.
+/// `progress` is told of each object. Returns how many there were.
 ///
 /// # Errors
 /// One clear line. The tree is what it was, or is switched by its next writer.
 pub fn convert(path: &Path, format: Format, progress: &mut dyn FnMut(u64)) -> std::result::Result<u64, UsageError> {
     let shown = path.display();
+    if crate::tree::version(path) == Some(1) {
+        let upgraded = crate::store::shadow::version1::upgrade(path)?;
+        if format == Format::ShadowFs {
+            return Ok(upgraded);
+        }
+    }
     let tree = Tree::open(path, Access::Write)?;
     if tree.superblock().format == format {
         return Err(UsageError(format!("'{shown}' has its records in {} already", format.name())));

@@ -59,7 +59,8 @@ impl HumFs {
         let nodes = NodeTable::new(account.clone());
         let record = match store.load_root(base.root_fd(), &host)? {
             Loaded::Record(record) => record,
-            Loaded::Absent => adopted(Adopt::Root, &host)?,
+            // A tree that nobody has mounted yet.
+            Loaded::Absent => crate::birth::root(),
         };
         let cost = account::cost(&host, record.xattrs.bytes());
         let (root_node, _) = nodes.intern(inner, record, cost, false);

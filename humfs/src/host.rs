@@ -184,10 +184,10 @@ pub(crate) fn names(dir: BorrowedFd<'_>) -> Fault<Vec<(CString, FileType)>> {
     Ok(names)
 }
 
-/// Moves the ctime of what `fd` stands for to now and changes nothing else: an
-/// owner gives the file to himself.
+/// Moves the ctime of what `fd` stands for to now and changes nothing else: a
+/// chown(2) that names neither owner nor group.
 pub(crate) fn touch_ctime(fd: BorrowedFd<'_>) -> Fault<()> {
-    rustix::fs::chownat(fd, c"", Some(rustix::process::geteuid()), None, AtFlags::EMPTY_PATH)
+    rustix::fs::chownat(fd, c"", None, None, AtFlags::EMPTY_PATH)
 }
 
 /// Writes `contents` to the file `name`, so that a reader finds the old or the

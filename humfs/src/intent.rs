@@ -17,8 +17,8 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes in one link: `PATH_MAX` less room for the NUL.
-const PIECE: usize = 4000;
+/// Bytes in one link: xfs takes targets of up to 1023, others more.
+const PIECE: usize = 1000;
 
 /// A directory of intents.
 #[derive(Debug)]

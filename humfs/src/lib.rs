@@ -22,7 +22,9 @@
 //! ```
 
 pub mod account;
+pub mod check;
 pub mod convert;
+pub mod humfsify;
 pub mod intent;
 pub mod make;
 pub mod record;

@@ -1,14 +1,20 @@
-//! Making an empty tree.
+//! Making a tree: empty, or one that is filled before anybody opens it.
 
+use crate::birth;
+use crate::convert::PARTS;
+use crate::fs::HumFs;
 use crate::host::{self, Fault};
-use crate::record::Record;
+use crate::options::Options;
 use crate::store::Format;
 use crate::superblock::Superblock;
-use externfs::{FileKind, GuestGid, GuestUid, Mode, UsageError};
+use crate::tree::{Tree, take_lock};
+use externfs::{Bridge, BridgeOptions, UsageError};
 use rustix::fs::OFlags;
 use rustix::io::Errno as Host;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 /// What a new tree is to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,15 +27,72 @@ pub struct Plan {
     pub inodes: Option<u64>,
 }
 
+/// In `humfs/` while a tree is being made or filled. Nobody opens it then.
+pub(crate) const IMPORTING: &CStr = c"importing";
+
 /// Makes an empty tree in the directory `path`, which is made if it is not
 /// there and must be empty otherwise. What an attempt left that was cut short
-/// counts as empty: the superblock comes last.
+/// counts as empty.
 ///
 /// # Errors
 /// One clear line: what is wrong and what to do.
 pub fn lay(path: &Path, plan: &Plan) -> Result<(), UsageError> {
+    let (root, control, lock) = prepare(path, plan)?;
+    let cannot = cannot_make(path);
+    lay_in(root.as_fd(), &plan.superblock()).map_err(&cannot)?;
+    host::remove_file(control.as_fd(), IMPORTING).map_err(&cannot)?;
+    drop(lock);
+    Ok(())
+}
+
+/// As [`lay`], but nobody can open the tree before [`finish`] was called,
+/// except by [`open_to_fill`]. The next call, or the next [`lay`], starts over.
+///
+/// # Errors
+/// As for [`lay`].
+pub fn lay_to_fill(path: &Path, plan: &Plan) -> Result<(), UsageError> {
+    let (root, control, lock) = prepare(path, plan)?;
+    let cannot = cannot_make(path);
+    drop(host::open_file(control.as_fd(), IMPORTING, OFlags::CREATE | OFlags::WRONLY).map_err(&cannot)?);
+    // A mark that comes back after a power failure is harmless; one that has
+    // gone, with the superblock there, is not.
+    rustix::fs::fsync(host::open_listing(control.as_fd()).map_err(&cannot)?).map_err(&cannot)?;
+    lay_in(root.as_fd(), &plan.superblock()).map_err(&cannot)?;
+    drop(lock);
+    Ok(())
+}
+
+/// Opens a tree that [`lay_to_fill`] has made.
+///
+/// # Errors
+/// One clear line.
+pub fn open_to_fill(path: &Path) -> Result<Arc<Bridge<HumFs>>, UsageError> {
+    let tree = Tree::open_marked(path, None)?;
+    let bridge = HumFs::new(tree, Options::default()).and_then(|fs| Bridge::new(fs, BridgeOptions::default()));
+    bridge.map_err(|error| UsageError(format!("'{}': {error}", path.display())))
+}
+
+/// The tree is filled, and everything in it durable: anybody may open it.
+///
+/// # Errors
+/// One clear line.
+pub fn finish(path: &Path) -> Result<(), UsageError> {
+    let cannot = cannot_make(path);
+    let control = rustix::fs::open(path.join("humfs"), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, rustix::fs::Mode::empty());
+    let control = control.map_err(&cannot)?;
+    host::remove_file(control.as_fd(), IMPORTING).map_err(&cannot)?;
+    rustix::fs::fsync(&control).map_err(cannot)
+}
+
+fn cannot_make(path: &Path) -> impl Fn(Host) -> UsageError {
+    move |error| UsageError(format!("cannot make a tree in '{}': {error}", path.display()))
+}
+
+/// The directory and its `humfs/`, with nothing of a tree in them but what
+/// was asked for, and the writer's lock.
+fn prepare(path: &Path, plan: &Plan) -> Result<(OwnedFd, OwnedFd, OwnedFd), UsageError> {
     let shown = path.display();
-    let cannot = |error: Host| UsageError(format!("cannot make a tree in '{shown}': {error}"));
+    let cannot = cannot_make(path);
     match rustix::fs::mkdir(path, host::DIR_MODE) {
         Ok(()) | Err(Host::EXIST) => {}
         Err(Host::NOENT) => return Err(UsageError(format!("cannot make '{shown}': the directory above it does not exist"))),
@@ -40,26 +103,55 @@ pub fn lay(path: &Path, plan: &Plan) -> Result<(), UsageError> {
         Host::NOTDIR => UsageError(format!("'{shown}' is not a directory: give one that is empty, or a name that is free")),
         other => cannot(other),
     })?;
-    for (name, _) in host::names(root.as_fd()).map_err(cannot)? {
+    let unfinished = host::child(root.as_fd(), c"humfs/importing").is_ok();
+    for (name, _) in host::names(root.as_fd()).map_err(&cannot)? {
         match name.to_bytes() {
-            b"superblock" => return Err(UsageError(format!("'{shown}' is a humfs tree already: 'externfs check' looks at it"))),
-            b"data" | b"humfs" | b"file_metadata" | b"dir_metadata" | b"superblock.new" => {}
+            b"superblock" if !unfinished => {
+                return Err(UsageError(format!("'{shown}' is a humfs tree already: 'externfs check' looks at it")));
+            }
+            b"superblock" | b"superblock.new" | b"humfs" => {}
+            _ if PARTS.contains(&&*name) => {}
             other => {
                 return Err(UsageError(format!("'{shown}' is not empty: it holds '{}'", other.escape_ascii())));
             }
         }
     }
     // Nobody but its owner has business in it.
-    rustix::fs::fchmod(&root, host::DIR_MODE).map_err(cannot)?;
-    let data = host::ensure_dir(root.as_fd(), c"data").map_err(cannot)?;
-    if !host::names(data.as_fd()).map_err(cannot)?.is_empty() {
+    rustix::fs::fchmod(&root, host::DIR_MODE).map_err(&cannot)?;
+    let control = host::ensure_dir(root.as_fd(), c"humfs").map_err(&cannot)?;
+    let lock = take_lock(control.as_fd(), path)?;
+    if unfinished {
+        start_over(root.as_fd(), control.as_fd()).map_err(&cannot)?;
+    }
+    let data = host::ensure_dir(root.as_fd(), c"data").map_err(&cannot)?;
+    if !host::names(data.as_fd()).map_err(&cannot)?.is_empty() {
         return Err(UsageError(format!("'{shown}/data' is not empty: 'humfsify' converts a directory that is there")));
     }
     if let Some(inodes) = plan.inodes {
-        let control = host::ensure_dir(root.as_fd(), c"humfs").map_err(cannot)?;
-        host::replace_file(control.as_fd(), c"settings", format!("inodes {inodes}\n").as_bytes()).map_err(cannot)?;
+        host::replace_file(control.as_fd(), c"settings", format!("inodes {inodes}\n").as_bytes()).map_err(&cannot)?;
     }
-    lay_in(root.as_fd(), &Superblock { version: 2, format: plan.format, used: 1, total: plan.total }).map_err(cannot)
+    Ok((root, control, lock))
+}
+
+/// Takes away what an attempt made that was cut short: the mark last, and that
+/// by whoever goes on.
+fn start_over(root: BorrowedFd<'_>, control: BorrowedFd<'_>) -> Fault<()> {
+    host::remove_file(root, c"superblock")?;
+    for part in PARTS {
+        host::remove_deep(root, part)?;
+    }
+    for (name, _) in host::names(control)? {
+        if &*name != IMPORTING && &*name != c"lock" {
+            host::remove_deep(control, &name)?;
+        }
+    }
+    Ok(())
+}
+
+impl Plan {
+    fn superblock(&self) -> Superblock {
+        Superblock { version: 2, format: self.format, used: 1, total: self.total }
+    }
 }
 
 /// Makes the parts of an empty tree in the directory `root`, those that are
@@ -67,8 +159,7 @@ pub fn lay(path: &Path, plan: &Plan) -> Result<(), UsageError> {
 pub(crate) fn lay_in(root: BorrowedFd<'_>, superblock: &Superblock) -> Fault<()> {
     host::ensure_dir(root, c"data")?;
     host::ensure_dir(root, c"humfs")?;
-    let guest_root = Record::new(FileKind::Directory, Mode::new(0o755), GuestUid(0), GuestGid(0));
-    let line = guest_root.to_line(false);
+    let line = birth::root().to_line(false);
     match superblock.format {
         Format::ShadowFs => {
             host::ensure_dir(root, c"file_metadata")?;
@@ -83,7 +174,7 @@ pub(crate) fn lay_in(root: BorrowedFd<'_>, superblock: &Superblock) -> Fault<()>
                 Err(other) => return Err(other),
             }
         }
-        // The root's record is there when the first writer comes.
+        // The root's record comes with its first change.
         Format::Sqlite | Format::Xattr => {}
     }
     host::replace_file(root, c"superblock", superblock.to_text().as_bytes())
@@ -92,6 +183,7 @@ pub(crate) fn lay_in(root: BorrowedFd<'_>, superblock: &Superblock) -> Fault<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tree::Access;
 
     fn plan(format: Format) -> Plan {
         Plan { format, total: 1 << 30, inodes: None }
@@ -115,5 +207,41 @@ mod tests {
         assert!(lay(&used, &plan(Format::Xattr)).unwrap_err().0.contains("holds 'letter'"));
         assert!(lay(&dir.path().join("a/b"), &plan(Format::Xattr)).unwrap_err().0.contains("above it"));
         assert!(lay(&used.join("letter"), &plan(Format::Xattr)).unwrap_err().0.contains("not a directory"));
+    }
+
+    #[test]
+    fn nobody_opens_a_tree_that_is_not_filled() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tree");
+        let plan = Plan { inodes: Some(5), ..plan(Format::Xattr) };
+        let open = |access| Tree::open(&path, access).map(drop).map_err(|error| error.0);
+        lay_to_fill(&path, &plan).unwrap();
+        std::fs::create_dir_all(path.join("data/a/b")).unwrap();
+        for access in [Access::Read, Access::Write] {
+            assert!(open(access).unwrap_err().contains("same 'externfs create' again"));
+        }
+        let filling = open_to_fill(&path).unwrap();
+        assert!(lay_to_fill(&path, &plan).unwrap_err().0.contains("in use"));
+        drop(filling);
+        // It starts over.
+        lay_to_fill(&path, &plan).unwrap();
+        assert_eq!(std::fs::read_dir(path.join("data")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_to_string(path.join("humfs/settings")).unwrap(), "inodes 5\n");
+        finish(&path).unwrap();
+        open(Access::Read).unwrap();
+        open(Access::Write).unwrap();
+        assert!(lay(&path, &plan).unwrap_err().0.contains("already"));
+    }
+
+    #[test]
+    fn an_attempt_that_was_cut_short_can_be_given_up_for_an_empty_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tree");
+        lay_to_fill(&path, &plan(Format::ShadowFs)).unwrap();
+        std::fs::write(path.join("data/file"), "").unwrap();
+        lay(&path, &plan(Format::Xattr)).unwrap();
+        assert_eq!(std::fs::read_dir(path.join("data")).unwrap().count(), 0);
+        assert!(!path.join("dir_metadata").exists());
+        Tree::open(&path, Access::Write).unwrap();
     }
 }

@@ -6,11 +6,14 @@ use crate::fs::HumFs;
 use crate::host::{self, Fault, damaged, fault};
 use crate::intent::Journal;
 use crate::path;
-use crate::store::{At, Recovered};
+use crate::store::{At, Loaded, Recovered};
 use crate::tree::Tree;
-use crate::walk::Walk;
-use externfs::{ExternFs, Result};
+use crate::walk::{Ground, Seen, Visit, walk};
+use externfs::{ExternFs, FileKind, Result};
+use std::collections::HashSet;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// The account as a predecessor left it, and the journal of changes.
 pub(crate) fn account_and_journal(tree: &Tree, read_only: bool) -> Result<(Account, Option<Journal>)> {
@@ -117,13 +120,15 @@ impl HumFs {
     /// # Errors
     /// What the host says of a directory.
     pub fn recount(&self) -> Result<Usage> {
-        let mut used = Usage::default();
-        Walk::new(self)?.run(&mut |seen| {
-            let xattrs = seen.record.as_ref().map_or(0, |record| record.xattrs.bytes());
-            used.add(Usage::one(account::cost(seen.host, xattrs)));
-            Ok(())
-        })?;
-        Ok(used)
+        let ground = self.ground()?;
+        let count = Recount::default();
+        walk(&ground, &count)?;
+        Ok(count.sum.total())
+    }
+
+    /// The tree as it can be walked.
+    pub(crate) fn ground(&self) -> Result<Ground<'_>> {
+        Ok(Ground { base: &self.base, store: &*self.store, root: self.root()?.inner.clone() })
     }
 
     /// Calls `act` with the place that `path` below data/ leads to; None if a
@@ -133,12 +138,53 @@ impl HumFs {
         let mut dir = self.root()?.inner.clone();
         for component in above {
             match self.base.enroll(&dir, &component) {
-                Ok((inner, host)) if host.kind == externfs::FileKind::Directory => dir = inner,
+                Ok((inner, host)) if host.kind == FileKind::Directory => dir = inner,
                 _ => return Ok(None),
             }
         }
         let fd = self.base.dir_fd(&dir)?;
         act(&At { parent: &dir, dir: fd.as_fd(), name: &name }).map(Some)
+    }
+}
+
+/// What several threads count together.
+#[derive(Default)]
+pub(crate) struct Sum {
+    bytes: AtomicU64,
+    inodes: AtomicU64,
+}
+
+impl Sum {
+    pub(crate) fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.inodes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn total(&self) -> Usage {
+        Usage { bytes: self.bytes.load(Ordering::Relaxed), inodes: self.inodes.load(Ordering::Relaxed) }
+    }
+}
+
+#[derive(Default)]
+struct Recount {
+    sum: Sum,
+    /// Objects with several names that have been counted.
+    linked: Mutex<HashSet<(u64, u64)>>,
+}
+
+impl Visit for Recount {
+    fn see(&self, seen: &Seen<'_>) -> Result<()> {
+        let has_names = seen.host.nlink > 1 && seen.host.kind != FileKind::Directory;
+        if has_names && !self.linked.lock().unwrap_or_else(PoisonError::into_inner).insert(seen.key()) {
+            return Ok(());
+        }
+        // What cannot be read counts without its attributes.
+        let xattrs = match seen.load() {
+            Ok(Loaded::Record(record)) => record.xattrs.bytes(),
+            Ok(Loaded::Absent) | Err(_) => 0,
+        };
+        self.sum.add(account::cost(seen.host, xattrs));
+        Ok(())
     }
 }
 

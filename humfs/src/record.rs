@@ -30,6 +30,9 @@ pub enum Unreadable {
     /// Its checksum says that some of it is not what was written.
     #[error("the record's checksum is wrong")]
     Checksum,
+    /// It cannot be that of what the data tree holds.
+    #[error("the record is one of another type")]
+    OtherType,
     /// Written by a later humfs.
     #[error("the record has version {0}, which this program does not know")]
     Version(u8),

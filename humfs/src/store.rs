@@ -181,6 +181,15 @@ pub trait MetaStore: Send + Sync {
     /// ENOSPC when the format has no room for it.
     fn save(&self, object: &Object<'_>, record: &Record) -> Result<()>;
 
+    /// As `save`, where there is a record that cannot be read: what it says
+    /// does not count.
+    ///
+    /// # Errors
+    /// As for `save`.
+    fn reset(&self, object: &Object<'_>, record: &Record) -> Result<()> {
+        self.save(object, record)
+    }
+
     /// Makes `at`, which must not exist, with `record`: an empty regular file
     /// for regular and special files, a directory, a link to `record.target`
     /// (or what stands for one). The record is there when the name appears.
@@ -247,4 +256,19 @@ pub trait MetaStore: Send + Sync {
     /// # Errors
     /// What the host says.
     fn discard(&self, at: &At<'_>) -> Result<()>;
+
+    /// What is wrong with the store as a whole and shows at no single object,
+    /// a line each.
+    ///
+    /// # Errors
+    /// What the host says.
+    fn verify(&self, _emit: &mut dyn FnMut(String)) -> Result<()> {
+        Ok(())
+    }
+
+    /// Where the record of the object called `at` is (None: of the root, whose
+    /// descriptor is `root`) and what it looks like there, in a line for people.
+    fn describe(&self, _root: BorrowedFd<'_>, _at: Option<&At<'_>>) -> String {
+        format!("kept by the format {}", self.format().name())
+    }
 }

@@ -6,6 +6,8 @@
 //! TREE/data/             the guest's files
 //! TREE/file_metadata/    records of the shadow formats
 //! TREE/dir_metadata/
+//! TREE/file_attributes/  their extended attributes, when there are any
+//! TREE/dir_attributes/
 //! TREE/humfs/            what the original does not know:
 //!      lock              held by the writer
 //!      state             counters, and what is in flight
@@ -24,12 +26,21 @@ use crate::superblock::Superblock;
 use externfs::UsageError;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno as Host;
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// In the lock's file while its holder is on the way out.
 const CLOSING: &[u8] = b"closing";
+
+/// Marks of what was cut short, and what goes on with it. Such a tree is
+/// nobody else's to open.
+const UNFINISHED: [(&CStr, &str); 3] = [
+    (crate::make::IMPORTING, "the same 'externfs create'"),
+    (crate::humfsify::CONVERTING, "the same 'humfsify'"),
+    (crate::humfsify::RESTORING, "'humfsify -r'"),
+];
 
 /// A longer one is none, in bytes.
 const SUPERBLOCK_MAX: usize = 4096;
@@ -63,6 +74,34 @@ impl Tree {
     /// # Errors
     /// One clear line: what is wrong and what to do.
     pub fn open(path: &Path, access: Access) -> Result<Tree, UsageError> {
+        let tree = Tree::open_any(path, access, None)?;
+        for (mark, remedy) in UNFINISHED {
+            if tree.control().is_some_and(|control| host::child(control, mark).is_ok()) {
+                return Err(UsageError(format!("'{}' is not complete: run {remedy} again", path.display())));
+            }
+        }
+        tree.check_privacy()?;
+        Ok(tree)
+    }
+
+    /// Opens the tree at `path` for writing by whoever has left a mark in it
+    /// that keeps others out. `lock` is the writer's, if the caller has it.
+    pub(crate) fn open_marked(path: &Path, lock: Option<OwnedFd>) -> Result<Tree, UsageError> {
+        let tree = Tree::open_any(path, Access::Write, lock)?;
+        tree.check_privacy()?;
+        Ok(tree)
+    }
+
+    /// As [`Tree::open`], whatever its state and whoever else may come near:
+    /// for who looks into that.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn open_exposed(path: &Path, access: Access) -> Result<Tree, UsageError> {
+        Tree::open_any(path, access, None)
+    }
+
+    fn open_any(path: &Path, access: Access, held: Option<OwnedFd>) -> Result<Tree, UsageError> {
         let shown = path.display();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(rustix::fs::CWD, path, flags, Mode::empty()).map_err(|error| match error {
@@ -73,6 +112,9 @@ impl Tree {
         let cannot = |what: &'static str| move |error: Host| UsageError(format!("'{}': {what}: {error}", path.display()));
         // Before anything is made in a directory that is no tree.
         host::child(root.as_fd(), c"superblock").map_err(|error| match error {
+            Host::NOENT if host::child(root.as_fd(), c"humfs/converting").is_ok() => {
+                UsageError(format!("'{shown}' is not complete: run the same 'humfsify' again"))
+            }
             Host::NOENT => {
                 UsageError(format!("'{shown}' is no humfs tree: it has no superblock; 'externfs create' makes one, 'humfsify' converts"))
             }
@@ -80,7 +122,7 @@ impl Tree {
         })?;
         let control = open_control(root.as_fd(), access).map_err(cannot("opening humfs/"))?;
         let lock = match (&control, access) {
-            (Some(control), Access::Write) => Some(take_lock(control.as_fd(), path)?),
+            (Some(control), Access::Write) => Some(held.map_or_else(|| take_lock(control.as_fd(), path), Ok)?),
             _ => None,
         };
         match access {
@@ -99,7 +141,6 @@ impl Tree {
         }
         let data = host::child_dir(root.as_fd(), c"data").map_err(cannot("opening data/"))?;
         let tree = Tree { path: path.to_owned(), root, data, control, superblock, access, lock };
-        tree.check_privacy()?;
         Ok(tree)
     }
 
@@ -212,6 +253,14 @@ impl Tree {
     }
 }
 
+/// The version that the superblock at `path` states, if there is one.
+pub(crate) fn version(path: &Path) -> Option<u32> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    let text = host::read_file(root.as_fd(), c"superblock", SUPERBLOCK_MAX).ok()?;
+    Superblock::parse(&text).ok().map(|superblock| superblock.version)
+}
+
 fn is_switching(control: Option<&OwnedFd>) -> bool {
     control.is_some_and(|control| host::child(control.as_fd(), crate::convert::SWITCHING).is_ok())
 }
@@ -265,7 +314,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// One writer a tree. The lock belongs to the open file and goes with the
 /// last process that has it, however that ends. A writer that is unmounted
 /// already, and still writes out what it has, is waited for.
-fn take_lock(control: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, UsageError> {
+pub(crate) fn take_lock(control: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, UsageError> {
     let shown = path.display();
     let lock = host::open_file(control, c"lock", OFlags::CREATE | OFlags::RDWR)
         .map_err(|error| UsageError(format!("'{shown}/humfs/lock': {error}")))?;

@@ -1,89 +1,304 @@
-//! [`Walk`]: every object of a tree, each inode once, with its record: for
-//! counting and checking.
+//! [`walk`]: every name of a tree, by a few threads: for counting and for
+//! checking.
+//!
+//! Directories that are still to be read, and names that were read and are
+//! still to be looked at, lie on one heap; what was found last is done first,
+//! so the heap stays small in deep trees and in wide ones. No descriptor is
+//! held for what waits. The order in which names are seen is nobody's promise.
 
-use crate::fs::HumFs;
-use crate::record::Record;
-use crate::store::{At, Loaded};
-use externfs::{Attr, ExternFs, FileKind, Result};
-use hostfs::Inode;
-use std::collections::HashSet;
-use std::ffi::CString;
-use std::os::fd::AsFd;
-use std::sync::Arc;
+use crate::host::{self, Fault, fault};
+use crate::store::{At, Loaded, MetaStore};
+use externfs::{Attr, Error, ExternFs, FileKind, Result};
+use hostfs::{HostFs, Inode};
+use rustix::fs::{Mode, OFlags, RawDir};
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// One name.
+/// Names that one thread looks at before it shares the rest.
+const PORTION: usize = 1024;
+
+/// Threads. More than a few only wait for each other in the host's caches.
+const THREADS_MAX: usize = 4;
+
+/// Bytes of one read of a directory.
+const LISTING: usize = 32 << 10;
+
+/// What is walked.
+pub(crate) struct Ground<'a> {
+    pub(crate) base: &'a HostFs,
+    pub(crate) store: &'a dyn MetaStore,
+    pub(crate) root: Arc<Inode>,
+}
+
+/// A directory on the way.
+pub(crate) struct Folder {
+    pub(crate) inode: Arc<Inode>,
+    /// For people: below data/, nothing for the root; see [`Folder::path_of`].
+    pub(crate) path: Box<[u8]>,
+}
+
+/// Paths that are longer are told without their beginning: what is said of ten
+/// thousand levels would else be the greater part of a report.
+const PATH_SHOWN: usize = libc::PATH_MAX as usize;
+
+impl Folder {
+    /// The path of `name` in here; one that is too long begins with `.../`.
+    pub(crate) fn path_of(&self, name: &CStr) -> Box<[u8]> {
+        let name = name.to_bytes();
+        let mut path = Vec::with_capacity(self.path.len() + 1 + name.len());
+        if !self.path.is_empty() {
+            path.extend(&*self.path);
+            path.push(b'/');
+        }
+        path.extend(name);
+        if path.len() > PATH_SHOWN {
+            let cut = path.len() - PATH_SHOWN / 2;
+            let tail = path.get(cut..).unwrap_or_default();
+            let start = tail.iter().position(|&byte| byte == b'/').map_or(0, |slash| slash + 1);
+            path = [b".../", tail.get(start..).unwrap_or_default()].concat();
+        }
+        path.into()
+    }
+}
+
+/// One name; an object with several is seen under each.
 pub(crate) struct Seen<'a> {
+    ground: &'a Ground<'a>,
+    /// The directory; of the root, that itself.
+    pub(crate) folder: &'a Arc<Folder>,
     /// Where; None for the root.
     pub(crate) at: Option<At<'a>>,
     pub(crate) host: &'a Attr,
-    /// Its record; None if it has none that can be read.
-    pub(crate) record: Option<Record>,
-    /// Why it cannot be read.
-    pub(crate) unreadable: Option<externfs::Error>,
 }
 
-/// See the [module](self).
-pub(crate) struct Walk<'f> {
-    fs: &'f HumFs,
-    /// Directories to be read. The chain of parents above each lives with it.
-    ahead: Vec<Arc<Inode>>,
-    /// Objects with several names that have been seen.
-    linked: HashSet<u64>,
-}
-
-impl<'f> Walk<'f> {
-    pub(crate) fn new(fs: &'f HumFs) -> Result<Walk<'f>> {
-        Ok(Walk { fs, ahead: vec![fs.root()?.inner.clone()], linked: HashSet::new() })
+impl Seen<'_> {
+    /// Its record.
+    pub(crate) fn load(&self) -> Result<Loaded> {
+        match &self.at {
+            Some(at) => self.ground.store.load(at, self.host),
+            None => self.ground.store.load_root(self.ground.base.root_fd(), self.host),
+        }
     }
 
-    /// Calls `see` with every object, each once whatever its names.
-    pub(crate) fn run(mut self, see: &mut dyn FnMut(&Seen<'_>) -> Result<()>) -> Result<()> {
-        let root = self.fs.root()?.inner.clone();
-        let host = self.fs.base.attr(&root, None)?;
-        let loaded = self.fs.store.load_root(self.fs.base.root_fd(), &host);
-        let (record, unreadable) = sorted(loaded);
-        see(&Seen { at: None, host: &host, record, unreadable })?;
-        while let Some(dir) = self.ahead.pop() {
-            self.directory(&dir, see)?;
-        }
+    /// The root of the data tree.
+    pub(crate) fn root_fd(&self) -> BorrowedFd<'_> {
+        self.ground.base.root_fd()
+    }
+
+    /// Device and number on the host.
+    pub(crate) fn key(&self) -> (u64, u64) {
+        (self.folder.inode.host_key().volume, self.host.ino)
+    }
+
+    /// As [`Folder::path_of`].
+    pub(crate) fn path(&self) -> Box<[u8]> {
+        self.at.as_ref().map_or_else(Box::default, |at| self.folder.path_of(at.name))
+    }
+}
+
+/// Who is told. An error ends the walk.
+pub(crate) trait Visit: Sync {
+    /// A name; a directory's before what is in it.
+    fn see(&self, seen: &Seen<'_>) -> Result<()>;
+
+    /// All names in a directory, before any of them is seen.
+    fn list(&self, _ground: &Ground<'_>, _folder: &Folder, _names: &Names) -> Result<()> {
         Ok(())
     }
 
-    fn directory(&mut self, dir: &Arc<Inode>, see: &mut dyn FnMut(&Seen<'_>) -> Result<()>) -> Result<()> {
-        let listing = self.fs.base.open_dir(dir)?;
-        let mut names: Vec<CString> = Vec::new();
-        self.fs.base.read_dir(&listing, 0, &mut |entry| {
-            if entry.name != b"." && entry.name != b".." {
-                names.extend(CString::new(entry.name));
+    /// A directory that cannot be read, or a name in it that cannot be looked at.
+    fn fail(&self, _folder: &Folder, _name: Option<&CStr>, error: Error) -> Result<()> {
+        Err(error)
+    }
+}
+
+/// Names one after the other, each with its NUL: a directory may have millions.
+#[derive(Default)]
+pub(crate) struct Names(Vec<u8>);
+
+impl Names {
+    pub(crate) fn push(&mut self, name: &CStr) {
+        self.0.extend(name.to_bytes_with_nul());
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &CStr> {
+        let mut rest = self.0.as_slice();
+        std::iter::from_fn(move || {
+            let name = CStr::from_bytes_until_nul(rest).ok()?;
+            rest = rest.get(name.to_bytes_with_nul().len()..)?;
+            Some(name)
+        })
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn portions(&self) -> Vec<Names> {
+        let mut portions = Vec::new();
+        let mut portion = Names::default();
+        for (index, name) in self.iter().enumerate() {
+            portion.push(name);
+            if index % PORTION == PORTION - 1 {
+                portions.push(std::mem::take(&mut portion));
             }
-            true
-        })?;
-        drop(listing);
-        let fd = self.fs.base.dir_fd(dir)?;
-        for name in names {
-            let at = At { parent: dir, dir: fd.as_fd(), name: &name };
-            let host = match crate::host::stat_at(at.dir, at.name) {
-                Ok(host) => host,
-                // Gone since it was listed: somebody else is at work.
-                Err(rustix::io::Errno::NOENT) => continue,
-                Err(other) => return Err(crate::host::fault("looking up a name")(other)),
+        }
+        portions.push(portion);
+        portions
+    }
+}
+
+/// Something to be done.
+enum Job {
+    Read(Arc<Folder>),
+    See(Arc<Folder>, Names),
+}
+
+#[derive(Default)]
+struct Heap {
+    jobs: Vec<Job>,
+    /// Threads that may still add some.
+    busy: usize,
+    failed: Option<Error>,
+}
+
+struct Walk<'a, V> {
+    ground: &'a Ground<'a>,
+    visit: &'a V,
+    heap: Mutex<Heap>,
+    more: Condvar,
+}
+
+/// Tells `visit` of everything in `ground`.
+pub(crate) fn walk(ground: &Ground<'_>, visit: &impl Visit) -> Result<()> {
+    let folder = Arc::new(Folder { inode: ground.root.clone(), path: Box::default() });
+    let host = ground.base.attr(&ground.root, None)?;
+    visit.see(&Seen { ground, folder: &folder, at: None, host: &host })?;
+    let walk = Walk { ground, visit, heap: Mutex::new(Heap { jobs: vec![Job::Read(folder)], ..Heap::default() }), more: Condvar::new() };
+    let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(THREADS_MAX));
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|| walk.work());
+        }
+        walk.work();
+    });
+    let heap = walk.heap.into_inner().unwrap_or_else(PoisonError::into_inner);
+    heap.failed.map_or(Ok(()), Err)
+}
+
+/// Takes a thread off the list when it is done with a job, also by a panic:
+/// else the others would wait for ever.
+struct Turn<'w, 'a, V>(&'w Walk<'a, V>);
+
+impl<V> Drop for Turn<'_, '_, V> {
+    fn drop(&mut self) {
+        self.0.heap().busy -= 1;
+        self.0.more.notify_all();
+    }
+}
+
+impl<'a, V: Visit> Walk<'a, V> {
+    fn work(&self) {
+        while let Some((job, _turn)) = self.next() {
+            let done = match job {
+                Job::Read(folder) => self.read(&folder),
+                Job::See(folder, names) => self.see_all(&folder, &names),
             };
-            if host.kind == FileKind::Directory {
-                self.ahead.push(self.fs.base.enroll(dir, &name)?.0);
-            } else if host.nlink > 1 && !self.linked.insert(host.ino) {
-                continue;
+            let mut heap = self.heap();
+            match done {
+                Ok(found) => heap.jobs.extend(found),
+                Err(error) => heap.failed = Some(error),
             }
-            let (record, unreadable) = sorted(self.fs.store.load(&at, &host));
-            see(&Seen { at: Some(at), host: &host, record, unreadable })?;
         }
-        Ok(())
+    }
+
+    fn next(&self) -> Option<(Job, Turn<'_, 'a, V>)> {
+        let mut heap = self.heap();
+        loop {
+            if heap.failed.is_some() {
+                return None;
+            }
+            if let Some(job) = heap.jobs.pop() {
+                heap.busy += 1;
+                return Some((job, Turn(self)));
+            }
+            if heap.busy == 0 {
+                return None;
+            }
+            heap = self.more.wait(heap).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn read(&self, folder: &Arc<Folder>) -> Result<Vec<Job>> {
+        let names = match self.ground.base.dir_fd(&folder.inode).and_then(|dir| names(dir.as_fd()).map_err(fault("reading a directory"))) {
+            Ok(names) => names,
+            Err(error) => return self.visit.fail(folder, None, error).map(|()| Vec::new()),
+        };
+        self.visit.list(self.ground, folder, &names)?;
+        Ok(names.portions().into_iter().filter(|names| !names.is_empty()).map(|names| Job::See(folder.clone(), names)).collect())
+    }
+
+    fn see_all(&self, folder: &Arc<Folder>, names: &Names) -> Result<Vec<Job>> {
+        let dir = match self.ground.base.dir_fd(&folder.inode) {
+            Ok(dir) => dir,
+            Err(error) => return self.visit.fail(folder, None, error).map(|()| Vec::new()),
+        };
+        let mut below = Vec::new();
+        for name in names.iter() {
+            match self.see(folder, &At { parent: &folder.inode, dir: (*dir).as_fd(), name })? {
+                Some(inode) => below.push(Job::Read(Arc::new(Folder { inode, path: folder.path_of(name) }))),
+                None => {}
+            }
+        }
+        Ok(below)
+    }
+
+    /// The node, for a directory.
+    fn see(&self, folder: &Arc<Folder>, at: &At<'_>) -> Result<Option<Arc<Inode>>> {
+        let host = match host::stat_at(at.dir, at.name) {
+            Ok(host) => host,
+            // Gone since it was listed: somebody else is at work.
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(other) => return self.visit.fail(folder, Some(at.name), fault("looking up a name")(other)).map(|()| None),
+        };
+        self.visit.see(&Seen { ground: self.ground, folder, at: Some(*at), host: &host })?;
+        if host.kind != FileKind::Directory {
+            return Ok(None);
+        }
+        match self.ground.base.enroll(at.parent, at.name) {
+            Ok((inode, _)) => Ok((inode.host_kind() == FileKind::Directory).then_some(inode)),
+            Err(error) => self.visit.fail(folder, Some(at.name), error).map(|()| None),
+        }
     }
 }
 
-fn sorted(loaded: Result<Loaded>) -> (Option<Record>, Option<externfs::Error>) {
-    match loaded {
-        Ok(Loaded::Record(record)) => (Some(record), None),
-        Ok(Loaded::Absent) => (None, None),
-        Err(error) => (None, Some(error)),
+impl<V> Walk<'_, V> {
+    fn heap(&self) -> MutexGuard<'_, Heap> {
+        self.heap.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The names in a directory, without the dots.
+fn names(dir: BorrowedFd<'_>) -> Fault<Names> {
+    let mut buffer = Vec::with_capacity(LISTING);
+    let mut listing = RawDir::new(open_quietly(dir)?, buffer.spare_capacity_mut());
+    let mut names = Names::default();
+    while let Some(entry) = listing.next() {
+        let entry = entry?;
+        if entry.file_name() != c"." && entry.file_name() != c".." {
+            names.push(entry.file_name());
+        }
+    }
+    Ok(names)
+}
+
+/// Opens a directory for reading its names; its atime, which guests see, does
+/// not move where the host lets us.
+fn open_quietly(dir: BorrowedFd<'_>) -> Fault<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOATIME;
+    match rustix::fs::openat(dir, c".", flags, Mode::empty()) {
+        Err(rustix::io::Errno::PERM) => host::open_listing(dir),
+        answer => answer,
     }
 }

@@ -2,6 +2,8 @@
 //! systems. Each ends with its guard, by process id, also when a test panics.
 
 use crate::harness::skip;
+use crate::machine::processes::{descendants, runs};
+use crate::ordinary;
 use rustix::process::{Pid, Signal};
 use std::fs::File;
 use std::io::Read;
@@ -65,15 +67,18 @@ pub fn cache_dir() -> PathBuf {
     dir
 }
 
-/// Skips the running case unless `program` can be run.
-pub fn need_program(program: &str, package: &str) -> PathBuf {
+/// Where `program` is, among those kept between runs or installed.
+#[must_use]
+pub fn find_program(program: &str) -> Option<PathBuf> {
     let own = cache_dir().join("bin").join(program);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    std::iter::once(own)
-        .chain(places.map(|dir| dir.join(program)))
-        .find(|candidate| candidate.is_file())
-        .unwrap_or_else(|| skip(format!("{program} is not installed: apt-get install {package}")))
+    std::iter::once(own).chain(places.map(|dir| dir.join(program))).find(|candidate| candidate.is_file())
+}
+
+/// Skips the running case unless `program` can be run.
+pub fn need_program(program: &str, package: &str) -> PathBuf {
+    find_program(program).unwrap_or_else(|| skip(format!("{program} is not installed: apt-get install {package}")))
 }
 
 /// Skips the running case unless it is root's.
@@ -308,12 +313,40 @@ impl Mount {
     }
 
     /// The same, with a change to the server's command line.
+    ///
+    /// # Panics
+    /// With the server's words when it does not mount.
     #[must_use]
     pub fn with(source: &Path, options: &str, adjust: impl FnOnce(&mut Command)) -> Mount {
-        need_fuse();
+        let mount = Mount::launch(temp_dir(), "hostfs", (source, options), adjust);
+        // The first answer: from here on the server serves.
+        let first = std::fs::metadata(mount.path());
+        assert!(first.is_ok(), "{first:?}; the server said: {}", mount.server.log());
+        mount
+    }
+
+    /// `externfs mount humfs TREE` by the user whose tree it is.
+    ///
+    /// # Panics
+    /// With the server's words when it does not mount.
+    #[must_use]
+    pub fn humfs(tree: &Path, options: &str) -> Mount {
+        ordinary::need();
         let point = temp_dir();
+        ordinary::give(point.path());
+        let mount = Mount::launch(point, "humfs", (tree, options), ordinary::act);
+        // All others may be kept out, root too.
+        let mut look = Command::new("stat");
+        ordinary::act(look.arg(mount.path()));
+        let first = output(&mut look);
+        assert!(first.status.success(), "{first:?}; the server said: {}", mount.server.log());
+        mount
+    }
+
+    fn launch(point: TempDir, plugin: &str, (source, options): (&Path, &str), adjust: impl FnOnce(&mut Command)) -> Mount {
+        need_fuse();
         let mut command = Command::new(binary());
-        command.args(["mount", "hostfs"]).arg(source).arg(point.path()).arg("-f");
+        command.args(["mount", plugin]).arg(source).arg(point.path()).arg("-f");
         if !options.is_empty() {
             command.args(["-o", options]);
         }
@@ -321,9 +354,6 @@ impl Mount {
         let mut server = Process::start(&mut command);
         let path = point.path().to_path_buf();
         server.wait_until("does not mount", || is_mounted(&path));
-        // The first answer: from here on the server serves.
-        let first = std::fs::metadata(&path);
-        assert!(first.is_ok(), "{first:?}; the server said: {}", server.log());
         Mount { server, point }
     }
 
@@ -331,6 +361,18 @@ impl Mount {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.point.path()
+    }
+
+    /// `kill -9` of the server and of who watches over it, at one stroke.
+    ///
+    /// # Panics
+    /// When one of them does not die.
+    pub fn kill(self) {
+        let family: Vec<u32> = std::iter::once(self.server.id()).chain(descendants(self.server.id())).collect();
+        for pid in family.iter().filter_map(|&id| Pid::from_raw(id as i32)) {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+        wait_for("a killed server is dead", || !family.iter().any(|&id| runs(id)));
     }
 
     /// Unmounts as a user would, and checks that the server ends by itself
@@ -379,21 +421,46 @@ impl Server {
     #[must_use]
     pub fn new(source: &Path, options: &str, guests: usize, mount: bool) -> Server {
         let dir = temp_dir();
+        let point = mount.then(|| dir.path().join("mnt"));
+        if let Some(point) = &point {
+            need_fuse();
+            std::fs::create_dir(point).expect("mount point");
+        }
+        Server::launch(dir, ("hostfs", source, options), guests, point, |_| {})
+    }
+
+    /// `externfs serve humfs TREE ...` by the user whose tree it is.
+    ///
+    /// # Panics
+    /// With the server's words when it does not come up.
+    #[must_use]
+    pub fn humfs(tree: &Path, options: &str, guests: usize) -> Server {
+        ordinary::need();
+        let dir = temp_dir();
+        ordinary::give(dir.path());
+        Server::launch(dir, ("humfs", tree, options), guests, None, ordinary::act)
+    }
+
+    fn launch(
+        dir: TempDir,
+        (plugin, source, options): (&str, &Path, &str),
+        guests: usize,
+        point: Option<PathBuf>,
+        adjust: impl FnOnce(&mut Command),
+    ) -> Server {
         let sockets: Vec<PathBuf> = (0..guests).map(|i| dir.path().join(format!("{i}.sock"))).collect();
         let mut command = Command::new(binary());
-        command.args(["serve", "hostfs"]).arg(source).args(["--tag", "host"]);
+        command.args(["serve", plugin]).arg(source).args(["--tag", "host"]);
         for socket in &sockets {
             command.arg("--socket").arg(socket);
         }
         if !options.is_empty() {
             command.args(["-o", options]);
         }
-        let point = mount.then(|| dir.path().join("mnt"));
         if let Some(point) = &point {
-            need_fuse();
-            std::fs::create_dir(point).expect("mount point");
             command.arg("--mount").arg(point);
         }
+        adjust(&mut command);
         let mut process = Process::start(&mut command);
         process.wait_until("does not listen", || sockets.iter().all(|s| s.exists()) && point.as_ref().is_none_or(|p| is_mounted(p)));
         Server { process, sockets, point, _dir: dir }

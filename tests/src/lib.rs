@@ -5,7 +5,9 @@
 //! * [`host_driver`], [`export_driver`]: running them with system calls and
 //!   through an [`externfs::Export`].
 //! * [`mod@conformance`]: the suite that each plugin binds to.
-//! * [`fixture`]: directories, mounts and servers that clean up after themselves.
+//! * [`fixture`]: directories, mounts and servers that clean up after themselves;
+//!   [`ground`], [`ordinary`], [`humtree`]: an ext4, a user and a tree for them.
+//! * [`external`]: suites that others wrote.
 //! * [`machine`]: User Mode Linux and QEMU guests.
 //! * [`harness`]: a runner with time limits, skips and leak checks.
 
@@ -14,15 +16,19 @@ pub mod conformance;
 pub mod deed;
 pub mod driver;
 pub mod export_driver;
+pub mod external;
 pub mod fixture;
+pub mod ground;
 pub mod guest;
 pub mod harness;
 pub mod host_driver;
+pub mod humtree;
 pub mod load;
 pub mod machine;
 pub mod model;
 pub mod mortal;
 pub mod op;
+pub mod ordinary;
 pub mod picture;
 pub mod power;
 pub mod random;

@@ -11,6 +11,7 @@ pub mod kernel;
 pub mod noise;
 mod pack;
 pub mod processes;
+pub mod root;
 pub mod scenario;
 pub mod talk;
 
@@ -97,7 +98,8 @@ impl Machine {
         let kernel = Kernel::find(plan.kind);
         let dir = temp_dir();
         let initramfs = dir.path().join("initramfs");
-        std::fs::write(&initramfs, pack::initramfs(plan, &kernel, program)).expect("writing the initramfs");
+        let packed = pack::initramfs(plan, &kernel, program).unwrap_or_else(|why| panic!("packing the initramfs: {why}"));
+        std::fs::write(&initramfs, packed).expect("writing the initramfs");
         let mut command = match plan.kind {
             Kind::Qemu => qemu(plan, &kernel, dir.path()),
             Kind::Uml => uml(plan, &kernel, dir.path()),

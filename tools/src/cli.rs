@@ -1,6 +1,10 @@
 //! The command line: one definition for parsing, `--help`, the man pages and
 //! the shell completions.
 
+mod trees;
+
+pub use trees::{Chmod, Chown, Convert, CpIn, CpOut, Create, Export, Ln, Ls, Mknod, Resize, Stat, parse_size};
+
 use crate::mount::GENERAL_OPTIONS;
 use crate::plugins;
 use crate::sandbox::Mode;
@@ -35,6 +39,30 @@ pub enum Command {
     Serve(Serve),
     /// Boot a User Mode Linux guest, run a command in it, and clean up
     Boot(Boot),
+    /// Make a humfs tree, empty or from a directory or tar archive; no root needed
+    Create(Create),
+    /// Write a tree into a tar archive, without loss
+    Export(Export),
+    /// Change how much a tree may hold
+    Resize(Resize),
+    /// Move the records of a tree into another format
+    Convert(Convert),
+    /// List what is in a tree, without mounting it
+    Ls(Ls),
+    /// Show all about files in a tree
+    Stat(Stat),
+    /// Change the owner of files in a tree
+    Chown(Chown),
+    /// Change the mode of files in a tree
+    Chmod(Chmod),
+    /// Make a device node, FIFO or socket in a tree
+    Mknod(Mknod),
+    /// Make a link in a tree
+    Ln(Ln),
+    /// Copy files of the host into a tree
+    CpIn(CpIn),
+    /// Copy files out of a tree
+    CpOut(CpOut),
     /// List the plugins and their options
     Plugins,
     /// Write the man pages into a directory

@@ -6,14 +6,16 @@ use clap_complete::Shell;
 use std::io::Write;
 use std::path::Path;
 
-/// Writes `externfs.1` and a page for each subcommand into `directory`.
+/// Writes `externfs.1`, a page for each subcommand, and `humfsify.1` into
+/// `directory`.
 ///
 /// # Errors
 /// The directory or a page cannot be written.
 pub fn man_pages(directory: &Path) -> Result<()> {
     let failed = |error: std::io::Error| Failure::io(format!("cannot write man pages to {}", directory.display()), &error);
     std::fs::create_dir_all(directory).map_err(failed)?;
-    clap_mangen::generate_to(cli::command(), directory).map_err(failed)
+    clap_mangen::generate_to(cli::command(), directory).map_err(failed)?;
+    clap_mangen::generate_to(crate::humfsify::command(), directory).map_err(failed)
 }
 
 /// Prints the completions of `shell`.

@@ -1,20 +1,32 @@
 //! The `externfs` command, as a library: each subcommand is a module that the
 //! programs in `src/bin` call with what [`cli`] has parsed.
 
+pub mod archive;
 pub mod boot;
 pub mod cli;
+pub mod convert;
+pub mod create;
 pub mod daemon;
 pub mod documents;
+pub mod edit;
+pub mod export;
 mod failure;
 pub mod helper;
+pub mod hostuser;
+pub mod humfsify;
 pub mod logging;
 pub mod mount;
+pub mod offline;
 pub mod options;
 pub mod plugins;
 pub mod probe;
 pub mod process;
+pub mod progress;
+pub mod resize;
 pub mod sandbox;
 pub mod serve;
+pub mod shown;
+pub mod transfer;
 pub mod umount;
 
 pub use failure::{Failure, Result};
@@ -59,6 +71,18 @@ pub fn run(arguments: &[OsString]) -> Result<u8> {
             sandbox: asked.sandbox,
         }),
         Command::Boot(wanted) => return boot::run(&boot::plan::Plan::new(&wanted, asked.verbose)?).map(|code| code as u8),
+        Command::Create(asked) => create::run(&asked),
+        Command::Export(asked) => export::run(&asked),
+        Command::Resize(asked) => resize::run(&asked),
+        Command::Convert(asked) => convert::run(&asked),
+        Command::Ls(asked) => edit::list::run(&asked),
+        Command::Stat(asked) => edit::status::run(&asked),
+        Command::Chown(asked) => edit::owner::run(&asked),
+        Command::Chmod(asked) => edit::mode::run(&asked),
+        Command::Mknod(asked) => edit::make::node(&asked),
+        Command::Ln(asked) => edit::make::link(&asked),
+        Command::CpIn(asked) => edit::copy::inward(&asked),
+        Command::CpOut(asked) => edit::copy::outward(&asked),
         Command::Plugins => documents::plugins(),
         Command::Man(asked) => documents::man_pages(&asked.directory),
         Command::Completions(asked) => documents::completions(asked.shell),
@@ -70,11 +94,17 @@ pub fn run(arguments: &[OsString]) -> Result<u8> {
 /// The exit code that `outcome` means, after telling people why.
 #[must_use]
 pub fn report(outcome: Result<u8>) -> ExitCode {
+    report_as("externfs", outcome)
+}
+
+/// As [`report`], for the program called `name`.
+#[must_use]
+pub fn report_as(name: &str, outcome: Result<u8>) -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             if !failure.line.is_empty() {
-                eprintln!("externfs: {failure}");
+                eprintln!("{name}: {failure}");
             }
             ExitCode::from(failure.code)
         }

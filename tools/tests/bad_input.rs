@@ -156,3 +156,126 @@ fn a_user_without_fusermount3() {
     );
     fails(&mut in_namespace(&script), 1, &["fusermount3", "fuse3"]);
 }
+
+/// `externfs COMMAND TREE REST`.
+fn tree_command(tree: &std::path::Path, command: &[&str], rest: &[&str]) -> Command {
+    let mut built = externfs(command);
+    built.arg(tree).args(rest);
+    built
+}
+
+#[test]
+fn what_is_no_tree() {
+    let place = Place::new();
+    let (none, directory, file) = (place.path().join("none"), place.source(), place.source().join("hello"));
+    for (command, rest) in [
+        (&["ls"][..], &[][..]),
+        (&["stat"], &["/"]),
+        (&["chown"], &["0", "/"]),
+        (&["chmod"], &["0", "/"]),
+        (&["mknod"], &["/p", "p"]),
+        (&["ln"], &["/a", "/b"]),
+        (&["cp-in"], &["/etc/hostname", "/"]),
+        (&["cp-out"], &["/a", "/tmp"]),
+        (&["export"], &["--tar", "/tmp/externfs-never"]),
+        (&["resize"], &["1G"]),
+        (&["convert"], &["--metadata", "sqlite"]),
+    ] {
+        fails(&mut tree_command(&none, command, rest), 1, &["does not exist", "externfs create"]);
+        fails(&mut tree_command(&directory, command, rest), 1, &["no superblock", "humfsify"]);
+        fails(&mut tree_command(&file, command, rest), 1, &["not a directory"]);
+    }
+}
+
+#[test]
+fn paths_and_modes_and_owners_that_are_none() {
+    let place = Place::new();
+    let tree = place.path().join("tree");
+    let go = |command: &[&str], rest: &[&str]| tree_command(&tree, command, rest);
+    succeeds(&mut go(&["create"], &["--size", "1G", "--from", place.source().to_str().expect("utf-8")]));
+    succeeds(&mut go(&["ln", "-s"], &["hello", "/link"]));
+    for (command, rest, code, parts) in [
+        (&["ls"][..], &["/none"][..], 1, &["/none: no such file"][..]),
+        (&["ls"], &["../x"], 2, &["'..'"]),
+        (&["ls"], &["/hello/x"], 1, &["/hello: not a directory"]),
+        (&["stat"], &["/link/x"], 1, &["symbolic link", "hello"]),
+        (&["chown"], &["nobody", "/hello"], 1, &["'nobody'", "/etc/passwd", "number"]),
+        (&["chown"], &[":", "/hello"], 2, &["USER:GROUP"]),
+        (&["chmod"], &["u+z", "/hello"], 2, &["'u+z'", "go-w"]),
+        (&["chmod"], &["99", "/hello"], 2, &["'99'"]),
+        (&["chmod"], &["0", "/link"], 1, &["/link", "no mode"]),
+        (&["mknod"], &["/null", "c"], 2, &["MAJOR"]),
+        (&["mknod"], &["/pipe", "p", "1", "2"], 2, &["only devices"]),
+        (&["mknod"], &["/hello", "p"], 1, &["/hello: exists already"]),
+        (&["mknod"], &["/p", "p", "--owner", "me"], 1, &["'me'"]),
+        (&["mknod"], &["/", "p"], 1, &["root of the tree"]),
+        (&["ln"], &["/none", "/x"], 1, &["/none"]),
+        (&["ln"], &["/", "/x"], 1, &["directory", "ln -s"]),
+        (&["cp-in"], &["/no/such/file", "/x"], 1, &["/no/such/file: no such file"]),
+        (&["cp-in"], &["/tmp", "/x"], 1, &["/tmp is a directory: -r"]),
+        (&["cp-in"], &["/etc/hostname", "/none/x"], 1, &["/none"]),
+        (&["cp-in"], &["/etc/hostname", "/etc/passwd", "/hello"], 1, &["/hello", "directory"]),
+        (&["cp-in"], &["-", "/"], 2, &["no name"]),
+        (&["cp-out"], &["/", "/tmp/externfs-never"], 1, &["-r"]),
+        (&["cp-out"], &["/hello", "/no/such/dir/x"], 1, &["/no/such/dir"]),
+        (&["cp-out"], &["/hello", "/hello", "/no/such"], 1, &["/no/such", "directory"]),
+        (&["export"], &["--tar", "/no/such/dir/x.tar"], 1, &["/no/such/dir/x.tar"]),
+        (&["convert"], &["--metadata", "xattr"], 1, &["already"]),
+        (&["create"], &["--size", "1G"], 1, &["already"]),
+    ] {
+        fails(&mut go(command, rest), code, parts);
+    }
+    assert_eq!(succeeds(&mut go(&["ls"], &["/"])), "hello\nlink\n");
+    for (command, rest) in [
+        (&["create"][..], &["--size", "0"][..]),
+        (&["create"], &["--size", "1X"]),
+        (&["create"], &[]),
+        (&["create"], &["--size", "1G", "--metadata", "ext4"]),
+        (&["resize"], &["lots"]),
+    ] {
+        assert_eq!(support::run(&mut go(command, rest)).status.code(), Some(2), "{command:?} {rest:?}");
+    }
+}
+
+#[test]
+fn a_tree_that_cannot_be_made() {
+    let place = Place::new();
+    let source = place.source();
+    let go = |tree: &std::path::Path, rest: &[&str]| tree_command(tree, &["create"], &[&["--size", "1G"], rest].concat());
+    fails(&mut go(&source, &[]), 1, &["not empty", "'hello'"]);
+    fails(&mut go(&source.join("hello"), &[]), 1, &["not a directory"]);
+    fails(&mut go(std::path::Path::new("/no/such/dir/tree"), &[]), 1, &["/no/such/dir/tree"]);
+    let tree = place.path().join("tree");
+    fails(&mut go(&tree, &["--from", "/no/such/source"]), 1, &["/no/such/source"]);
+    assert!(!tree.exists(), "nothing is made before the source is there");
+    fails(&mut go(&tree, &["--from", source.join("hello").to_str().expect("utf-8")]), 1, &["hello", "tar"]);
+    fails(&mut go(&tree, &["--from", place.path().to_str().expect("utf-8")]), 1, &["tree", "itself"]);
+    fails(&mut go(&place.path().join("other"), &["--owner", "no such user"]), 1, &["no such user"]);
+}
+
+#[test]
+fn an_archive_that_leads_elsewhere() {
+    if !needs(Command::new("python3").arg("--version").output().is_ok(), "python3, to make such archives") {
+        return;
+    }
+    let place = Place::new();
+    for (name, members, parts) in [
+        ("absolute", "f('/etc/x')", &["'/etc/x'", "absolute"][..]),
+        ("climbing", "f('a/../../x')", &["a/../../x", "leads out"]),
+        ("through", "l('d', '/tmp'); f('d/x')", &["/d", "symbolic link"]),
+        ("linked", "h('x', '../../etc/passwd')", &["etc/passwd", "leads out"]),
+        ("dangling", "h('x', 'nothing')", &["/x", "hard link"]),
+        ("rootless", "f('.')", &["'.'", "root"]),
+        ("beneath", "f('a'); f('a/b')", &["/a", "no directory"]),
+    ] {
+        let archive = place.path().join(format!("{name}.tar"));
+        let script = format!(
+            "import tarfile,sys\nt=tarfile.open(sys.argv[1],'w')\n\
+             def e(n,k,l=''):\n i=tarfile.TarInfo('p'); i.name=n; i.type=k; i.linkname=l; t.addfile(i)\n\
+             f=lambda n: e(n,tarfile.REGTYPE)\nl=lambda n,x: e(n,tarfile.SYMTYPE,x)\nh=lambda n,x: e(n,tarfile.LNKTYPE,x)\n{members}\nt.close()"
+        );
+        succeeds(Command::new("python3").args(["-c", &script]).arg(&archive));
+        let tree = place.path().join(name);
+        fails(&mut tree_command(&tree, &["create"], &["--size", "1G", "--from", archive.to_str().expect("utf-8")]), 1, parts);
+    }
+}

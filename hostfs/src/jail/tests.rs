@@ -239,3 +239,24 @@ fn a_directory_swapped_for_a_link_does_not_leak() {
         assert!(found > 0 && refused > 0, "the race was run: {found} {refused}");
     }
 }
+
+/// The numbers in the parent's `/proc/self/fd` are the parent's.
+#[test]
+fn a_forked_process_reopens_its_own_descriptors() {
+    let tree = Tree::new();
+    for resolver in RESOLVERS {
+        let jail = tree.open(resolver, false);
+        let same = |name: &CStr| {
+            let found = jail.child(jail.root(), name).unwrap();
+            let opened = jail.reopen_unchecked(found.as_fd(), OFlags::RDONLY);
+            opened.is_ok_and(|opened| ino(&opened) == ino(&found))
+        };
+        assert!(same(c"file"));
+        // The child's next descriptor stands for another file in the parent.
+        assert!(sys::in_child(|| {
+            let in_the_way = rustix::fs::openat(jail.root(), c"file", OFlags::RDONLY, Mode::empty());
+            in_the_way.is_ok() && same(c"file") && same(c"dir")
+        }));
+        assert!(same(c"file"), "the parent goes on as before");
+    }
+}

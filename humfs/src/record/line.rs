@@ -82,7 +82,7 @@ fn special(letter: &str, held: FileKind) -> Result<FileKind, Unreadable> {
         _ => return Err(Unreadable::Malformed("the type is none of b, c, p, s")),
     };
     if held != FileKind::Regular && held != kind {
-        return Err(Unreadable::Malformed("the type does not fit what the data tree holds"));
+        return Err(Unreadable::OtherType);
     }
     Ok(kind)
 }

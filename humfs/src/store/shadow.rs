@@ -45,6 +45,7 @@ mod records;
 mod stage;
 #[cfg(test)]
 mod tests;
+pub mod version1;
 
 use super::{At, Facts, Format, Loaded, MetaStore, Object, Place, Recovered, Renaming};
 use crate::host::{self, Fault, damaged, fault};

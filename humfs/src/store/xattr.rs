@@ -14,7 +14,7 @@
 
 use super::{At, Facts, Format, Loaded, MetaStore, Object, Recovered, Renaming};
 use crate::host::{self, Fault, damaged, fault};
-use crate::record::{Record, Target};
+use crate::record::{BLOCK_VERSION, Record, Target, Unreadable};
 use crate::tree::{Access, Tree};
 use externfs::{Attr, Errno, FileKind, Result};
 use hostfs::Inode;
@@ -119,6 +119,16 @@ fn whole(mut call: impl FnMut(&mut [u8]) -> Fault<usize>) -> Fault<Vec<u8>> {
     Err(Host::RANGE)
 }
 
+/// The value of the attribute of `at`.
+fn read(at: &At<'_>) -> Fault<Vec<u8>> {
+    // One component below a descriptor, a link there not followed: a third of
+    // the calls that opening it would take.
+    let mut path = host::proc_path(at.dir).into_bytes();
+    path.push(b'/');
+    path.extend(at.name.to_bytes());
+    whole(|buffer| rustix::fs::lgetxattr(path.as_slice(), ATTRIBUTE, buffer))
+}
+
 /// The record in `block`; `contents` reads the file's, if that is where the
 /// target is.
 fn decode(block: Fault<Vec<u8>>, host: &Attr, contents: impl FnOnce() -> Fault<Vec<u8>>) -> Result<Loaded> {
@@ -129,7 +139,7 @@ fn decode(block: Fault<Vec<u8>>, host: &Attr, contents: impl FnOnce() -> Fault<V
     };
     let (mut record, target) = Record::from_block(&block).map_err(|why| damaged(format!("inode {} of the data tree: {why}", host.ino)))?;
     if (record.kind == FileKind::Directory) != (host.kind == FileKind::Directory) {
-        return Err(damaged(format!("inode {} of the data tree: the record is one of another type", host.ino)));
+        return Err(damaged(format!("inode {} of the data tree: {}", host.ino, Unreadable::OtherType)));
     }
     if target == Target::Contents {
         record.target = Some(contents().map_err(fault("reading the target of a link"))?.into());
@@ -147,9 +157,7 @@ impl MetaStore for XattrStore {
             // Only the host makes such things here, and they carry nothing.
             return Ok(Loaded::Absent);
         }
-        let fd = host::child(at.dir, at.name).map_err(fault("reading a record"))?;
-        let block = whole(|buffer| rustix::fs::getxattr(host::proc_path(fd.as_fd()), ATTRIBUTE, buffer));
-        decode(block, host, || host::read_file(at.dir, at.name, libc::PATH_MAX as usize))
+        decode(read(at), host, || host::read_file(at.dir, at.name, libc::PATH_MAX as usize))
     }
 
     fn load_root(&self, root: BorrowedFd<'_>, host: &Attr) -> Result<Loaded> {
@@ -219,5 +227,18 @@ impl MetaStore for XattrStore {
 
     fn discard(&self, _at: &At<'_>) -> Result<()> {
         Err(Errno::ENOENT.into())
+    }
+
+    fn describe(&self, root: BorrowedFd<'_>, at: Option<&At<'_>>) -> String {
+        let block = at.map_or_else(|| whole(|buffer| rustix::fs::getxattr(host::proc_path(root), ATTRIBUTE, buffer)), read);
+        let what = match block {
+            Ok(block) => match Record::from_block(&block) {
+                Ok(_) => format!("{} bytes, block version {}, checksum right", block.len(), BLOCK_VERSION),
+                Err(why) => format!("{} bytes: {why}", block.len()),
+            },
+            Err(Host::NODATA) => "not set".into(),
+            Err(error) => format!("cannot be read: {error}"),
+        };
+        format!("the attribute {}: {what}", ATTRIBUTE.to_string_lossy())
     }
 }

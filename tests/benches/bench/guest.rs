@@ -2,9 +2,7 @@
 //! guest. Both contenders are mounted in one boot, so that rounds interleave
 //! and kernel, processor and load are the same for both.
 
-mod archive;
 pub(crate) mod init;
-mod kernel;
 mod machine;
 mod plan;
 
@@ -15,8 +13,10 @@ use crate::record::{Column, Line, Pass, Report, Role, load};
 use crate::rounds::{lines, note};
 use crate::sizes::Sizes;
 use crate::work::{Cost, Meter, Row, Sample, fixture};
-use archive::Archive;
-use externfs_tests::fixture::{binary, cache_dir};
+use externfs_tests::fixture::{binary, cache_dir, find_program};
+use externfs_tests::machine as guests;
+use externfs_tests::machine::kernel::Kernel;
+use externfs_tests::machine::root::Root;
 use machine::Machine;
 use plan::{Plan, Share, Told};
 use std::collections::BTreeMap;
@@ -70,12 +70,22 @@ struct Contender {
     _server: Option<Server>,
 }
 
+/// What to boot; `given` holds a kernel for QEMU.
+fn kernel(kind: Kind, given: Option<&Path>) -> Result<Kernel> {
+    let found = match (kind, given) {
+        (Kind::Qemu, Some(dir)) => Kernel::kept_in(dir),
+        (Kind::Qemu, None) => Kernel::locate(guests::Kind::Qemu),
+        (Kind::Uml, _) => Kernel::locate(guests::Kind::Uml),
+    };
+    found.map_err(Fault)
+}
+
 /// Boots one guest and measures in it.
 pub(crate) fn run(kind: Kind, choice: &Choice) -> Result<Report> {
     let room = tempfile::Builder::new().prefix("externfs-bench-").tempdir().naming("a temporary directory")?;
     let archive = room.path().join("tree.tar");
     fixture::pack_tree(&archive, room.path(), choice.sizes.tree)?;
-    let kernel = kernel::find(kind, choice.kernel.as_deref())?;
+    let kernel = kernel(kind, choice.kernel.as_deref())?;
     let contenders = contenders(kind, choice, &room, &archive)?;
     let plan = Plan {
         modules: kernel.module_names(),
@@ -194,23 +204,19 @@ fn virtiofsd(given: Option<&Path>) -> Result<PathBuf> {
 }
 
 /// The guest's first root: this program, what it runs, the modules, the plan.
-fn pack(plan: &Plan, kernel: &kernel::Kernel, tree: &Path) -> Result<Vec<u8>> {
-    let mut archive = Archive::new();
-    archive.console();
-    for dir in ["/proc", "/sys", "/dev", "/tmp", "/share"] {
-        archive.directory(Path::new(dir));
-    }
-    let own = std::env::current_exe().naming("own path")?;
-    archive.program(&own, Path::new("/init"))?;
-    for name in ["tar", "find", "grep", "rm"] {
-        let path = ["/usr/bin", "/bin"].iter().map(|dir| Path::new(dir).join(name)).find(|path| path.is_file());
-        let path = path.ok_or_else(|| Fault(format!("{name} is not installed")))?;
-        archive.program(&path, &Path::new("/bin").join(name))?;
-    }
-    for module in &kernel.modules {
-        archive.file(Path::new("/modules").join(module.file_name().unwrap_or_default()).as_path(), module)?;
-    }
-    archive.bytes(Path::new(plan::PATH), plan.encode()?.as_bytes());
-    archive.file(Path::new(plan::TREE), tree)?;
-    Ok(archive.finish())
+fn pack(plan: &Plan, kernel: &Kernel, tree: &Path) -> Result<Vec<u8>> {
+    let packed = || {
+        let mut root = Root::new(kernel, &["/share"])?;
+        let own = std::env::current_exe().map_err(|error| format!("own path: {error}"))?;
+        root.program(&own, Path::new("/init"))?;
+        for name in ["tar", "find", "grep", "rm"] {
+            let path = find_program(name).ok_or_else(|| format!("{name} is not installed"))?;
+            root.program(&path, &Path::new("/bin").join(name))?;
+        }
+        root.copy(tree, Path::new(plan::TREE))?;
+        Ok(root)
+    };
+    let mut root: Root = packed().map_err(Fault)?;
+    root.file(Path::new(plan::PATH), plan.encode()?.as_bytes());
+    Ok(root.finish())
 }

@@ -143,14 +143,19 @@ pub(super) fn write(style: Style, stage: &Stage, dir: BorrowedFd<'_>, name: &CSt
 fn rewrite(file: &OwnedFd, name: &CStr, line: &str) -> Result<()> {
     let failed = fault("rewriting a record");
     let before = size(file, name)?;
-    let mut bytes = line.as_bytes().to_vec();
-    // To the original's reader an LF is a blank, a leftover digit is not.
-    bytes.resize(bytes.len().max(before.min(2 * LINE_MAX)), b'\n');
-    host::write_all(file.as_fd(), &bytes).map_err(&failed)?;
+    host::write_all(file.as_fd(), &covering(line, before)).map_err(&failed)?;
     if before > line.len() {
         rustix::fs::ftruncate(file, line.len() as u64).map_err(&failed)?;
     }
     Ok(())
+}
+
+/// `line`, and LFs over what an old record of `before` bytes had behind it: to
+/// the original's reader these are blanks, a leftover digit is a field.
+fn covering(line: &str, before: usize) -> Vec<u8> {
+    let mut bytes = line.as_bytes().to_vec();
+    bytes.resize(bytes.len().max(before.min(2 * LINE_MAX)), b'\n');
+    bytes
 }
 
 /// Makes sure that names can share the record `name`, if there is one.
@@ -166,5 +171,18 @@ pub(super) fn make_shareable(style: Style, stage: &Stage, dir: BorrowedFd<'_>, n
         }
         Err(Host::INVAL | Host::NOENT) => Ok(()),
         Err(other) => Err(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_a_longer_record_shows_behind_a_shorter_one() {
+        assert_eq!(covering("384 1 2\n", 0), b"384 1 2\n");
+        assert_eq!(covering("384 1 2\n", 8), b"384 1 2\n");
+        assert_eq!(covering("384 1 2\n", 11), b"384 1 2\n\n\n\n");
+        assert_eq!(covering("384 1 2\n", usize::MAX).len(), 2 * LINE_MAX);
     }
 }

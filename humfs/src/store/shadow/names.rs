@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, FileType, OFlags};
 use rustix::io::Errno as Host;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 /// What got another name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,18 +36,15 @@ impl ShadowStore {
 
     /// The records of a directory, over whatever is left of another one.
     fn put_dir_records(&self, at: &At<'_>, record: &Record) -> Result<()> {
-        let fresh = |mirror: &Mirror| {
-            let above = mirror.make(at.parent)?;
-            mirror.make_empty(above.as_fd(), at.name)?;
-            host::child_dir(above.as_fd(), at.name).map_err(fault("opening a metadata directory"))
-        };
-        fresh(&self.lines.files)?;
-        let dir = fresh(&self.lines.dirs)?;
+        make_empty(&self.lines.files, at)?;
+        let dir = make_empty(&self.lines.dirs, at)?;
+        let dir = host::child_dir(dir.as_fd(), at.name).map_err(fault("opening a metadata directory"))?;
         lines::make(self.style, dir.as_fd(), own::USUAL, &record.to_line(false)).map_err(fault("making a record"))?;
         if record.has_xattrs() {
             let pair = self.attributes()?;
             purge(&pair.files, at)?;
-            let dir = fresh(&pair.dirs)?;
+            let dir = make_empty(&pair.dirs, at)?;
+            let dir = host::child_dir(dir.as_fd(), at.name).map_err(fault("opening a metadata directory"))?;
             put_cell(&self.writing()?.stage, dir.as_fd(), own::USUAL, record)
         } else {
             self.attributes.get().map_or(Ok(()), |pair| purge(&pair.files, at).and_then(|()| purge(&pair.dirs, at)))
@@ -191,6 +189,13 @@ fn appear(at: &At<'_>, record: &Record) -> Result<OwnedFd> {
         let _ = rustix::fs::unlinkat(at.dir, at.name, flags);
         failed(error)
     })
+}
+
+/// Makes the mirror of the directory `at`, empty; returns the one above.
+fn make_empty(mirror: &Mirror, at: &At<'_>) -> Result<Arc<OwnedFd>> {
+    let above = mirror.make(at.parent)?;
+    mirror.make_empty(above.as_fd(), at.name)?;
+    Ok(above)
 }
 
 /// Takes away what `mirror` keeps of `at`.

@@ -1,9 +1,9 @@
 //! [`Machine`]: a guest that runs, and what it says; it ends with its guard.
 
 use super::Kind;
-use super::kernel::Kernel;
 use super::plan::Told;
 use crate::fault::{Naming, Result};
+use externfs_tests::machine::kernel::Kernel;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::VecDeque;
 use std::fs::File;

@@ -2,9 +2,13 @@
 
 use super::image::Image;
 use super::server::Server;
-use crate::fault::{Naming, Result, fault};
+use crate::fault::{Fault, Naming, Result, fault};
 use crate::record::{Column, Role};
 use externfs_tests::fixture::{binary, is_mounted};
+use externfs_tests::humtree::paths_below;
+use externfs_tests::ordinary;
+use humfs::make::Plan;
+use humfs::store::Format;
 use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,8 +29,12 @@ enum How {
     Native,
     /// `externfs mount hostfs` with these options.
     Ours(Cow<'static, str>),
+    /// `externfs mount humfs` by an ordinary user, records in this format.
+    Humfs(Format),
     Bindfs,
     FuseOverlayfs,
+    /// By an ordinary user, with owners and modes in attributes.
+    UserFuseOverlayfs,
 }
 
 const fn spec(name: &'static str, role: Role, how: How) -> Spec {
@@ -44,8 +52,12 @@ pub(super) const SPECS: &[Spec] = &[
     ours("ours", "allow_other,cache=auto"),
     ours("ours-fuser", "allow_other,cache=auto,transport=fuser"),
     ours("ours-always", "allow_other,cache=always"),
+    spec("humfs-xattr", Role::Ours, How::Humfs(Format::Xattr)),
+    spec("humfs-sqlite", Role::Ours, How::Humfs(Format::Sqlite)),
+    spec("humfs-shadow", Role::Ours, How::Humfs(Format::ShadowFs)),
     spec("bindfs", Role::Peer, How::Bindfs),
     spec("fovl", Role::Peer, How::FuseOverlayfs),
+    spec("ufovl", Role::Peer, How::UserFuseOverlayfs),
 ];
 
 /// A column that is up.
@@ -80,7 +92,13 @@ impl Spec {
     }
 
     fn tree(&self, image: &Image) -> PathBuf {
-        image.trees().join(self.name.as_ref()).join("tree")
+        let tree = image.trees().join(self.name.as_ref()).join("tree");
+        if matches!(self.how, How::Humfs(_)) { tree.join("data") } else { tree }
+    }
+
+    /// Whether the server is an ordinary user's.
+    fn is_users(&self) -> bool {
+        matches!(self.how, How::Humfs(_) | How::UserFuseOverlayfs)
     }
 
     /// Makes the directories that it serves; answers where its fixtures go.
@@ -88,6 +106,11 @@ impl Spec {
         for name in ["tree", "lower", "work"] {
             let dir = image.trees().join(self.name.as_ref()).join(name);
             fs::create_dir_all(&dir).naming(dir.display())?;
+        }
+        if let How::Humfs(format) = self.how {
+            let tree = image.trees().join(self.name.as_ref()).join("tree");
+            // What the fixtures put there is adopted as root's.
+            humfs::make::lay(&tree, &Plan { format, total: 64 << 30, inodes: None }).map_err(|error| Fault(error.0))?;
         }
         Ok(self.tree(image))
     }
@@ -100,6 +123,11 @@ impl Spec {
         let tree = self.tree(image);
         let point = image.room().join(format!("on-{}", self.name));
         fs::create_dir_all(&point).naming(point.display())?;
+        if self.is_users() {
+            let own = image.trees().join(self.name.as_ref());
+            paths_below(&own).iter().for_each(|path| ordinary::give(path));
+            ordinary::give(&point);
+        }
         let Some(mut command) = self.command(image, &tree, &point) else {
             let column =
                 Column { name: self.name.clone().into_owned(), role: self.role, how: "a directory of the same file system".into() };
@@ -124,16 +152,27 @@ impl Spec {
                 command.args(["mount", "hostfs"]).arg(tree).arg(point).args(["-f", "-o", options]);
                 Some(command)
             }
+            How::Humfs(_) => {
+                let mut command = Command::new(binary());
+                let tree = tree.parent().unwrap_or(tree);
+                command.args(["mount", "humfs"]).arg(tree).arg(point).args(["-f", "-o", "allow_other"]);
+                ordinary::act(&mut command);
+                Some(command)
+            }
             How::Bindfs => {
                 let mut command = Command::new("bindfs");
                 command.args(["-f", "-o", "allow_other,default_permissions"]).arg(tree).arg(point);
                 Some(command)
             }
-            How::FuseOverlayfs => {
+            How::FuseOverlayfs | How::UserFuseOverlayfs => {
                 let own = image.trees().join(self.name.as_ref());
                 let layers = format!("lowerdir={0}/lower,upperdir={0}/tree,workdir={0}/work", own.display());
                 let mut command = Command::new("fuse-overlayfs");
-                command.args(["-f", "-o", &format!("{layers},allow_other")]).arg(point);
+                let owners = if self.is_users() { ",xattr_permissions=2" } else { "" };
+                command.args(["-f", "-o", &format!("{layers},allow_other{owners}")]).arg(point);
+                if self.is_users() {
+                    ordinary::act(&mut command);
+                }
                 Some(command)
             }
         }

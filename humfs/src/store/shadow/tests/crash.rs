@@ -1,6 +1,6 @@
-//! A change that is cut short at each of its steps. The steps are done here
-//! by hand, as the contract in shadow.rs gives them, so that a step that moves
-//! to another place in the code without thought makes a test fail.
+//! Recovery of a change that was cut short after each of its steps, also if
+//! recovery is cut short. The steps are done here by hand, as the contract in
+//! shadow.rs gives them; the crash suite kills a process that does them.
 
 use super::super::moves::Intended;
 use super::rig::*;

@@ -4,7 +4,6 @@ use super::rig::*;
 use crate::record::Record;
 use crate::store::{At, Format, Loaded, MetaStore, Object, Place};
 use externfs::{DeviceNumber, Errno, ExternFs, FileKind};
-use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 
 fn device(kind: FileKind, major: u32, minor: u32) -> Record {
@@ -301,4 +300,54 @@ fn a_tree_that_is_only_read_is_not_changed() {
     assert_eq!(rig.object("f", |object| errno(store.save(object, &file(2)))), Errno::EROFS);
     assert!(!rig.host("data/g").exists());
     assert_eq!(rig.host("data/f").metadata().unwrap().nlink(), 1);
+}
+
+/// A change that is neither done nor undone must not be followed by another.
+#[test]
+fn nothing_changes_once_a_change_is_stuck() {
+    let rig = Rig::new(Format::ShadowFs);
+    rig.create("f", &file(1)).unwrap();
+    let told = rig.store.writing().unwrap().stick("taking back a rename");
+    assert_eq!(told.errno(), Errno::EIO);
+    assert_eq!(errno(rig.create("g", &file(1))), Errno::EIO);
+    assert_eq!(errno(rig.save("f", &file(2))), Errno::EIO);
+    assert_eq!(errno(rig.remove("f")), Errno::EIO);
+    assert_eq!(errno(rig.rename("f", "g")), Errno::EIO);
+    assert_eq!(errno(rig.link("f", "g")), Errno::EIO);
+    assert_eq!(rig.owner("f"), Some(1));
+    let (rig, _) = rig.again();
+    rig.remove("f").unwrap();
+}
+
+/// In a process of its own, which has few descriptors.
+#[test]
+fn spare_descriptors_are_given_up() {
+    const INSIDE: &str = "HUMFS_TEST_FEW_DESCRIPTORS";
+    if std::env::var_os(INSIDE).is_none() {
+        let itself = std::env::current_exe().unwrap();
+        let name = std::thread::current().name().unwrap().to_owned();
+        let run = std::process::Command::new(itself).args([name.as_str(), "--exact", "--nocapture"]).env(INSIDE, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let rig = Rig::new(Format::ShadowFs);
+    for number in 0..20 {
+        rig.create(format!("d{number}"), &directory(1)).unwrap();
+        rig.create(format!("d{number}/f"), &file(number)).unwrap();
+    }
+    let cached = rig.store.lines.files.cached();
+    assert!(cached >= 20);
+    let before = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let limit = rustix::process::Rlimit { current: Some(256), ..before };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+    rig.at("d3/new", |at| {
+        let mut hoard = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            hoard.push(file);
+        }
+        rig.store.create(at, &file(7)).unwrap();
+    });
+    assert!(rig.store.lines.files.cached() < cached);
+    assert_eq!(rig.owner("d3/new"), Some(7));
 }

@@ -1,0 +1,173 @@
+//! The first pass: what is there is written down.
+
+use super::walk::{Dirs, Visitor, walk};
+use super::{FOUND, Pass, Site, Told, kind_of};
+use crate::host::{self, Fault};
+use crate::record::{Record, Target, Xattrs};
+use externfs::{DeviceNumber, FileKind, GuestGid, GuestUid, Mode, UsageError};
+use rustix::fs::{AtFlags, FileType, OFlags, Stat};
+use rustix::io::Errno as Host;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// In `humfs/`, during this pass: see [`Recorder::linked`].
+const LINKED: &CStr = c"linked";
+
+/// Records everything and returns how many bytes it takes on the host, as
+/// du(1) counts.
+pub(super) fn record(site: &Site<'_>, told: Told<'_>) -> Result<u64, UsageError> {
+    let cannot = site.cannot();
+    let root = site.root.as_fd();
+    let start = || -> Fault<(Dirs, [OwnedFd; 2])> {
+        // What an attempt left that was cut short in this pass.
+        for part in [c"file_metadata", c"dir_metadata"] {
+            host::remove_deep(root, part)?;
+        }
+        for part in [FOUND, LINKED] {
+            host::remove_deep(site.control.as_fd(), part)?;
+        }
+        let mut dirs = Vec::new();
+        for part in [c"file_metadata", c"dir_metadata"] {
+            dirs.push(host::ensure_dir(root, part)?);
+            site.give(root, part)?;
+        }
+        let (Some(mirror_dirs), Some(files)) = (dirs.pop(), dirs.pop()) else { return Err(Host::NOENT) };
+        let top = Dirs { data: host::child_dir(root, c"data")?, files, dirs: mirror_dirs };
+        let own = |name| host::ensure_dir(site.control.as_fd(), name);
+        Ok((top, [own(FOUND)?, own(LINKED)?]))
+    };
+    let (top, [found, linked]) = start().map_err(&cannot)?;
+    let mut recorder = Recorder { site, used: 0, linked, found, count: 0 };
+    let shown = format!("{}/data", site.path.display());
+    walk(top, &shown, &mut recorder, Pass::Recording, told)?;
+    host::remove_deep(site.control.as_fd(), LINKED).map_err(cannot)?;
+    Ok(recorder.used)
+}
+
+struct Recorder<'s> {
+    site: &'s Site<'s>,
+    used: u64,
+    /// Records of files with several names, by the number of the inode.
+    linked: OwnedFd,
+    found: OwnedFd,
+    count: u64,
+}
+
+impl Visitor for Recorder<'_> {
+    fn descend(&mut self, above: &Dirs, name: &CStr) -> Fault<Dirs> {
+        let make = |dir: &OwnedFd| -> Fault<OwnedFd> {
+            rustix::fs::mkdirat(dir, name, host::DIR_MODE)?;
+            self.site.give(dir.as_fd(), name)?;
+            host::child_dir(dir.as_fd(), name)
+        };
+        Ok(Dirs { data: host::child_dir(above.data.as_fd(), name)?, files: make(&above.files)?, dirs: make(&above.dirs)? })
+    }
+
+    fn enter(&mut self, dirs: &Dirs, stat: &Stat, names: &[CString], path: &[u8]) -> Fault<()> {
+        self.used += stat.st_blocks.unsigned_abs() * 512;
+        // The mirrors of what is in there come into the same directory.
+        let mut free = c"metadata".to_owned();
+        let taken = |name: &CStr| {
+            let is_there = names.iter().any(|other| other.as_c_str() == name);
+            is_there
+                && rustix::fs::statat(&dirs.data, name, AtFlags::SYMLINK_NOFOLLOW)
+                    .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+        };
+        let mut number = 0u64;
+        while taken(&free) {
+            number += 1;
+            free = CString::new(format!("metadata.{number}")).map_err(|_| Host::INVAL)?;
+        }
+        self.write(dirs.dirs.as_fd(), &free, &of(stat))?;
+        self.keep_xattrs(dirs.data.as_fd(), c".", stat, path)
+    }
+
+    fn object(&mut self, dirs: &Dirs, name: &CStr, stat: &Stat, path: &[u8]) -> Fault<()> {
+        let number = stat.st_ino.to_string();
+        if stat.st_nlink > 1 {
+            match rustix::fs::linkat(&self.linked, &number, &dirs.files, name, AtFlags::empty()) {
+                // It is the first of its names.
+                Err(Host::NOENT) => {}
+                answer => return answer,
+            }
+        }
+        self.used += stat.st_blocks.unsigned_abs() * 512;
+        self.write(dirs.files.as_fd(), name, &of(stat))?;
+        if stat.st_nlink > 1 {
+            rustix::fs::linkat(&dirs.files, name, &self.linked, &number, AtFlags::empty())?;
+        }
+        self.keep_xattrs(dirs.data.as_fd(), name, stat, path)
+    }
+
+    fn leave(&mut self, _dirs: &Dirs, _stat: &Stat) -> Fault<()> {
+        Ok(())
+    }
+}
+
+impl Recorder<'_> {
+    fn write(&self, dir: BorrowedFd<'_>, name: &CStr, record: &Record) -> Fault<()> {
+        let file = host::open_file(dir, name, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY)?;
+        host::write_all(file.as_fd(), record.to_line(false).as_bytes())?;
+        rustix::fs::fchown(&file, Some(self.site.uid), Some(self.site.gid))
+    }
+
+    /// Chown takes capabilities away, so they are put aside here.
+    fn keep_xattrs(&mut self, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat, path: &[u8]) -> Fault<()> {
+        let xattrs = xattrs(dir, name)?;
+        if xattrs.is_empty() {
+            return Ok(());
+        }
+        let block = Record { xattrs, ..of(stat) }.to_block(Target::Block);
+        self.count += 1;
+        let file = CString::new(self.count.to_string()).map_err(|_| Host::INVAL)?;
+        let file = host::open_file(self.found.as_fd(), &file, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY)?;
+        host::write_all(file.as_fd(), &[path, b"\0", &block].concat())
+    }
+}
+
+/// The record of what is on the host as it is there.
+pub(super) fn of(stat: &Stat) -> Record {
+    let kind = kind_of(stat).unwrap_or(FileKind::Regular);
+    let mut record = Record::new(kind, Mode::new(stat.st_mode), GuestUid(stat.st_uid), GuestGid(stat.st_gid));
+    if kind.is_device() {
+        record.device = DeviceNumber { major: rustix::fs::major(stat.st_rdev), minor: rustix::fs::minor(stat.st_rdev) };
+    }
+    record
+}
+
+/// Whether an attribute of the host is one that the guest should have: not
+/// the labels of the host's own security.
+pub(super) fn is_guests(name: &[u8]) -> bool {
+    name.starts_with(b"user.") || name.starts_with(b"trusted.") || name.starts_with(b"system.posix_acl_") || name == b"security.capability"
+}
+
+/// `name` in `dir` for calls that take a path and do not follow its last component.
+pub(super) fn place(dir: BorrowedFd<'_>, name: &CStr) -> Vec<u8> {
+    [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name.to_bytes()].concat()
+}
+
+/// The names of the attributes that are the guest's.
+pub(super) fn xattr_names(place: &[u8]) -> Fault<Vec<CString>> {
+    let mut names = vec![0; 1024];
+    let count = loop {
+        match rustix::fs::llistxattr(place, &mut names) {
+            Ok(count) => break count,
+            Err(Host::OPNOTSUPP) => return Ok(Vec::new()),
+            Err(Host::RANGE) if names.len() < 64 << 10 => names.resize(64 << 10, 0),
+            Err(other) => return Err(other),
+        }
+    };
+    let names = names.get(..count).unwrap_or_default().split(|&byte| byte == 0);
+    Ok(names.filter(|name| is_guests(name)).filter_map(|name| CString::new(name).ok()).collect())
+}
+
+fn xattrs(dir: BorrowedFd<'_>, name: &CStr) -> Fault<Xattrs> {
+    let place = place(dir, name);
+    let mut xattrs = Xattrs::default();
+    for attribute in xattr_names(&place)? {
+        let mut value = vec![0; 64 << 10];
+        let count = rustix::fs::lgetxattr(&place[..], &attribute, &mut value)?;
+        xattrs.set(attribute.to_bytes(), value.get(..count).unwrap_or_default());
+    }
+    Ok(xattrs)
+}

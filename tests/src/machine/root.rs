@@ -1,0 +1,121 @@
+//! [`Root`]: a guest's first root file system, packed from files of the host.
+//! The guest suite and the benchmarks' guests are made of it.
+
+use super::kernel::Kernel;
+use externfs_tools::boot::initramfs::Initramfs;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Grows in memory. A file that is there already is not added again: programs
+/// share libraries.
+pub struct Root {
+    archive: Initramfs,
+    known: BTreeSet<PathBuf>,
+}
+
+impl Root {
+    /// With a console, with `modules` in `/modules` in the order to load them,
+    /// and empty directories to mount on.
+    ///
+    /// # Errors
+    /// A module that cannot be read.
+    pub fn new(kernel: &Kernel, directories: &[&str]) -> Result<Root, String> {
+        let mut root = Root { archive: Initramfs::new(), known: BTreeSet::new() };
+        for directory in ["/proc", "/sys", "/dev", "/tmp"].iter().chain(directories) {
+            root.archive.directory(directory);
+        }
+        // The kernel opens it before anything is mounted.
+        root.archive.character_device("/dev/console", 5, 1);
+        for (module, name) in kernel.modules.iter().zip(kernel.module_names()) {
+            root.copy(module, &Path::new("/modules").join(name))?;
+        }
+        Ok(root)
+    }
+
+    /// A file with these bytes.
+    pub fn file(&mut self, path: &Path, contents: &[u8]) {
+        if self.known.insert(path.to_owned()) {
+            self.archive.file(path, contents);
+        }
+    }
+
+    /// A copy of a file of the host.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn copy(&mut self, from: &Path, path: &Path) -> Result<(), String> {
+        let contents = std::fs::read(from).map_err(|error| format!("{}: {error}", from.display()))?;
+        self.file(path, &contents);
+        Ok(())
+    }
+
+    /// A program of the host with the libraries that it loads, where it
+    /// expects them.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub fn program(&mut self, from: &Path, path: &Path) -> Result<(), String> {
+        self.copy(from, path)?;
+        libraries_of(from)?.iter().try_for_each(|library| self.copy(library, library))
+    }
+
+    /// A character device.
+    pub fn character_device(&mut self, path: &str, major: u32, minor: u32) {
+        self.archive.character_device(path, major, minor);
+    }
+
+    /// The archive.
+    #[must_use]
+    pub fn finish(self) -> Vec<u8> {
+        self.archive.finish()
+    }
+}
+
+/// What the loader will look for, at the paths where it will; a static program
+/// has none.
+fn libraries_of(program: &Path) -> Result<Vec<PathBuf>, String> {
+    let listed = Command::new("ldd").arg(program).output().map_err(|error| format!("ldd: {error}"))?;
+    if !listed.status.success() {
+        let said = String::from_utf8_lossy(&[listed.stdout, listed.stderr].concat()).into_owned();
+        // Its way to say that a program is static is to fail.
+        let is_static = said.contains("not a dynamic executable");
+        return if is_static { Ok(Vec::new()) } else { Err(format!("ldd {}: {}", program.display(), said.trim())) };
+    }
+    // "libc.so.6 => /lib/.../libc.so.6 (0x...)", or the loader's path alone.
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    Ok(text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')).map(PathBuf::from)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_come_with_their_libraries_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let module = dir.path().join("fuse.ko");
+        std::fs::write(&module, "module").unwrap();
+        let mut root = Root::new(&Kernel { image: PathBuf::new(), modules: vec![module] }, &["/mnt"]).unwrap();
+        let own = std::env::current_exe().unwrap();
+        root.program(&own, Path::new("/bin/one")).unwrap();
+        let libraries = libraries_of(&own).unwrap();
+        assert!(libraries.iter().any(|path| path.to_string_lossy().contains("libc.so")), "{libraries:?}");
+        let expected = [Path::new("/modules/00-fuse.ko"), Path::new("/bin/one")].into_iter().chain(libraries.iter().map(PathBuf::as_path));
+        assert!(expected.into_iter().all(|path| root.known.contains(path)), "{:?}", root.known);
+        let count = root.known.len();
+        root.program(&own, Path::new("/bin/two")).unwrap();
+        assert_eq!(root.known.len(), count + 1, "its libraries are there already");
+        let archive = root.finish();
+        let members = |name: &str| archive.windows(name.len()).filter(|window| *window == name.as_bytes()).count();
+        assert!(members("bin/two\0") >= 1 && archive.len() > 2 * std::fs::metadata(&own).unwrap().len() as usize);
+    }
+
+    #[test]
+    fn what_is_missing_is_named_and_static_programs_need_nothing() {
+        let mut root = Root::new(&Kernel { image: PathBuf::new(), modules: Vec::new() }, &[]).unwrap();
+        assert!(root.copy(Path::new("/no/such/file"), Path::new("/x")).unwrap_err().contains("/no/such/file"));
+        assert!(root.program(Path::new("/no/such/program"), Path::new("/x")).unwrap_err().contains("/no/such/program"));
+        assert_eq!(libraries_of(Path::new("/etc/passwd")), Ok(Vec::new()));
+    }
+}

@@ -1,0 +1,220 @@
+//! [`HostWriter`]: items into a directory of the host.
+//!
+//! Names come from a guest. Each is used as one component, relative to a
+//! directory that was opened without following links; what has a name already
+//! is replaced, not written through.
+
+use super::dates::Later;
+use super::{BUFFER, Body, Item, Origin, Told};
+use crate::Result;
+use crate::failure::Failure;
+use crate::offline::TreePath;
+use externfs::{FileKind, Mode, Timestamp};
+use rustix::fs::{AtFlags, FileType, Mode as HostMode, OFlags, Timespec, Timestamps, XattrFlags};
+use rustix::io::Errno as Host;
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// The result of a bare system call.
+type Fault<T> = std::result::Result<T, Host>;
+
+/// See the [module](self).
+pub struct HostWriter {
+    /// Where the top of what comes belongs, for messages.
+    target: PathBuf,
+    dir: OwnedFd,
+    name: CString,
+    preserve: bool,
+    umask: u32,
+    /// The directories that were last used, outermost first.
+    open: Vec<(Vec<u8>, OwnedFd)>,
+    later: Vec<Later>,
+}
+
+impl HostWriter {
+    /// Puts the top of what comes at `target`; `preserve` keeps owners, all
+    /// mode bits, times and attributes as far as the user may set them.
+    ///
+    /// # Errors
+    /// The directory that `target` is in cannot be opened.
+    pub fn new(target: &Path, preserve: bool) -> Result<HostWriter> {
+        let cannot = |error: Host| Failure::io(target.display(), &error.into());
+        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return Err(cannot(Host::INVAL)) };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(parent, flags, HostMode::empty()).map_err(cannot)?;
+        // There is no asking for it without setting it.
+        let umask = rustix::process::umask(HostMode::empty());
+        rustix::process::umask(umask);
+        let name = CString::new(name.as_bytes()).map_err(|_| cannot(Host::INVAL))?;
+        Ok(HostWriter { target: target.to_owned(), dir, name, preserve, umask: umask.bits(), open: Vec::new(), later: Vec::new() })
+    }
+
+    /// Puts everything that `origin` tells where it belongs.
+    ///
+    /// # Errors
+    /// One line about the first thing that cannot be done.
+    pub fn write(mut self, origin: &mut dyn Origin, told: Told<'_>) -> Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        while let Some(item) = origin.next_item()? {
+            match &item.body {
+                Body::Directory => self.directory(&item)?,
+                Body::Regular(size) => self.file(&item, *size, &mut buffer, origin, told)?,
+                _ => self.other(&item)?,
+            }
+            told(0);
+        }
+        for later in std::mem::take(&mut self.later).into_iter().rev() {
+            let dir = self.walk(&later.path)?;
+            self.settle(dir.as_fd(), c".".to_owned(), &later, FileKind::Directory)?;
+        }
+        Ok(())
+    }
+
+    fn shown(&self, path: &TreePath) -> String {
+        if path.is_root() {
+            return self.target.display().to_string();
+        }
+        self.target.join(OsStr::from_bytes(path.as_bytes())).display().to_string()
+    }
+
+    fn cannot(&self, path: &TreePath) -> impl Fn(Host) -> Failure + use<> {
+        let shown = self.shown(path);
+        move |error| match error {
+            Host::PERM => Failure::new(format!("{shown}: only root may make or change that here")),
+            other => Failure::io(&shown, &other.into()),
+        }
+    }
+
+    /// The directory that holds `path`, and its name there.
+    fn place(&mut self, path: &TreePath) -> Result<(OwnedFd, CString)> {
+        let cannot = self.cannot(path);
+        let Some((above, name)) = path.split_last() else {
+            let dir = rustix::io::fcntl_dupfd_cloexec(&self.dir, 0).map_err(cannot)?;
+            return Ok((dir, self.name.clone()));
+        };
+        let dir = self.walk(&above)?;
+        Ok((dir, CString::new(name.as_bytes()).map_err(|_| cannot(Host::INVAL))?))
+    }
+
+    /// Opens the directory `path`, which was made before.
+    fn walk(&mut self, path: &TreePath) -> Result<OwnedFd> {
+        let cannot = self.cannot(path);
+        let names: Vec<&[u8]> = std::iter::once(&b""[..]).chain(path.names().map(|name| name.as_bytes())).collect();
+        let same = names.iter().zip(&self.open).take_while(|(name, (open, _))| *name == open).count();
+        self.open.truncate(same);
+        for name in names.get(same..).unwrap_or_default() {
+            let component = if name.is_empty() { self.name.clone() } else { CString::new(*name).map_err(|_| cannot(Host::INVAL))? };
+            let above = self.open.last().map_or(self.dir.as_fd(), |(_, dir)| dir.as_fd());
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let dir = rustix::fs::openat(above, &component, flags, HostMode::empty()).map_err(&cannot)?;
+            self.open.push((name.to_vec(), dir));
+        }
+        let last = self.open.last().map_or(self.dir.as_fd(), |(_, dir)| dir.as_fd());
+        rustix::io::fcntl_dupfd_cloexec(last, 0).map_err(&cannot)
+    }
+
+    fn directory(&mut self, item: &Item) -> Result<()> {
+        let (dir, name) = self.place(&item.path)?;
+        match rustix::fs::mkdirat(&dir, &name, HostMode::RWXU) {
+            Ok(()) => self.later.push(Later::of(item)),
+            // It keeps what it has, unless it is to be like the source.
+            Err(Host::EXIST) if self.preserve => self.later.push(Later::of(item)),
+            Err(Host::EXIST) => {}
+            Err(error) => return Err(self.cannot(&item.path)(error)),
+        }
+        self.walk(&item.path).map(drop)
+    }
+
+    fn file(&mut self, item: &Item, size: u64, buffer: &mut [u8], origin: &mut dyn Origin, told: Told<'_>) -> Result<()> {
+        let cannot = self.cannot(&item.path);
+        let (dir, name) = self.place(&item.path)?;
+        clear(dir.as_fd(), &name).map_err(&cannot)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&dir, &name, flags, HostMode::RUSR | HostMode::WUSR).map_err(&cannot)?;
+        while let Some((offset, count)) = origin.data(buffer)? {
+            let mut done = 0;
+            while let Some(rest @ [_, ..]) = buffer.get(done..count) {
+                done += rustix::io::retry_on_intr(|| rustix::io::pwrite(&file, rest, offset + done as u64)).map_err(&cannot)?;
+            }
+            told(count as u64);
+        }
+        rustix::fs::ftruncate(&file, size).map_err(&cannot)?;
+        self.settle(dir.as_fd(), name, &Later::of(item), FileKind::Regular)
+    }
+
+    fn other(&mut self, item: &Item) -> Result<()> {
+        let cannot = self.cannot(&item.path);
+        let (dir, name) = self.place(&item.path)?;
+        clear(dir.as_fd(), &name).map_err(&cannot)?;
+        let kind = match &item.body {
+            Body::HardLink(target) => {
+                let (from, old) = self.place(target)?;
+                return rustix::fs::linkat(&from, &old, &dir, &name, AtFlags::empty()).map_err(cannot);
+            }
+            Body::Symlink(target) => {
+                rustix::fs::symlinkat(&target[..], &dir, &name).map_err(&cannot)?;
+                FileKind::Symlink
+            }
+            Body::Special(kind, device) => {
+                let number = rustix::fs::makedev(device.major, device.minor);
+                let (file_type, mode) = (FileType::from_raw_mode(kind.mode_bits()), HostMode::RUSR | HostMode::WUSR);
+                rustix::fs::mknodat(&dir, &name, file_type, mode, number).map_err(&cannot)?;
+                *kind
+            }
+            Body::Regular(_) | Body::Directory => return Ok(()),
+        };
+        self.settle(dir.as_fd(), name, &Later::of(item), kind)
+    }
+
+    /// Owner, mode, attributes and times of what is there now.
+    fn settle(&self, dir: BorrowedFd<'_>, name: CString, wanted: &Later, kind: FileKind) -> Result<()> {
+        let cannot = self.cannot(&wanted.path);
+        // As cp -p has it: what only root may do is left out for others.
+        let leave = |error: Host| -> Fault<()> { if rustix::process::geteuid().is_root() { Err(error) } else { Ok(()) } };
+        let mut mode = wanted.mode.bits();
+        if self.preserve {
+            if let Some((uid, gid)) = wanted.owner {
+                let (uid, gid) = (rustix::fs::Uid::from_raw(uid.0), rustix::fs::Gid::from_raw(gid.0));
+                let done = rustix::fs::chownat(dir, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
+                if let Err(error) = done {
+                    leave(error).map_err(&cannot)?;
+                    // It would be somebody else's setuid.
+                    mode &= 0o1777;
+                }
+            }
+        } else {
+            mode &= 0o777 & !self.umask;
+        }
+        if kind != FileKind::Symlink {
+            rustix::fs::chmodat(dir, &name, HostMode::from_raw_mode(Mode::new(mode).bits()), AtFlags::empty()).map_err(&cannot)?;
+        }
+        if !self.preserve {
+            return Ok(());
+        }
+        let place = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name.to_bytes()].concat();
+        for (attribute, value) in &wanted.xattrs {
+            let attribute = CString::new(&attribute[..]).map_err(|_| cannot(Host::INVAL))?;
+            if let Err(error) = rustix::fs::lsetxattr(&place[..], &attribute, value, XattrFlags::empty()) {
+                leave(error).map_err(&cannot)?;
+            }
+        }
+        let Some(mtime) = wanted.mtime else { return Ok(()) };
+        let times = Timestamps { last_access: timespec(wanted.atime.unwrap_or(mtime)), last_modification: timespec(mtime) };
+        rustix::fs::utimensat(dir, &name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(cannot)
+    }
+}
+
+/// Makes room for `name`; a directory stays, and is then in the way.
+fn clear(dir: BorrowedFd<'_>, name: &CString) -> Fault<()> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Err(Host::NOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn timespec(at: Timestamp) -> Timespec {
+    Timespec { tv_sec: at.seconds, tv_nsec: i64::from(at.nanoseconds) }
+}
