@@ -230,10 +230,19 @@ impl Account {
     /// Replaces what is used by what was counted.
     pub(crate) fn recounted(&self, used: Usage) -> Fault<()> {
         let mut inner = self.inner();
+        inner.state.uncounted = 0;
         inner.state.used = used;
         // What had no name is not among what was counted.
         inner.state.orphans = Usage::default();
         inner.state.write_all()
+    }
+
+    /// Has a successor count anew, should there be no [`Account::recounted`]
+    /// any more: the changes under way no longer say what has happened.
+    pub(crate) fn distrust(&self) -> Fault<()> {
+        let mut inner = self.inner();
+        inner.state.uncounted += 1;
+        inner.state.write_mark()
     }
 
     /// What is used, and of that what has no name, as a predecessor left it.
