@@ -384,7 +384,7 @@ fn what_has_no_name_counts_until_it_is_closed(format: Format) {
 /// Names and contents come and go in `dir` until the server is gone, or
 /// nothing is left of `steps`.
 fn churn(dir: &Path, seed: usize, mut steps: usize) {
-    let mut number = seed;
+    let (mut number, seed) = (seed, seed % 3);
     let step = |number: usize| -> std::io::Result<()> {
         let at = |what: usize| dir.join(format!("{seed}-{}", what % 40));
         match number % 7 {
@@ -414,10 +414,10 @@ fn churn(dir: &Path, seed: usize, mut steps: usize) {
 
 fn a_busy_hour_leaves_a_true_account(format: Format) {
     let tree = HumTree::new(format, 64 * MEBI);
-    for round in 0..2 {
+    for round in 0..8 {
         let mount = tree.mount("");
         std::thread::scope(|scope| {
-            for seed in 0..3 {
+            for seed in [0, 1, 2].map(|seed| seed + round * 999) {
                 let path = mount.path();
                 scope.spawn(move || churn(path, seed, 400));
             }
