@@ -52,9 +52,9 @@ impl HumFs {
         let whiteouts = self.recover_whiteouts()?;
         let counters = match before {
             None => Counters::Unknown("it is mounted for the first time"),
+            Some(_) if whiteouts > 0 => Counters::Unknown("a change of several steps was cut short"),
             Some((state, _)) if state.clean => Counters::Right,
             Some((state, _)) if state.boot_id != state::boot_id() => Counters::Unknown("the host went down while it was mounted"),
-            Some(_) if whiteouts > 0 => Counters::Unknown("a change of several steps was cut short"),
             Some((_, left)) => Counters::Settled(left),
         };
         let (settled, recounted) = match counters {

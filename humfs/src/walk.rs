@@ -12,7 +12,6 @@ use externfs::{Attr, Error, ExternFs, FileKind, Result};
 use hostfs::{HostFs, Inode};
 use rustix::fs::{Mode, OFlags, RawDir};
 use std::ffi::CStr;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -282,8 +281,8 @@ impl<V> Walk<'_, V> {
 
 /// The names in a directory, without the dots.
 fn names(dir: BorrowedFd<'_>) -> Fault<Names> {
-    let mut buffer = vec![MaybeUninit::uninit(); LISTING];
-    let mut listing = RawDir::new(open_quietly(dir)?, &mut buffer);
+    let mut buffer = Vec::with_capacity(LISTING);
+    let mut listing = RawDir::new(open_quietly(dir)?, buffer.spare_capacity_mut());
     let mut names = Names::default();
     while let Some(entry) = listing.next() {
         let entry = entry?;

@@ -94,6 +94,11 @@ impl HumFs {
         let Some(journal) = &self.journal else { return Ok(0) };
         let left = journal.left_over().map_err(fault("reading humfs/changes"))?;
         let count = left.len();
+        if count > 0 {
+            // With the intents goes what tells that the counters are to be
+            // counted anew.
+            self.account.distrust().map_err(fault("writing humfs/state"))?;
+        }
         for (noted, text) in left {
             self.recover_whiteout(&text)?;
             journal.end(noted).map_err(fault("crossing out a change"))?;

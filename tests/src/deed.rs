@@ -23,6 +23,8 @@ pub struct Deed {
     pub name: &'static str,
     /// Makes what must be there, in a session of its own.
     pub setup: fn(&Guest) -> Answer,
+    /// What the host's administrator removes then, behind our back.
+    pub vanished: Option<&'static str>,
     /// Looks up and opens what the request takes.
     pub aim: fn(&Guest) -> std::result::Result<Act, Errno>,
     /// Where POSIX has the request do two things in order, the first alone. It
@@ -32,11 +34,15 @@ pub struct Deed {
 
 impl Deed {
     const fn new(name: &'static str, setup: fn(&Guest) -> Answer, aim: fn(&Guest) -> std::result::Result<Act, Errno>) -> Deed {
-        Deed { name, setup, aim, between: None }
+        Deed { name, setup, vanished: None, aim, between: None }
     }
 
     const fn between(self, first: fn(&Guest) -> Answer) -> Deed {
         Deed { between: Some(first), ..self }
+    }
+
+    const fn without(self, vanished: &'static str) -> Deed {
+        Deed { vanished: Some(vanished), ..self }
     }
 
     /// Every one of them.

@@ -33,6 +33,7 @@ pub mod picture;
 pub mod power;
 pub mod random;
 pub mod realm;
+pub mod relapse;
 pub mod shutdown;
 pub mod stamp;
 pub mod trial;

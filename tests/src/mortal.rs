@@ -69,9 +69,27 @@ pub fn mark() {
 /// # Panics
 /// When it cannot be started or watched.
 pub fn live(command: &mut Command, fate: Fate) -> End {
+    run(command, fate, false).0
+}
+
+/// The call at each of its steps.
+///
+/// # Errors
+/// That it failed, and what it said.
+///
+/// # Panics
+/// As [`live`].
+pub fn calls(command: &mut Command) -> Result<Vec<String>, String> {
+    match run(command, Fate::Never, true) {
+        (End::Done { .. }, calls) => Ok(calls),
+        (end, _) => Err(format!("{end:?}")),
+    }
+}
+
+fn run(command: &mut Command, fate: Fate, record: bool) -> (End, Vec<String>) {
     // Only the thread that made a process may trace it, and only a thread
     // without other children can wait for any of its threads.
-    std::thread::scope(|scope| scope.spawn(|| Tracer::run(command, fate)).join().expect("the tracer"))
+    std::thread::scope(|scope| scope.spawn(|| Tracer::run(command, fate, record)).join().expect("the tracer"))
 }
 
 struct Tracer {
@@ -85,25 +103,29 @@ struct Tracer {
     /// The threads that are between a call's entry and its exit.
     inside: BTreeSet<Pid>,
     killed_at: Option<String>,
+    /// The calls so far, if they are wanted.
+    calls: Option<Vec<String>>,
 }
 
 impl Tracer {
-    fn run(command: &mut Command, fate: Fate) -> End {
+    fn run(command: &mut Command, fate: Fate, record: bool) -> (End, Vec<String>) {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let leader = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
-        let mut tracer = Tracer { leader, fate, marks: 0, steps: 0, crowd: false, inside: BTreeSet::new(), killed_at: None };
+        let calls = record.then(Vec::new);
+        let mut tracer = Tracer { leader, fate, marks: 0, steps: 0, crowd: false, inside: BTreeSet::new(), killed_at: None, calls };
         let status = tracer.trace();
         let mut said = String::new();
         if let Some(mut stderr) = child.stderr.take() {
             let _ = stderr.read_to_string(&mut said);
         }
-        match tracer.killed_at {
+        let end = match tracer.killed_at {
             Some(_) if fate == Fate::Done => End::Done { steps: tracer.steps },
             Some(call) => End::Killed { step: tracer.steps, call },
             None if tracer.marks == 3 && matches!(status, WaitStatus::Exited(_, 0)) => End::Done { steps: tracer.steps },
             None => End::Failed(format!("{status:?} after {} marks and {} steps: {}", tracer.marks, tracer.steps, said.trim())),
-        }
+        };
+        (end, tracer.calls.unwrap_or_default())
     }
 
     /// Until there is nobody left; returns the leader's end.
@@ -160,8 +182,12 @@ impl Tracer {
         }
         if self.marks == 2 && self.killed_at.is_none() {
             self.steps += 1;
+            let named = || format!("{} {}", if enters { "before" } else { "after" }, call_of(pid));
+            if let Some(calls) = &mut self.calls {
+                calls.push(named());
+            }
             if self.fate == Fate::Step(self.steps) {
-                return self.kill(format!("{} {}", if enters { "before" } else { "after" }, call_of(pid)));
+                return self.kill(named());
             }
         }
         self.resume(pid, None);
@@ -212,9 +238,11 @@ fn name_of(number: i64) -> String {
         statx = SYS_statx,
         linkat = SYS_linkat,
         unlinkat = SYS_unlinkat,
+        unlink = SYS_unlink,
         mkdirat = SYS_mkdirat,
         symlinkat = SYS_symlinkat,
         readlinkat = SYS_readlinkat,
+        rename = SYS_rename,
         renameat = SYS_renameat,
         renameat2 = SYS_renameat2,
         setxattr = SYS_setxattr,

@@ -57,6 +57,19 @@ impl Realm {
         }
     }
 
+    /// Does what the host's administrator may do behind our back: removes what
+    /// is called `name`, and all below it. Room is counted anew after that.
+    ///
+    /// # Panics
+    /// When it cannot be removed.
+    pub fn remove_behind(self, tree: &Path, name: &str) {
+        let data = if self == Realm::HostFs { tree.to_path_buf() } else { tree.join("data") };
+        let victim = data.join(name);
+        let removed = if victim.is_dir() { std::fs::remove_dir_all(&victim) } else { std::fs::remove_file(&victim) };
+        removed.expect("removing it");
+        self.forget_counters(tree);
+    }
+
     /// Opens it, with what else the plugin should know.
     ///
     /// # Errors
@@ -68,6 +81,13 @@ impl Realm {
             Realm::HumFs(_) => humfs::Options::parse(&options).and_then(|options| Ok(humfs::open(path, &options)? as _)),
         };
         opened.map_err(|error| error.0)
+    }
+
+    /// Whether a power cut may take the record of an object that was not
+    /// synced, which is root's then (FORMAT.md, `shadow_fs`).
+    #[must_use]
+    pub fn may_lose_records(self) -> bool {
+        self == Realm::HumFs(Format::ShadowFs)
     }
 
     /// What the next mount sees, and the one after it, which has to count for

@@ -15,7 +15,7 @@ pub const PERFORM: &str = "perform-deed";
 
 /// What such a process does where the request belongs.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+pub(crate) enum Part {
     /// The request.
     Whole,
     /// What may be seen of it alone: see [`Deed::between`].
@@ -50,6 +50,9 @@ pub fn perform(words: &[String]) -> Result<(), String> {
     guest.finish();
     connect.close().map_err(|error| format!("closing: {error}"))?;
     drop(connect);
+    if let Some(vanished) = deed.vanished {
+        realm.remove_behind(tree, vanished);
+    }
     let connect = realm.open(tree, &[])?;
     let guest = Guest::new(connect.as_ref());
     let act = (deed.aim)(&guest).map_err(|errno| format!("aiming: {errno}"))?;
@@ -89,15 +92,23 @@ pub struct Trial<'a> {
 }
 
 /// The states in which a tree may be found.
-struct States {
+pub(crate) struct States {
     old: Picture,
     between: Option<Picture>,
     new: Picture,
     /// How many the deed has, without those of the mark behind it.
-    steps: usize,
+    pub(crate) steps: usize,
 }
 
 impl Trial<'_> {
+    /// What there is after it.
+    ///
+    /// # Errors
+    /// Why it is not done.
+    pub fn outcome(&self) -> Result<Picture, String> {
+        self.state(Part::Whole).map(|(_, seen)| seen)
+    }
+
     /// Dies at each step.
     pub fn run(&self) -> Verdict {
         let mut verdict = Verdict::default();
@@ -145,7 +156,7 @@ impl Trial<'_> {
     }
 
     /// Each state as somebody leaves it who is not cut short.
-    fn states(&self) -> Result<States, String> {
+    pub(crate) fn states(&self) -> Result<States, String> {
         let (idle, old) = self.state(Part::None)?;
         let between = self.deed.between.map(|_| self.state(Part::First)).transpose()?.map(|(_, seen)| seen);
         let (steps, new) = self.state(Part::Whole)?;
@@ -161,25 +172,29 @@ impl Trial<'_> {
         Ok((steps, seen))
     }
 
-    fn fresh(&self, name: &str) -> PathBuf {
+    pub(crate) fn fresh(&self, name: &str) -> PathBuf {
         let tree = self.dir.join(format!("{}-{name}", self.deed.name));
         self.realm.make(&tree);
         tree
     }
 
-    fn remove(&self, tree: &Path) {
+    pub(crate) fn remove(&self, tree: &Path) {
         std::fs::remove_dir_all(tree).expect("removing a tree");
     }
 
     fn act(&self, tree: &Path, part: Part, fate: Fate) -> End {
+        mortal::live(&mut self.performer(tree, part), fate)
+    }
+
+    pub(crate) fn performer(&self, tree: &Path, part: Part) -> Command {
         let mut command = Command::new("/proc/self/exe");
         command.args([PERFORM, self.realm.name()]).arg(tree).args([self.deed.name, part.name()]);
-        mortal::live(&mut command, fate)
+        command
     }
 }
 
 impl States {
-    fn admit(&self, seen: &Picture) -> Result<(), String> {
+    pub(crate) fn admit(&self, seen: &Picture) -> Result<(), String> {
         let Some(from_old) = seen.difference(&self.old) else { return Ok(()) };
         let Some(from_new) = seen.difference(&self.new) else { return Ok(()) };
         let from_between = match self.between.as_ref().map(|between| seen.difference(between)) {

@@ -7,7 +7,8 @@ use externfs_tests::load::{self, Load};
 use externfs_tests::mortal::{self, End, Fate};
 use externfs_tests::power::{self, PowerCut};
 use externfs_tests::realm::Realm;
-use externfs_tests::trial::{self, Trial};
+use externfs_tests::relapse::{self, Relapse};
+use externfs_tests::trial::{self, Trial, Verdict};
 use externfs_tests::{fixture, harness, random};
 use humfs::store::Format;
 use std::path::Path;
@@ -19,14 +20,18 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [trial::PERFORM, ..] => performed(trial::perform(&words[1..])),
+        [relapse::MOUNT, ..] => performed(relapse::mount(&words[1..])),
         [load::LOAD, ..] => performed(load::run(&words[1..])),
         [power::LOAD, ..] => performed(power::run(&words[1..])),
         [TWO_THREADS, dir] => performed(two_threads(Path::new(dir)).map_err(|error| error.to_string())),
         _ => {
             let mut cases = externfs_tests::cases![the_axe_falls_where_it_should, the_axe_falls_in_every_thread];
+            cases.push(Case::new("a_stale_record_is_not_inherited", a_stale_record_is_not_inherited));
             for format in Format::ALL {
                 let name = format!("every_step_leaves_old_or_new_{}", format.name());
-                cases.push(Case::new(name, move || every_step_leaves_old_or_new(format)).limit(600));
+                cases.push(Case::new(name, move || every_step_leaves_old_or_new(format)).limit(3600));
+                let name = format!("a_recovery_that_is_cut_short_is_recovered_{}", format.name());
+                cases.push(Case::new(name, move || a_recovery_that_is_cut_short_is_recovered(format)).limit(3600));
                 let name = format!("random_kills_lose_nothing_{}", format.name());
                 cases.push(Case::new(name, move || random_kills_lose_nothing(format)).limit(3600));
                 let name = format!("power_cuts_spare_what_was_synced_{}", format.name());
@@ -116,14 +121,16 @@ fn the_axe_falls_in_every_thread() {
     assert!(!seen.iter().any(|(_, made)| *made == [false, true]), "{seen:?}");
 }
 
-fn every_step_leaves_old_or_new(format: Format) {
+/// Tries every one of `deeds` and reports.
+fn try_all(format: Format, deeds: impl Iterator<Item = Deed> + Send, attempt: impl Fn(Trial<'_>) -> Verdict + Sync) {
     let dir = fixture::temp_dir();
-    let deeds = Mutex::new(Deed::all());
+    let wanted = std::env::var("EXTERNFS_TEST_DEED").unwrap_or_default();
+    let deeds = Mutex::new(deeds.filter(|deed| deed.name.contains(&wanted)));
     let verdicts = Mutex::new(Vec::new());
     let next = || deeds.lock().unwrap().next();
     let work = || {
         while let Some(deed) = next() {
-            let verdict = Trial { realm: Realm::HumFs(format), deed, dir: dir.path() }.run();
+            let verdict = attempt(Trial { realm: Realm::HumFs(format), deed, dir: dir.path() });
             verdicts.lock().unwrap().push(verdict);
         }
     };
@@ -140,6 +147,53 @@ fn every_step_leaves_old_or_new(format: Format) {
         println!("    {violation}");
     }
     assert!(violations.is_empty(), "{} violations", violations.len());
+    assert!(points > 0, "no deed is called '{wanted}'");
+}
+
+fn every_step_leaves_old_or_new(format: Format) {
+    try_all(format, Deed::all(), |trial| trial.run());
+}
+
+/// Of each way in which a store changes several things.
+const RELAPSING: [&str; 16] = [
+    "create",
+    "mkdir",
+    "symlink-long",
+    "unlink",
+    "unlink-one-of-two",
+    "rmdir",
+    "link",
+    "rename-over-file",
+    "rename-dir-elsewhere",
+    "rename-deep",
+    "rename-over-leaving-whiteout",
+    "exchange-file-and-dir",
+    "chmod-linked",
+    "setxattr-linked",
+    "tmpfile-link",
+    "open-truncating-setuid",
+];
+
+fn a_recovery_that_is_cut_short_is_recovered(format: Format) {
+    try_all(format, RELAPSING.into_iter().map(|name| Deed::named(name).unwrap()), |trial| Relapse(trial).run());
+}
+
+fn a_stale_record_is_not_inherited() {
+    let dir = fixture::temp_dir();
+    for format in Format::ALL {
+        let outcome = |name: &str| {
+            let deed = Deed::named(name).unwrap();
+            Trial { realm: Realm::HumFs(format), deed, dir: dir.path() }.outcome().unwrap_or_else(|why| panic!("{name}: {why}"))
+        };
+        for name in ["create", "mkdir", "symlink"] {
+            let fresh = outcome(name);
+            assert_eq!(outcome(&format!("{name}-over-stale")).difference(&fresh), None, "{format:?}: {name}");
+        }
+        for name in ["create", "mkdir"] {
+            let fresh = outcome(name);
+            assert_eq!(outcome(&format!("{name}-over-stale-dir")).difference(&fresh), None, "{format:?}: {name}");
+        }
+    }
 }
 
 fn random_kills_lose_nothing(format: Format) {

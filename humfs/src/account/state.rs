@@ -86,7 +86,7 @@ pub(crate) struct State {
     page: Box<[u8; LEN]>,
     taken: [bool; SLOTS],
     /// Changes under way that are not written down.
-    uncounted: usize,
+    pub(super) uncounted: usize,
     pub(crate) clean: bool,
     pub(crate) boot_id: [u8; 16],
     pub(crate) used: Usage,
@@ -187,7 +187,7 @@ impl State {
         }
     }
 
-    fn write_mark(&mut self) -> Fault<()> {
+    pub(super) fn write_mark(&mut self) -> Fault<()> {
         self.put_mark();
         self.write(8, 16)
     }

@@ -125,18 +125,21 @@ impl Bench<'_> {
 
     fn mend_all(&self) -> Result<()> {
         let mut found = std::mem::take(&mut *self.survey.found());
-        // What is deeper comes first.
-        found.sort_by(|one, other| other.finding.path.cmp(&one.finding.path));
         let changes = found.iter().any(|found| found.spot.is_some());
         // Should we die in here, the next writer counts anew.
         let somewhere = Entry { kind: EntryKind::Change, ino: 0, before: 0, path: None };
         let announced = self.fs.account.announce(&[somewhere], Usage::default())?;
-        for found in &mut found {
+        let mend = |found: &mut Found| {
             if let Some(spot) = &found.spot {
                 let done = self.mend(&found.finding, spot);
                 found.finding.settle(done.map_err(|error| reason(&error)));
             }
-        }
+        };
+        // A directory was found before what is in it; so what is moved, is
+        // moved after all that was to be done below it.
+        let moves = |found: &&mut Found| found.finding.mend == Some(Mend::Lose);
+        found.iter_mut().filter(|found| !moves(found)).for_each(mend);
+        found.iter_mut().rev().filter(moves).for_each(mend);
         let wrong = found.iter().any(|found| found.finding.mend == Some(Mend::Count));
         if (changes || wrong) && !self.survey.is_partial() {
             let used = if changes { self.fs.recount()? } else { self.survey.sum.total() };

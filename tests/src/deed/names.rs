@@ -29,6 +29,19 @@ fn linked_file(g: &Guest) -> Answer {
     link(g, find(g, "old")?, ROOT, "second")
 }
 
+/// What has a record that a new object of this name must not inherit.
+fn stale(g: &Guest) -> Answer {
+    let old = file(g, ROOT, "new", 0o600, b"of somebody else")?;
+    own(g, old, 0o6777, 4242, 4243)?;
+    xattr(g, old, b"security.capability", &[1; 20])
+}
+
+fn stale_dir(g: &Guest) -> Answer {
+    let old = directory(g, ROOT, "new", 0o2777)?;
+    let within = file(g, old, "within", 0o600, b"of somebody else")?;
+    own(g, within, 0o6777, 4242, 4243)
+}
+
 /// `from`, with things in it, and `into`, which is empty.
 fn two_dirs(g: &Guest) -> Answer {
     let from = directory(g, ROOT, "from", 0o755)?;
@@ -115,6 +128,41 @@ fn unnamed(g: &Guest) -> std::result::Result<(NodeId, HandleId), Errno> {
 pub(super) const DEEDS: &[Deed] = &[
     Deed::new("create", nothing, |_| act(|g| create(g, ROOT, "new", creation(0o644, false)))),
     Deed::new("create-exclusive", nothing, |_| act(|g| create(g, ROOT, "new", creation(0o4755, true)))),
+    Deed::new("create-over-stale", stale, |_| act(|g| create(g, ROOT, "new", creation(0o644, false)))).without("new"),
+    Deed::new("create-over-stale-dir", stale_dir, |_| act(|g| create(g, ROOT, "new", creation(0o644, false)))).without("new"),
+    Deed::new("mkdir-over-stale", stale, |_| make(NewNode::Directory, 0o1755)).without("new"),
+    Deed::new("mkdir-over-stale-dir", stale_dir, |_| make(NewNode::Directory, 0o1755)).without("new"),
+    Deed::new("symlink-over-stale", stale, |_| make(NewNode::Symlink(b"../some/target"), 0o777)).without("new"),
+    Deed::new(
+        "rename-over-stale",
+        |g| {
+            one_file(g)?;
+            stale(g)
+        },
+        |_| rename_in_root("old", "new", PLAIN),
+    )
+    .without("new"),
+    Deed::new(
+        "rename-dir-over-stale",
+        |g| {
+            two_dirs(g)?;
+            stale_dir(g)
+        },
+        |_| rename_in_root("from", "new", PLAIN),
+    )
+    .without("new"),
+    Deed::new(
+        "link-over-stale",
+        |g| {
+            one_file(g)?;
+            stale(g)
+        },
+        |g| {
+            let old = find(g, "old")?;
+            act(move |g| link(g, old, ROOT, "new"))
+        },
+    )
+    .without("new"),
     Deed::new("create-existing", one_file, |_| act(|g| create(g, ROOT, "old", creation(0o600, false)))),
     Deed::new("create-exclusive-existing", one_file, |_| act(|g| refused(create(g, ROOT, "old", creation(0o600, true)), Errno::EEXIST))),
     Deed::new("mkdir-existing", one_file, |_| act(|g| refused(g.make(ROOT, "old", &NewNode::Directory, 0o700).map(drop), Errno::EEXIST))),

@@ -1,0 +1,8 @@
+//! `check` against damage that is made by hand on the host's files: each is
+//! found, by its name and at its place; looking changes nothing; a repair
+//! leaves a clean tree in which nobody has more than he had.
+
+mod damages;
+mod hostile;
+mod sample;
+mod scale;
