@@ -76,7 +76,10 @@ fn there_and_back() {
         }
         // Nothing of the guest's is left on the host.
         for line in view(&tree).lines().filter(|line| line.contains(":65534 ")) {
-            assert!(!line.contains(" c 6") && !line.contains(" b 6") && !line.contains(" 4755 ") && line.contains(" 65534:65534 "), "{line}");
+            assert!(
+                !line.contains(" c 6") && !line.contains(" b 6") && !line.contains(" 4755 ") && line.contains(" 65534:65534 "),
+                "{line}"
+            );
         }
         assert!(!tree.join("broken").exists() && !tree.join("data/broken").exists(), "a name has reached a shell");
         let listed = succeeds(externfs(["ls", "-ln"]).arg(&tree).args(["/su", "/dev"]));
@@ -141,10 +144,7 @@ fn an_ordinary_user_converts_what_is_their_own() {
         command
     };
     succeeds(&mut go(&["65534", "65534", "1G"]));
-    assert_eq!(
-        std::fs::read_to_string(place.path().join("t/file_metadata/d/f")).expect("read"),
-        "2505 65534 65534\n"
-    );
+    assert_eq!(std::fs::read_to_string(place.path().join("t/file_metadata/d/f")).expect("read"), "2505 65534 65534\n");
     succeeds(&mut go(&["-r"]));
     refuses(&mut go(&["0", "0", "1G"]), 1, &["takes root"]);
 }
