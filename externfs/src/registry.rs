@@ -47,6 +47,12 @@ pub trait Plugin: Send + Sync {
     fn summary(&self) -> &'static str;
     /// Its options: key as written with its argument ("map-uid=GUEST:HOST:N"), and one line of help.
     fn options(&self) -> &'static [(&'static str, &'static str)];
+    /// The directory below the source in which the plugin keeps things of its
+    /// own. A server may write there even if nothing is to be changed: readers
+    /// share locks and indexes.
+    fn own_dir(&self) -> Option<&'static str> {
+        None
+    }
     /// Opens the source. Everything that can be wrong with it is found here.
     ///
     /// # Errors

@@ -18,7 +18,8 @@ pub(crate) use state::{Entry, EntryKind, State};
 use crate::host::Fault;
 use externfs::{Errno, Result};
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Bytes that each object costs beside its blocks: its inode and its record.
 pub const INODE_COST: u64 = 512;
@@ -72,10 +73,20 @@ pub struct Limits {
     pub inodes: u64,
 }
 
+/// How long who finds no room waits for what has just lost its last name. The
+/// guest's word that nobody has it open comes after the removal, and separately.
+const PARTING: Duration = Duration::from_millis(200);
+
+/// Who has waited in vain has shown that somebody holds what has no name; so
+/// long nobody waits for it again.
+const HELD: Duration = Duration::from_secs(1);
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Account {
     inner: Mutex<Inner>,
+    /// Told when there may be more room.
+    freed: Condvar,
 }
 
 #[derive(Debug)]
@@ -86,6 +97,8 @@ struct Inner {
     reserved: Usage,
     /// Kept free for blocks that the host takes later for what is written now.
     slack: u64,
+    /// When somebody last waited in vain for what has no name.
+    held: Option<Instant>,
 }
 
 /// A change that has been announced. Dropping it without an end says that
@@ -115,12 +128,13 @@ impl Account {
     pub(crate) fn new(file: OwnedFd, state: State, limits: Limits) -> Account {
         let mut state = state;
         state.attach(file);
-        Account { inner: Mutex::new(Inner { state, limits, reserved: Usage::default(), slack: 0 }) }
+        Account::unattached(state, limits)
     }
 
     /// For looking only: nothing is written.
     pub(crate) fn unattached(state: State, limits: Limits) -> Account {
-        Account { inner: Mutex::new(Inner { state, limits, reserved: Usage::default(), slack: 0 }) }
+        let inner = Inner { state, limits, reserved: Usage::default(), slack: 0, held: None };
+        Account { inner: Mutex::new(inner), freed: Condvar::new() }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -157,8 +171,10 @@ impl Account {
     /// ENOSPC when there is no room for `need`; what the host says.
     pub(crate) fn announce(&self, entries: &[Entry<'_>], need: Usage) -> Result<Announced<'_>> {
         let mut inner = self.inner();
-        let free = inner.free();
-        if need.bytes > free.bytes || need.inodes > free.inodes {
+        if !inner.has_room(need) {
+            inner = self.wait_for_parting(inner, need);
+        }
+        if !inner.has_room(need) {
             return Err(Errno::ENOSPC.into());
         }
         let slots = inner.state.open(entries).map_err(crate::host::fault("writing humfs/state"))?;
@@ -166,16 +182,46 @@ impl Account {
         Ok(Announced { account: self, slots, reserved: need })
     }
 
-    /// Settles something that needs no announcement: what is found or freed in
-    /// memory only.
-    pub(crate) fn settle(&self, outcome: Outcome) {
-        let mut inner = self.inner();
-        if let Err(error) = inner.state.close(&[], &outcome) {
+    /// Waits a moment for room, if what has no name could make enough by going.
+    fn wait_for_parting<'a>(&self, inner: MutexGuard<'a, Inner>, need: Usage) -> MutexGuard<'a, Inner> {
+        let is_held = inner.held.is_some_and(|since| since.elapsed() < HELD);
+        if is_held || !inner.would_have_room(need) {
+            return inner;
+        }
+        let waited = self.freed.wait_timeout_while(inner, PARTING, |inner| !inner.has_room(need));
+        let (mut inner, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            inner.held = Some(Instant::now());
+        }
+        inner
+    }
+
+    fn close(&self, inner: &mut Inner, slots: &[state::Slot], outcome: &Outcome) {
+        // The change has happened: a counter that cannot be written is no
+        // reason to fail it, and a successor would settle it.
+        if let Err(error) = inner.state.close(slots, outcome) {
             tracing::warn!("writing humfs/state: {error}");
+        }
+        if outcome.orphaned.inodes > 0 {
+            inner.held = None;
+        }
+        if outcome.removed != Usage::default() {
+            self.freed.notify_all();
         }
     }
 
-    /// Keeps `bytes` free, or no longer.
+    /// Settles something that needs no announcement: what is found or freed in
+    /// memory only.
+    pub(crate) fn settle(&self, outcome: Outcome) {
+        self.close(&mut self.inner(), &[], &outcome);
+    }
+
+    /// What is kept free for the host.
+    pub(crate) fn slack(&self) -> u64 {
+        self.inner().slack
+    }
+
+    /// Changes what is kept free for the host.
     pub(crate) fn keep_slack(&self, change: impl FnOnce(u64) -> u64) {
         let mut inner = self.inner();
         inner.slack = change(inner.slack);
@@ -223,6 +269,17 @@ impl Account {
 }
 
 impl Inner {
+    fn has_room(&self, need: Usage) -> bool {
+        let free = self.free();
+        need.bytes <= free.bytes && need.inodes <= free.inodes
+    }
+
+    /// If all that has no name were gone.
+    fn would_have_room(&self, need: Usage) -> bool {
+        let (free, parting) = (self.free(), self.state.orphans);
+        need.bytes <= free.bytes.saturating_add(parting.bytes) && need.inodes <= free.inodes.saturating_add(parting.inodes)
+    }
+
     fn free(&self) -> Usage {
         let spoken_for = self.state.used.bytes.saturating_add(self.reserved.bytes).saturating_add(self.slack);
         Usage {
@@ -242,11 +299,7 @@ impl Announced<'_> {
         let mut inner = self.account.inner();
         inner.reserved.sub(self.reserved);
         self.reserved = Usage::default();
-        // The change has happened: a counter that cannot be written is no
-        // reason to fail it, and a successor would settle it.
-        if let Err(error) = inner.state.close(&std::mem::take(&mut self.slots), outcome) {
-            tracing::warn!("writing humfs/state: {error}");
-        }
+        self.account.close(&mut inner, &std::mem::take(&mut self.slots), outcome);
     }
 }
 

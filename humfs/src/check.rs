@@ -30,6 +30,10 @@ mod sanity;
 pub use finding::{Finding, Mend, Outcome, Problem};
 pub use report::Report;
 
+pub(crate) use finding::{kind, shown};
+pub(crate) use objects::reason;
+pub(crate) use sanity::nonsense;
+
 use crate::host::{self, fault};
 use crate::options::Adopt;
 use crate::store::MetaStore;
@@ -37,7 +41,7 @@ use crate::tree::{Access, Tree};
 use crate::walk::{Ground, walk};
 use externfs::{ExternFs, UsageError};
 use hostfs::{HostFs, Inode};
-use objects::{Found, Survey, reason};
+use objects::{Found, Survey};
 use parts::Counters;
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno as Host;

@@ -9,12 +9,13 @@ use crate::store::{Object, Place};
 use externfs::{
     Caller, DataSource, Errno, ExternFs, FallocateFlags, FileKind, OpenFlags, Opened, Result, SetAttr, StatFs, WriteFlags, WritePlace,
 };
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-/// Files whose blocks may still change that are remembered; the oldest guess
-/// is taken as it is beyond that.
-const UNSETTLED_MAX: usize = 1024;
+/// What must be kept free for blocks that the host may still add, in bytes,
+/// before it is worth the wait to find out which it does.
+const WORTH_SETTLING: u64 = 64 << 10;
 
 impl HumFs {
     /// See [`externfs::ExternFs::open`].
@@ -55,6 +56,12 @@ impl HumFs {
         let need = |bytes: u64| Usage { bytes: bytes.saturating_add(BLOCK), inodes: 0 };
         match self.announce(&[entry], need(span)) {
             Err(error) if error.errno() == Errno::ENOSPC => {
+                if self.account.slack() > WORTH_SETTLING {
+                    self.settle_all()?;
+                    if let Ok(announced) = self.announce(&[entry], need(span)) {
+                        return Ok(announced);
+                    }
+                }
                 let there = allocated(file.inner.data_fd(), first, span);
                 let missing = span.saturating_sub(there);
                 // Where all of it is there, not even a block of the host's own
@@ -65,15 +72,19 @@ impl HumFs {
         }
     }
 
-    /// The change has been made; what did it come to?
-    fn conclude(&self, announced: Announced<'_>, file: &HumFile) -> Result<()> {
+    /// The change of `range` has been made; what did it come to?
+    fn conclude(&self, announced: Announced<'_>, file: &HumFile, range: Range<u64>) -> Result<()> {
         let host = self.host_attr(&file.node, Some(file))?;
         let outcome = {
             let mut state = file.node.state();
             self.recosted(&mut state, &host)
         };
         announced.end(&outcome);
-        self.remember_unsettled(&file.node);
+        // What has no name is to be gone when nobody holds it any more.
+        if !file.node.state().orphan {
+            let more = self.unsettled().written(&file.node, range);
+            self.account.keep_slack(|slack| slack + more);
+        }
         Ok(())
     }
 
@@ -95,7 +106,7 @@ impl HumFs {
             let place = if flags.append { WritePlace::End } else { WritePlace::At(offset) };
             source.drain_to(file.inner.data_fd(), place, fits as usize, flags.sync).map_err(Into::into)
         };
-        self.conclude(announced, file)?;
+        self.conclude(announced, file, offset..offset.saturating_add(fits))?;
         if flags.sync {
             self.sync_record(&file.node)?;
         }
@@ -124,7 +135,7 @@ impl HumFs {
         let needed = if flags.intersects(frees) { 0 } else { length };
         let announced = self.announce_data(file, offset, needed)?;
         let done = self.base.fallocate(&file.inner, offset, length, flags);
-        self.conclude(announced, file)?;
+        self.conclude(announced, file, offset..offset.saturating_add(length))?;
         done
     }
 
@@ -133,7 +144,7 @@ impl HumFs {
         self.drop_privileges(&to.0.node, true)?;
         let announced = self.announce_data(to.0, to.1, length)?;
         let done = self.base.copy_range((&from.0.inner, from.1), (&to.0.inner, to.1), length);
-        self.conclude(announced, to.0)?;
+        self.conclude(announced, to.0, to.1..to.1.saturating_add(length))?;
         done
     }
 
@@ -155,33 +166,16 @@ impl HumFs {
         })
     }
 
-    /// The host may give `node` a block more when it writes out what was
-    /// written: one is kept free for it until then.
-    fn remember_unsettled(&self, node: &Arc<HumNode>) {
-        // What has no name is to be gone when nobody holds it any more.
-        if node.state().orphan {
-            return;
-        }
-        let mut unsettled = self.unsettled();
-        if unsettled.len() >= UNSETTLED_MAX || unsettled.contains_key(&node.key().number) {
-            return;
-        }
-        unsettled.insert(node.key().number, node.clone());
-        self.account.keep_slack(|slack| slack + BLOCK);
-    }
-
     /// It has lost its last name.
     pub(crate) fn forget_unsettled(&self, node: &HumNode) {
-        let gone = self.unsettled().remove(&node.key().number);
-        if gone.is_some() {
-            self.account.keep_slack(|slack| slack.saturating_sub(BLOCK));
-        }
+        let kept = self.unsettled().forget(node.key().number);
+        self.account.keep_slack(|slack| slack.saturating_sub(kept));
     }
 
     /// Writes everything out, after which the host's block counts stay, and
     /// counts what was written once more.
     fn settle_all(&self) -> Result<()> {
-        let written: Vec<Arc<HumNode>> = self.unsettled().drain().map(|(_, node)| node).collect();
+        let (written, kept) = self.unsettled().take();
         self.base.sync()?;
         for node in &written {
             let host = self.host_attr(node, None);
@@ -193,7 +187,7 @@ impl HumFs {
                 self.account.settle(outcome);
             }
         }
-        self.account.keep_slack(|slack| slack.saturating_sub(BLOCK * written.len() as u64));
+        self.account.keep_slack(|slack| slack.saturating_sub(kept));
         Ok(())
     }
 
@@ -214,6 +208,8 @@ impl HumFs {
         }
         self.tree.announce_closing();
         self.sync_all()?;
+        // A server ends without dropping anything, so this is to be said.
+        self.store.close()?;
         self.account.mark_clean(true).map_err(fault("writing humfs/state"))
     }
 

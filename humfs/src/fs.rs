@@ -10,9 +10,9 @@ use crate::options::{Adopt, Options};
 use crate::record::Record;
 use crate::store::{At, Loaded, MetaStore};
 use crate::tree::{Access as TreeAccess, Tree};
+use crate::unsettled::Unsettled;
 use externfs::*;
 use hostfs::{HostFs, Inode, Listing};
-use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,8 +29,7 @@ pub struct HumFs {
     pub(crate) dirs: DirLocks,
     /// Changes of several steps that no store knows of; None where nothing changes.
     pub(crate) journal: Option<Journal>,
-    /// Files that were written and whose blocks the host may still rearrange.
-    pub(crate) unsettled: Mutex<HashMap<u64, Arc<HumNode>>>,
+    pub(crate) unsettled: Mutex<Unsettled>,
     pub(crate) root_key: NodeKey,
     root_node: Arc<HumNode>,
 }
@@ -190,7 +189,7 @@ impl HumFs {
         Ok(self.merged(&host, &node.state().record))
     }
 
-    pub(crate) fn unsettled(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<HumNode>>> {
+    pub(crate) fn unsettled(&self) -> std::sync::MutexGuard<'_, Unsettled> {
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

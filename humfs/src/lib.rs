@@ -24,6 +24,7 @@
 pub mod account;
 pub mod check;
 pub mod convert;
+pub mod explain;
 pub mod humfsify;
 pub mod intent;
 pub mod make;
@@ -46,6 +47,7 @@ mod open;
 mod options;
 mod path;
 mod plugin;
+mod unsettled;
 mod walk;
 mod whiteout;
 

@@ -24,6 +24,10 @@ impl Plugin for HumFsPlugin {
         OPTIONS
     }
 
+    fn own_dir(&self) -> Option<&'static str> {
+        Some("humfs")
+    }
+
     fn open(&self, source: &Source) -> std::result::Result<Arc<dyn Connect>, UsageError> {
         let options = Options::parse(&source.options)?;
         let access = if options.read_only { Access::Read } else { Access::Write };

@@ -237,6 +237,16 @@ pub trait MetaStore: Send + Sync {
     /// EIO.
     fn sync(&self) -> Result<()>;
 
+    /// The writer leaves, and no other call follows: what is kept open is put
+    /// away. A process that ends without it has died, as far as a successor
+    /// can tell.
+    ///
+    /// # Errors
+    /// EIO.
+    fn close(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Completes or takes back what a writer that died left half done.
     ///
     /// # Errors

@@ -120,7 +120,10 @@ impl Tree {
             }
             other => cannot("reading the superblock")(other),
         })?;
-        let control = open_control(root.as_fd(), access).map_err(cannot("opening humfs/"))?;
+        let control = open_control(root.as_fd(), access).map_err(|error| match error {
+            Host::ACCESS => UsageError(format!("'{shown}' is not yours: give it to the user who is to serve it: chown USER '{shown}'")),
+            other => cannot("opening humfs/")(other),
+        })?;
         let lock = match (&control, access) {
             (Some(control), Access::Write) => Some(held.map_or_else(|| take_lock(control.as_fd(), path), Ok)?),
             _ => None,

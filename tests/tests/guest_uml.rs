@@ -4,11 +4,12 @@
 //! moment. (What boot does with streams, signals and roots is tested with it.)
 
 use externfs_tests::fixture::{self, need_program, temp_dir};
-use externfs_tests::harness::{self, Case};
+use externfs_tests::harness::{self, Case, skip};
 use externfs_tests::machine::processes::{descendants, runs, that_mention};
 use externfs_tests::machine::{Kind, exhibit, noise, scenario};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -33,6 +34,7 @@ fn main() -> std::process::ExitCode {
         scenario("every_row_passes_under_boot_as_an_ordinary_user", every_row_passes_under_boot_as_an_ordinary_user),
         scenario("shares_and_a_long_input_until_its_end", shares_and_a_long_input_until_its_end),
         scenario("a_boot_killed_at_any_moment_leaves_nothing", a_boot_killed_at_any_moment_leaves_nothing),
+        scenario("a_boot_killed_as_its_guest_starts_leaves_nothing", a_boot_killed_as_its_guest_starts_leaves_nothing),
         scenario("a_kernel_that_is_missing_is_named", a_kernel_that_is_missing_is_named),
     ])
 }
@@ -164,22 +166,55 @@ fn shares_and_a_long_input_until_its_end() {
 /// kill -9 while it prepares, while the guest boots, and while a command runs.
 fn a_boot_killed_at_any_moment_leaves_nothing() {
     for milliseconds in [30, 150, 400, 800, 1500, 4000] {
-        let (boot, share) = (Boot::new(), temp_dir());
-        let argument = format!("x={}", share.path().display());
-        let mut command = boot.command(&["--share", &argument, "--", "sh", "-c", "while true; do echo x >>/mnt/x/log; done"]);
-        let mut running = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts"));
-        std::thread::sleep(Duration::from_millis(milliseconds));
-        let all = descendants(running.0.id());
-        signal(running.0.id(), Signal::KILL);
-        running.0.wait().expect("wait");
-        fixture::wait_for("the guest and the servers of a boot that was killed", || !all.iter().any(|id| runs(*id)));
-        boot.leaves_nothing();
-        let log = share.path().join("log");
-        let size = || log.metadata().map_or(0, |found| found.len());
-        let before = size();
-        std::thread::sleep(Duration::from_millis(100));
-        assert_eq!(size(), before, "somebody still writes");
+        kill_boot(&[], |boot| {
+            std::thread::sleep(Duration::from_millis(milliseconds));
+            boot
+        });
     }
+}
+
+/// kill -9 when the guest is there and the boot, whose writes are held up, has
+/// told nobody.
+fn a_boot_killed_as_its_guest_starts_leaves_nothing() {
+    need_program("strace", "strace");
+    if !fixture::output(Command::new("strace").args(["-o", "/dev/null", "true"])).status.success() {
+        skip("strace may not trace here");
+    }
+    let hold_up = ["strace", "-o", "/dev/null", "-e", "trace=write", "-e", "inject=write:delay_enter=1000000"];
+    kill_boot(&hold_up, |strace| {
+        let guest = || descendants(strace).into_iter().any(is_guest);
+        fixture::wait_for("a guest", guest);
+        *descendants(strace).first().expect("the boot")
+    });
+}
+
+fn is_guest(id: u32) -> bool {
+    let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).contains("initrd=")
+}
+
+/// Boots, by way of the command `through` if that is not empty, and kills the
+/// process that `moment` names when it has waited; it gets the one started.
+fn kill_boot(through: &[&str], moment: impl FnOnce(u32) -> u32) {
+    let (boot, share) = (Boot::new(), temp_dir());
+    let argument = format!("x={}", share.path().display());
+    let mut words: Vec<&OsStr> = through.iter().map(OsStr::new).collect();
+    words.push(fixture::binary().as_os_str());
+    words.extend(["boot", "--share", &argument, "--", "sh", "-c", "while true; do echo x >>/mnt/x/log; done"].map(OsStr::new));
+    let mut command = Command::new(words.remove(0));
+    command.args(words).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut running = Running(boot.confine(command).spawn().expect("starts"));
+    let boots = moment(running.0.id());
+    let all = descendants(running.0.id());
+    signal(boots, Signal::KILL);
+    running.0.wait().expect("wait");
+    fixture::wait_for("the guest and the servers of a boot that was killed", || !all.iter().any(|id| runs(*id)));
+    boot.leaves_nothing();
+    let log = share.path().join("log");
+    let size = || log.metadata().map_or(0, |found| found.len());
+    let before = size();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(size(), before, "somebody still writes");
 }
 
 fn a_kernel_that_is_missing_is_named() {

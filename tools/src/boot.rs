@@ -55,7 +55,7 @@ pub fn run(plan: &Plan) -> Result<i32> {
     let signals = process::catch_signals(&vigil::SIGNALS)?;
     let _ = nix::sys::prctl::set_child_subreaper(true);
     let saved = terminal::Saved::of_input();
-    let mut watchdog = Watchdog::start(directory.path(), saved.as_ref())?;
+    let watchdog = Watchdog::start(directory.path(), saved.as_ref())?;
     std::fs::write(&image, build_initramfs(&kernel.modules)?).map_err(|e| Failure::io("cannot write the initramfs", &e))?;
 
     let mut servers = Servers::default();
@@ -77,7 +77,11 @@ pub fn run(plan: &Plan) -> Result<i32> {
         directory: directory.path(),
         sockets: &servers.sockets,
     };
-    let started = uml::command(&machine, Stdio::from(log_writer), Stdio::from(log_copy)).spawn();
+    let mut command = uml::command(&machine, Stdio::from(log_writer), Stdio::from(log_copy));
+    watchdog.guard(&mut command)?;
+    let started = command.spawn();
+    // It holds the ends of pipes that are the guest's now.
+    drop(command);
     let guest = match started {
         Ok(child) => Pid::from_raw(child.id() as i32),
         Err(error) => {
@@ -86,7 +90,6 @@ pub fn run(plan: &Plan) -> Result<i32> {
             return Err(Failure::io(format!("cannot start {}", kernel.image.display()), &error));
         }
     };
-    watchdog.guard_group(guest);
     let vigil =
         Vigil { guest, servers: &servers.running, signals, log, reports, commands, terminal: saved.as_ref(), verbose: plan.verbose };
     let outcome = vigil.keep();

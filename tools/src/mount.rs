@@ -64,6 +64,8 @@ pub struct Sorted {
     pub log_file: Option<PathBuf>,
     /// `trusted`.
     pub trusted: bool,
+    /// What the plugin writes to even with `ro`.
+    pub own_dir: Option<&'static str>,
 }
 
 /// Sorts `list` for a mount of `plugin`.
@@ -71,7 +73,7 @@ pub struct Sorted {
 /// # Errors
 /// An option that nobody knows, or a value that is wrong.
 pub fn sort(plugin: &dyn Plugin, list: &[MountOption]) -> Result<Sorted> {
-    let mut sorted = Sorted::default();
+    let mut sorted = Sorted { own_dir: plugin.own_dir(), ..Sorted::default() };
     for option in list {
         let (key, value) = (option.key.as_str(), option.value.as_deref());
         match key {
@@ -288,6 +290,7 @@ pub fn enter_sandbox(mode: Mode, sorted: &Sorted, tree: &Path, fuse: bool) -> Re
     let needs = Needs {
         tree: Some(tree),
         read_only: sorted.plugin.iter().any(|option| option.key == "ro"),
+        own_dir: sorted.own_dir,
         fuse_device: fuse && sorted.serve.clone_fd,
         administration: sorted.trusted || passthrough,
     };

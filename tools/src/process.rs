@@ -11,7 +11,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{ForkResult, Pid};
-use std::io::Write;
+use std::io::{IoSlice, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -74,6 +75,23 @@ pub(crate) fn lead_session(command: &mut Command, terminal: Option<i32>) {
                 let stream = std::os::fd::BorrowedFd::borrow_raw(number);
                 rustix::process::ioctl_tiocsctty(stream)?;
             }
+            Ok(())
+        });
+    }
+}
+
+/// Has `command`, which leads a process group, write "group NUMBER" and a line
+/// end to `pipe` before it becomes another program. Whoever reads the pipe hears
+/// of it before its end, however this process ends meanwhile: until it has
+/// written, the child holds the pipe open.
+pub(crate) fn announce_group(command: &mut Command, pipe: OwnedFd) {
+    // SAFETY: between fork and exec the closure makes two system calls
+    // and formats a number on its stack; it neither allocates nor takes a lock.
+    unsafe {
+        command.pre_exec(move || {
+            let number = rustix::path::DecInt::new(rustix::process::getpgrp().as_raw_nonzero().get());
+            // So few bytes are written whole, or not at all: nobody reads.
+            rustix::io::writev(&pipe, &[IoSlice::new(b"group "), IoSlice::new(number.as_bytes()), IoSlice::new(b"\n")])?;
             Ok(())
         });
     }

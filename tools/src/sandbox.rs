@@ -45,8 +45,10 @@ impl Mode {
 pub struct Needs<'a> {
     /// The exported tree; None for a server that opens no file.
     pub tree: Option<&'a Path>,
-    /// The tree is only read.
+    /// The tree is only read, but for `own_dir`.
     pub read_only: bool,
+    /// What the plugin keeps below the tree; see [`externfs::Plugin::own_dir`].
+    pub own_dir: Option<&'a str>,
     /// Each worker opens /dev/fuse for itself.
     pub fuse_device: bool,
     /// CAP_SYS_ADMIN: FUSE passthrough, and `trusted.*` attributes.

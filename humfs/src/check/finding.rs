@@ -3,6 +3,7 @@
 
 use crate::account::Usage;
 use crate::options::Adopt;
+use externfs::FileKind;
 use std::fmt;
 
 /// What is wrong. The names of [`Problem::name`] are for programs, and stay.
@@ -251,6 +252,19 @@ pub(crate) fn shown(path: &[u8]) -> String {
         }
     }
     shown
+}
+
+/// What people call a type.
+pub(crate) fn kind(kind: FileKind) -> &'static str {
+    match kind {
+        FileKind::Regular => "regular file",
+        FileKind::Directory => "directory",
+        FileKind::Symlink => "symbolic link",
+        FileKind::BlockDevice => "block device",
+        FileKind::CharDevice => "character device",
+        FileKind::Fifo => "FIFO",
+        FileKind::Socket => "socket",
+    }
 }
 
 impl fmt::Display for Finding {

@@ -1,6 +1,6 @@
 //! [`Survey`]: the walk through all objects, and what is said of each.
 
-use super::finding::{Finding, Mend, Outcome, Problem};
+use super::finding::{Finding, Mend, Outcome, Problem, kind};
 use super::links::{Links, digest};
 use super::sanity;
 use super::{CheckOptions, Progress};
@@ -264,18 +264,6 @@ pub(super) fn hold(at: &At<'_>, seen: &Attr) -> Result<OwnedFd> {
 }
 
 /// Why, for people.
-pub(super) fn reason(error: &Error) -> String {
+pub(crate) fn reason(error: &Error) -> String {
     error.reason().map_or_else(|| error.errno().phrase().to_owned(), str::to_owned)
-}
-
-fn kind(kind: FileKind) -> &'static str {
-    match kind {
-        FileKind::Regular => "regular file",
-        FileKind::Directory => "directory",
-        FileKind::Symlink => "symbolic link",
-        FileKind::BlockDevice => "block device",
-        FileKind::CharDevice => "character device",
-        FileKind::Fifo => "FIFO",
-        FileKind::Socket => "socket",
-    }
 }

@@ -24,7 +24,7 @@ pub(super) fn fits(format: Format, recorded: FileKind, held: FileKind) -> bool {
 }
 
 /// What is wrong with a record that can be read.
-pub(super) fn nonsense(record: &Record, format: Format) -> Option<String> {
+pub(crate) fn nonsense(record: &Record, format: Format) -> Option<String> {
     if record.uid.0 == u32::MAX || record.gid.0 == u32::MAX {
         return Some(format!("an owner of {}:{} is none: 'externfs chown' gives it another", record.uid.0, record.gid.0));
     }

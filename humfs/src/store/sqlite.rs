@@ -173,9 +173,7 @@ impl SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        self.flusher.stop();
-        let session = self.shared.lock().session.take();
-        if let Some(Err(error)) = session.map(|session| session.close(&self.shared.site)) {
+        if let Err(error) = self.close() {
             tracing::warn!("{error}; what is missing is in the log");
         }
     }
@@ -305,6 +303,12 @@ impl MetaStore for SqliteStore {
             self.shared.lock().commit();
         }
         Ok(())
+    }
+
+    fn close(&self) -> Result<()> {
+        self.flusher.stop();
+        let session = self.shared.lock().session.take();
+        session.map_or(Ok(()), |session| session.close(&self.shared.site))
     }
 
     fn recover(&self, _root: &Arc<Inode>) -> Result<Recovered> {

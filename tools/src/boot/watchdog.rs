@@ -10,6 +10,7 @@ use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::path::Path;
+use std::process::Command;
 
 /// The end held by `externfs boot`.
 #[derive(Debug)]
@@ -33,9 +34,15 @@ impl Watchdog {
         Ok(Watchdog { pid, pipe })
     }
 
-    /// From now on this process group is to be killed too.
-    pub(crate) fn guard_group(&mut self, leader: Pid) {
-        let _ = writeln!(self.pipe, "group {leader}");
+    /// The process group that `command` will lead is to be killed too. It says
+    /// so itself: were we killed right after starting it, nobody else could.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub(crate) fn guard(&self, command: &mut Command) -> Result<()> {
+        let pipe = self.pipe.try_clone().map_err(|e| Failure::io("cannot duplicate a pipe", &e))?;
+        process::announce_group(command, pipe.into());
+        Ok(())
     }
 
     /// All is cleaned up.

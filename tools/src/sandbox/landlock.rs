@@ -27,7 +27,10 @@ pub(super) fn restrict(needs: &Needs<'_>) -> Result<(), String> {
         .map_err(|e| text(&e))?;
     let tree = needs.tree.map(|path| (path, if needs.read_only { AccessFs::from_read(KNOWN) } else { everything }));
     let device: (&Path, BitFlags<AccessFs>) = ("/dev/fuse".as_ref(), AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev);
-    for (path, access) in tree.into_iter().chain(needs.fuse_device.then_some(device)) {
+    // There may be none yet, and nothing to keep in it.
+    let own = needs.tree.zip(needs.own_dir).map(|(tree, name)| tree.join(name)).filter(|path| path.is_dir());
+    let own = own.as_ref().map(|path| (path.as_path(), everything));
+    for (path, access) in tree.into_iter().chain(own).chain(needs.fuse_device.then_some(device)) {
         let opened = PathFd::new(path).map_err(|e| text(&e))?;
         ruleset = ruleset.add_rule(PathBeneath::new(opened, access)).map_err(|e| text(&e))?;
     }
