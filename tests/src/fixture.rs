@@ -32,6 +32,23 @@ pub fn temp_dir() -> TempDir {
     dir
 }
 
+/// The same, where syncing costs nothing if there is such a place: for what
+/// processes do and power cuts do not. `TMPDIR` decides where it is set.
+#[must_use]
+pub fn memory_dir() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let able = |dir: &TempDir| {
+        use rustix::fs::{CWD, Mode, OFlags, XattrFlags, openat, setxattr};
+        setxattr(dir.path(), c"user.able", b"", XattrFlags::empty()).is_ok()
+            && openat(CWD, dir.path(), OFlags::TMPFILE | OFlags::RDWR, Mode::RUSR).is_ok()
+    };
+    let made = tempfile::Builder::new().prefix(&prefix()).tempdir_in(memory);
+    match made {
+        Ok(dir) if std::env::var_os("TMPDIR").is_none() && able(&dir) => dir,
+        _ => temp_dir(),
+    }
+}
+
 /// The `externfs` program: `EXTERNFS_BIN`, or built now if need be.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();

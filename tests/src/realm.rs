@@ -84,10 +84,11 @@ impl Realm {
     }
 
     /// Whether a power cut may take the record of an object that was not
-    /// synced, which is root's then (FORMAT.md, `shadow_fs`).
+    /// synced, which is root's then: where the records' contents are the
+    /// contents of files, and not the host's metadata (FORMAT.md).
     #[must_use]
     pub fn may_lose_records(self) -> bool {
-        self == Realm::HumFs(Format::ShadowFs)
+        matches!(self, Realm::HumFs(Format::ShadowFs | Format::Sqlite))
     }
 
     /// What the next mount sees, and the one after it, which has to count for
