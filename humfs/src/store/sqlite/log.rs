@@ -285,9 +285,9 @@ fn parse(bytes: &[u8], tag: u64) -> Option<Parsed<'_>> {
     if sum(tag, len, seq, change) != word(4)? || seq == u64::MAX {
         return None;
     }
-    let status = match head.get(STATUS)? {
-        &DONE => Status::Done,
-        &FAILED => Status::Failed,
+    let status = match *head.get(STATUS)? {
+        DONE => Status::Done,
+        FAILED => Status::Failed,
         _ => Status::Unknown,
     };
     let outcome = Outcome { hino: long(OUTCOME)?, time: Timestamp { seconds: long(24)? as i64, nanoseconds: word(32)? } };

@@ -184,7 +184,7 @@ fn load(fs: &HostFs, store: &SqliteStore, path: &[u8]) -> Result<Loaded> {
 
 fn view(fs: &HostFs, store: &SqliteStore) -> View {
     let (mut view, mut ahead) = (View::new(), vec![Vec::new()]);
-    let top = PathBuf::from(std::fs::read_link(host::proc_path(fs.root_fd())).unwrap());
+    let top = std::fs::read_link(host::proc_path(fs.root_fd())).unwrap();
     while let Some(dir) = ahead.pop() {
         for entry in std::fs::read_dir(top.join(std::ffi::OsStr::from_bytes(&dir))).unwrap() {
             let entry = entry.unwrap();
