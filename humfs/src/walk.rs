@@ -81,6 +81,16 @@ impl Seen<'_> {
         }
     }
 
+    /// See [`MetaStore::identity`].
+    pub(crate) fn identity(&self) -> u64 {
+        self.at.as_ref().map_or(0, |at| self.ground.store.identity(at).unwrap_or(0))
+    }
+
+    /// See [`MetaStore::stranger`].
+    pub(crate) fn stranger(&self) -> Option<String> {
+        self.at.as_ref().and_then(|at| self.ground.store.stranger(at, self.host).ok().flatten())
+    }
+
     /// The root of the data tree.
     pub(crate) fn root_fd(&self) -> BorrowedFd<'_> {
         self.ground.base.root_fd()

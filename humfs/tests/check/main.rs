@@ -3,6 +3,8 @@
 //! leaves a clean tree in which nobody has more than he had.
 
 mod damages;
+mod explained;
 mod hostile;
 mod sample;
 mod scale;
+mod table;

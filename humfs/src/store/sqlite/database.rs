@@ -76,13 +76,24 @@ fn path(control: BorrowedFd<'_>, file: &CStr) -> Result<PathBuf> {
     Ok(PathBuf::from(std::ffi::OsString::from_vec(path.into_bytes())).join(OsStr::from_bytes(file.to_bytes())))
 }
 
+/// What SQLite has beside the database.
+const BESIDE: [&CStr; 3] = [c"metadata.db-wal", c"metadata.db-shm", c"metadata.db-journal"];
+
 /// Whether the database is there.
+///
+/// # Errors
+/// EIO for something else in its place: SQLite would open a FIFO and wait.
 pub(super) fn exists(control: BorrowedFd<'_>) -> Result<bool> {
-    match rustix::fs::statat(control, FILE, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(_) => Ok(true),
+    let is_there = |name: &CStr| match rustix::fs::statat(control, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if stat.st_mode & libc::S_IFMT == libc::S_IFREG => Ok(true),
+        Ok(_) => Err(damaged(format!("humfs/{} is no regular file", name.to_string_lossy()))),
         Err(Host::NOENT) => Ok(false),
         Err(other) => Err(fault("looking for humfs/metadata.db")(other)),
+    };
+    for name in BESIDE {
+        is_there(name)?;
     }
+    is_there(FILE)
 }
 
 /// What to say if it is not.

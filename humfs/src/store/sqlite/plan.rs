@@ -198,7 +198,16 @@ pub(super) fn rename(session: &mut Session, site: &Site, (from, to): (&At<'_>, &
 pub(super) fn discard(session: &mut Session, site: &Site, at: &At<'_>) -> Result<Change> {
     let Some((parent, found @ Some(_))) = find(session, site, at)? else { return Err(Errno::ENOENT.into()) };
     let mut steps = Vec::new();
-    let_go(found, &mut steps);
+    // A database that somebody edited may lead to one directory from two places.
+    let is_elsewhere = match found {
+        Some(Found { ino, inode: Some(rows::Inode { is_dir: true, .. }) }) => {
+            rows::has_other_name(session.conn(), ino, (parent, at.name.to_bytes()))?
+        }
+        _ => false,
+    };
+    if !is_elsewhere {
+        let_go(found, &mut steps);
+    }
     steps.push(unname_step(parent, at));
     Ok(Change::of(steps))
 }

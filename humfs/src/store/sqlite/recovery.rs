@@ -23,7 +23,7 @@ pub(super) struct Past {
     /// missing where the data tree's changes are not, and the reverse.
     has_crashed: bool,
     /// The tree is a copy: the host's inode numbers mean nothing.
-    is_copied: bool,
+    pub(super) is_copied: bool,
 }
 
 impl Past {
@@ -34,6 +34,21 @@ impl Past {
         let is_same_boot = boot.is_some() && boot == site.boot;
         Ok(Past { has_crashed: !is_clean && !is_same_boot, is_copied: root.is_some_and(|root| root as u64 != site.root) })
     }
+}
+
+/// Whether the next writer has something to carry out first.
+pub(super) fn pending(site: &Site) -> Result<Option<&'static str>> {
+    let control = site.control.as_fd();
+    if !database::exists(control)? {
+        return Ok(None);
+    }
+    let conn = database::open_to_read(control)?;
+    let (tag, seq): (i64, i64) = (database::get(&conn, "tag")?, database::get(&conn, "seq")?);
+    let past = Past::read(&conn, site)?;
+    if past.has_crashed {
+        return Ok(Some("the host went down while the tree was in use"));
+    }
+    Ok((!Log::is_settled(control, tag as u64, seq as u64)?).then_some("the server died before the database had all changes"))
 }
 
 /// A log that a dead writer left is for the next writer. If we can be that
