@@ -9,7 +9,7 @@ use externfs::{Errno, Error, Result};
 use rusqlite::config::DbConfig;
 use rusqlite::types::{FromSql, ToSql};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
-use rustix::fs::{AtFlags, OFlags};
+use rustix::fs::{AtFlags, FileType, OFlags};
 use rustix::io::Errno as Host;
 use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -79,7 +79,9 @@ fn path(control: BorrowedFd<'_>, file: &CStr) -> Result<PathBuf> {
 /// Whether the database is there.
 pub(super) fn exists(control: BorrowedFd<'_>) -> Result<bool> {
     match rustix::fs::statat(control, FILE, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(_) => Ok(true),
+        // To open a FIFO would be to wait.
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => Ok(true),
+        Ok(_) => Err(damaged("humfs/metadata.db is no file: remove it, and put the file back from a backup")),
         Err(Host::NOENT) => Ok(false),
         Err(other) => Err(fault("looking for humfs/metadata.db")(other)),
     }
@@ -177,6 +179,8 @@ fn guard(conn: &Connection) -> Result<()> {
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
+        // Else a statement is compiled again when other values are bound to it.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         conn.set_prepared_statement_cache_capacity(64);
         conn.execute_batch("PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY; PRAGMA cache_size=-16000;")
     };
@@ -192,7 +196,7 @@ fn check(conn: &Connection) -> Result<()> {
         VERSION => {}
         other => return Err(damaged(format!("humfs/metadata.db has version {other}: this program knows {VERSION}"))),
     }
-    get::<i64>(conn, "seq").map(drop)
+    seq(conn).map(drop)
 }
 
 /// The value of `key` in `super`.
@@ -204,6 +208,18 @@ pub(super) fn get<T: FromSql>(conn: &Connection, key: &str) -> Result<T> {
 pub(super) fn look<T: FromSql>(conn: &Connection, key: &str) -> Result<Option<T>> {
     let mut statement = conn.prepare_cached("SELECT v FROM super WHERE k=?1").map_err(refused("reading super"))?;
     statement.query_row([key], |row| row.get(0)).optional().map_err(refused("reading super"))
+}
+
+/// The last record of the log that is in the database.
+pub(super) fn seq(conn: &Connection) -> Result<u64> {
+    let seq: i64 = get(conn, "seq")?;
+    let seq = u64::try_from(seq).ok().filter(|seq| *seq < super::log::SEQ_END);
+    seq.ok_or_else(|| damaged("humfs/metadata.db: super: seq is no number of a record"))
+}
+
+/// What tells this database's log from those of others.
+pub(super) fn tag(conn: &Connection) -> Result<u64> {
+    get::<i64>(conn, "tag").map(|tag| tag as u64)
 }
 
 /// Sets the value of `key` in `super`.
