@@ -79,7 +79,7 @@ impl SqliteStore {
     /// Cut short, it has done nothing.
     pub(super) fn tidy_tables(&self) -> Result<()> {
         let swept = self.with_session(|session| {
-            session.begin(&self.shared.site)?;
+            session.begin()?;
             reconcile::sweep(session.conn()).map_err(refused("sweeping what has no name"))
         });
         self.shared.lock().commit();

@@ -24,6 +24,8 @@ pub(super) struct Past {
     has_crashed: bool,
     /// The tree is a copy: the host's inode numbers mean nothing.
     pub(super) is_copied: bool,
+    /// The database has not seen this tree yet.
+    is_new: bool,
 }
 
 impl Past {
@@ -32,7 +34,8 @@ impl Past {
         let boot: Option<String> = database::look::<Option<String>>(conn, "boot_id")?.flatten();
         let root: Option<i64> = database::look(conn, "root_ino")?;
         let is_same_boot = boot.is_some() && boot == site.boot;
-        Ok(Past { has_crashed: !is_clean && !is_same_boot, is_copied: root.is_some_and(|root| root as u64 != site.root) })
+        let is_new = root.is_none_or(|root| root as u64 != site.root);
+        Ok(Past { has_crashed: !is_clean && !is_same_boot, is_copied: is_new && root.is_some(), is_new })
     }
 }
 
@@ -59,10 +62,10 @@ pub(super) fn settle_first(site: &Site) -> Result<()> {
         return Ok(());
     }
     let conn = database::open_to_read(control)?;
-    let (tag, seq): (i64, i64) = (database::get(&conn, "tag")?, database::get(&conn, "seq")?);
+    let (tag, seq) = (database::tag(&conn)?, database::seq(&conn)?);
     let past = Past::read(&conn, site)?;
     drop(conn);
-    if Log::is_settled(control, tag as u64, seq as u64)? && !past.has_crashed {
+    if Log::is_settled(control, tag, seq)? && !past.has_crashed {
         return Ok(());
     }
     let lock = match host::open_file(control, c"lock", OFlags::RDWR) {
@@ -82,18 +85,23 @@ pub(super) fn settle_first(site: &Site) -> Result<()> {
 /// Makes the rows agree with the log and the data tree.
 pub(super) fn recover(session: &mut Session, site: &Site, past: &Past, entries: Vec<Entry>) -> Result<Recovered> {
     let mut recovered = Recovered::default();
-    if entries.is_empty() && !past.is_copied && !past.has_crashed {
+    if entries.is_empty() && !past.is_new && !past.has_crashed {
         return Ok(recovered);
     }
-    session.begin(site)?;
+    session.begin()?;
     if past.is_copied {
         reconcile::forget_numbers(session.conn())?;
+    }
+    if past.is_new {
+        database::set(session.conn(), "root_ino", site.root as i64)?;
     }
     for entry in &entries {
         replay(session, site, past, entry, &mut recovered)?;
     }
     if past.has_crashed {
         reconcile::reconcile(session, site)?;
+        // Not once more, should we die.
+        session.mark(site)?;
     }
     Ok(recovered)
 }
