@@ -120,15 +120,21 @@ impl<O: Origin> Reading<O> {
             };
             let is_file = matches!(item.body, Body::Regular(_));
             self.put(Message::Item(item), 0)?;
-            while is_file {
-                match self.origin.data(&mut buffer) {
-                    Ok(Some((offset, count))) => {
-                        let bytes = buffer.get(..count).unwrap_or_default().to_vec();
-                        self.put(Message::Piece(offset, bytes), count)?;
-                    }
-                    Ok(None) => break,
-                    Err(failure) => return Ok(Err(failure)),
+            if is_file && let Err(failure) = self.contents(&mut buffer)? {
+                return Ok(Err(failure));
+            }
+        }
+    }
+
+    fn contents(&mut self, buffer: &mut [u8]) -> std::result::Result<Result<()>, Unheard> {
+        loop {
+            match self.origin.data(buffer) {
+                Ok(Some((offset, count))) => {
+                    let bytes = buffer.get(..count).unwrap_or_default().to_vec();
+                    self.put(Message::Piece(offset, bytes), count)?;
                 }
+                Ok(None) => return Ok(Ok(())),
+                Err(failure) => return Ok(Err(failure)),
             }
         }
     }
