@@ -50,7 +50,10 @@ impl HumFs {
         let place = match at {
             _ if self.is_root(&node.inner) => Place::Root,
             Some(at) => Place::Named(*at),
-            None => Place::Nameless,
+            None => {
+                self.check_named(state.orphan)?;
+                Place::Nameless
+            }
         };
         let object = Object { fd: held.as_fd(), is_open, place, host: &host };
         if record.xattrs == state.record.xattrs {

@@ -113,7 +113,11 @@ impl HumFs {
     pub(crate) fn found(&self, inner: Arc<Inode>, host: &Attr, at: &At<'_>) -> Result<Arc<HumNode>> {
         if let Some(known) = self.nodes.get(inner.host_key()) {
             if !Arc::ptr_eq(&known.inner, &inner) {
+                let before = known.inner.whereabouts();
                 self.base.found_again(&known.inner, inner);
+                if host.nlink > 1 && host.kind != FileKind::Directory {
+                    self.learn_alias(&known, before, at);
+                }
             }
             if self.is_read_only() {
                 self.reload(&known, host, at)?;
@@ -145,11 +149,16 @@ impl HumFs {
     }
 
     /// Calls `act` with one of the node's names, whose directory is held; None
-    /// if it has none. A name may change until the directory is held, so it is
+    /// if none is known. A name may change until the directory is held, so it is
     /// looked at again then.
     pub(crate) fn with_place<T>(&self, node: &HumNode, act: impl FnOnce(Option<At<'_>>) -> Result<T>) -> Result<T> {
         loop {
-            let Some((parent, name)) = node.inner.whereabouts() else { return act(None) };
+            let Some((parent, name)) = node.inner.whereabouts() else {
+                if self.take_alias(node) {
+                    continue;
+                }
+                return act(None);
+            };
             let _looking = self.dirs.look(&parent);
             if node.inner.whereabouts().is_none_or(|(now, called)| now.host_key() != parent.host_key() || called != name) {
                 continue;

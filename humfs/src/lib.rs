@@ -34,6 +34,7 @@ pub mod superblock;
 pub mod tree;
 
 mod acl;
+mod aliases;
 mod attrs;
 mod birth;
 mod contents;

@@ -131,6 +131,9 @@ impl HumFs {
 
     /// See [`externfs::ExternFs::link`].
     pub(crate) fn link_node(&self, node: &Node, parent: &Node, name: Name<'_>) -> Result<Attr> {
+        if node.inner.whereabouts().is_none() && !node.state().orphan && !self.take_alias(node) {
+            self.check_named(false)?;
+        }
         // Its present name's directory and the new one's are both looked at by
         // stores; the whole way up must hold still.
         let (old, _) = node.inner.whereabouts().unzip();
@@ -158,6 +161,7 @@ impl HumFs {
             self.store.link(&object, &At { parent: &parent.inner, dir, name }, &state.record)
         })?;
         state.orphan = false;
+        state.aliases.learn(&parent.inner, &c_name(name)?);
         if let Some(announced) = announced {
             announced.end(&Outcome { homed, ..Outcome::default() });
         }

@@ -5,6 +5,7 @@
 //! then saved, so a second copy would undo the first one's changes.
 
 use crate::account::{Account, Outcome, Usage};
+use crate::aliases::Aliases;
 use crate::record::Record;
 use externfs::NodeKey;
 use hostfs::{Inode, Listing, OpenFile};
@@ -29,6 +30,8 @@ pub(crate) struct NodeState {
     pub(crate) cost: u64,
     /// Its last name is gone, or it never had one: it goes when this does.
     pub(crate) orphan: bool,
+    /// Names beside the one that `inner` goes by.
+    pub(crate) aliases: Aliases,
 }
 
 impl HumNode {
@@ -100,7 +103,11 @@ impl NodeTable {
     /// second value is true if it was made.
     pub(crate) fn intern(self: &Arc<Self>, inner: Arc<Inode>, record: Record, cost: u64, orphan: bool) -> (Arc<HumNode>, bool) {
         let key = inner.host_key();
-        let node = HumNode { inner, state: Mutex::new(NodeState { record, cost, orphan }), table: Arc::downgrade(self) };
+        let node = HumNode {
+            inner,
+            state: Mutex::new(NodeState { record, cost, orphan, aliases: Aliases::default() }),
+            table: Arc::downgrade(self),
+        };
         let mut shard = self.shard(key);
         if let Some(known) = shard.get(&key).and_then(Weak::upgrade) {
             drop(shard);

@@ -113,6 +113,8 @@ struct Tracer {
 impl Tracer {
     fn run(command: &mut Command, fate: Fate, record: bool) -> (End, Vec<String>) {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // Waited for by number, as all its threads are.
+        #[allow(clippy::zombie_processes)]
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let leader = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
         let calls = record.then(Vec::new);
@@ -142,11 +144,7 @@ impl Tracer {
                 Err(error) => return end.unwrap_or_else(|| panic!("waitpid: {error}")),
             };
             match status {
-                WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) => {
-                    if pid == self.leader {
-                        end = Some(status);
-                    }
-                }
+                WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) if pid == self.leader => end = Some(status),
                 WaitStatus::Stopped(pid, Signal::SIGSTOP) => self.stopped(pid),
                 WaitStatus::Stopped(pid, signal) => self.resume(pid, Some(signal)),
                 WaitStatus::PtraceSyscall(pid) => self.step(pid),

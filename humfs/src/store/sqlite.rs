@@ -36,6 +36,7 @@
 mod change;
 mod database;
 mod flusher;
+mod inspect;
 mod log;
 mod plan;
 mod reconcile;
@@ -339,5 +340,29 @@ impl MetaStore for SqliteStore {
 
     fn discard(&self, at: &At<'_>) -> Result<()> {
         self.change_rows(|session, site| plan::discard(session, site, at))
+    }
+
+    fn pending(&self) -> Result<Option<&'static str>> {
+        recovery::pending(&self.shared.site)
+    }
+
+    fn identity(&self, at: &At<'_>) -> Result<u64> {
+        self.number_of(at)
+    }
+
+    fn stranger(&self, at: &At<'_>, host: &Attr) -> Result<Option<String>> {
+        self.replaced(at, host)
+    }
+
+    fn verify(&self, emit: &mut dyn FnMut(String, bool)) -> Result<()> {
+        self.verify_tables(emit)
+    }
+
+    fn tidy(&self) -> Result<()> {
+        self.tidy_tables()
+    }
+
+    fn describe(&self, _root: BorrowedFd<'_>, at: Option<&At<'_>>) -> String {
+        self.describe_row(at)
     }
 }

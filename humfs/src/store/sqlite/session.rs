@@ -73,8 +73,8 @@ impl Session {
             database::create(control)?;
         }
         let conn = database::open(control)?;
-        let (tag, seq): (i64, i64) = (database::get(&conn, "tag")?, database::get(&conn, "seq")?);
-        let (log, entries) = Log::open(control, tag as u64, seq as u64)?;
+        let (tag, seq) = (database::tag(&conn)?, database::seq(&conn)?);
+        let (log, entries) = Log::open(control, tag, seq)?;
         let mut session = Session::over(conn, Some(log));
         session.next_ino = database::get(&session.conn, "next_ino")?;
         let past = Past::read(&session.conn, site)?;
@@ -96,7 +96,7 @@ impl Session {
     }
 
     /// Begins a batch if none is begun.
-    pub(super) fn begin(&mut self, site: &Site) -> Result<()> {
+    pub(super) fn begin(&mut self) -> Result<()> {
         if self.log.is_none() {
             return Err(Errno::EROFS.into());
         }
@@ -107,11 +107,15 @@ impl Session {
             return Err(damaged("humfs/metadata.db was opened by another process, and a fork takes no locks along"));
         }
         let begin = || self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute(());
-        begin().map_err(refused("beginning a transaction"))?;
+        begin().map(drop).map_err(refused("beginning a transaction"))
+    }
+
+    /// Says in the database that the data tree is being changed: should the
+    /// host go down, the two may disagree.
+    pub(super) fn mark(&mut self, site: &Site) -> Result<()> {
         if !self.is_marked {
             database::set(&self.conn, "clean", 0)?;
             database::set(&self.conn, "boot_id", &site.boot)?;
-            database::set(&self.conn, "root_ino", site.root as i64)?;
             self.is_marked = true;
         }
         Ok(())
@@ -119,8 +123,14 @@ impl Session {
 
     /// Writes `change` into the log. Without a step of the host's it is done.
     pub(super) fn write_down(&mut self, site: &Site, change: &Change) -> Result<Ticket> {
-        self.begin(site)?;
-        let status = if change.doubt.is_some() { Status::Unknown } else { Status::Done };
+        self.begin()?;
+        let status = match change.doubt {
+            Some(_) => {
+                self.mark(site)?;
+                Status::Unknown
+            }
+            None => Status::Done,
+        };
         let durable = self.durable;
         let log = self.log.as_mut().ok_or_else(|| Error::from(Errno::EROFS))?;
         log.append(&change.encode(), status, durable).map_err(fault("writing humfs/metadata.log"))
@@ -176,15 +186,19 @@ impl Session {
         Ok(seq)
     }
 
-    /// Closes the database for good: it and the data tree agree and are durable.
+    /// Closes the database: it and the data tree agree and are durable.
     pub(super) fn close(mut self, site: &Site) -> Result<()> {
-        if !self.is_marked {
+        if self.log.is_none() {
             return Ok(());
         }
         self.commit(None)?;
+        if !self.is_marked {
+            // No name was changed: whatever is lost, the two agree.
+            return Ok(());
+        }
         let data = host::open_listing(site.data.as_fd()).map_err(fault("opening data/"))?;
         rustix::fs::syncfs(&data).map_err(fault("syncfs"))?;
-        self.begin(site)?;
+        self.begin()?;
         database::set(&self.conn, "clean", 1)?;
         self.commit(None)?;
         database::sync(site.control.as_fd())?;

@@ -158,7 +158,7 @@ fn a_change_that_was_cut_short_is_done_or_never_was() {
 fn what_recovery_did_is_told_once() {
     for is_done in [false, true] {
         let dir = start().cut(&CASES[0], is_done);
-        let tree = Tree::open(dir.path(), Access::Write).unwrap();
+        let tree = open_tree(dir.path(), Access::Write);
         let fs = HostFs::layer(host::open_listing(tree.data()).unwrap(), false).unwrap();
         let store = SqliteStore::open(&tree).unwrap();
         let root = fs.root().unwrap();
@@ -174,7 +174,7 @@ fn recovery_that_is_cut_short_itself_is_done_again_with_the_same_end() {
         let world = start();
         let dir = world.cut(&CASES[0], is_done);
         // Decides, and dies before it commits.
-        let tree = Tree::open(dir.path(), Access::Write).unwrap();
+        let tree = open_tree(dir.path(), Access::Write);
         let store = SqliteStore::open(&tree).unwrap();
         store.shared.lock().session(&store.shared.site).unwrap();
         store.shared.lock().session = None;
@@ -243,6 +243,26 @@ fn a_batch_that_sqlite_has_rolled_back_is_written_again() {
     world.again().check_rows();
 }
 
+#[test]
+fn a_database_that_is_full_loses_nothing() {
+    let world = World::new();
+    for number in 0..400u32 {
+        if number % 100 == 50 {
+            // Until it is opened the next time.
+            let mut state = world.store.shared.lock();
+            let conn = state.session(&world.store.shared.site).unwrap().conn();
+            conn.query_row("PRAGMA max_page_count=1", (), |_| Ok(())).unwrap();
+        }
+        let path = format!("file with a rather long name, so that there are many pages: {number}");
+        world.create(&path, &file(number)).unwrap();
+    }
+    assert!(world.count("PRAGMA max_page_count") > 1 << 20, "the limit was never reached");
+    world.check_rows();
+    let expected = world.view();
+    assert_eq!(expected.len(), 400);
+    assert_eq!(World::open(world.die()).view(), expected);
+}
+
 /// As after a crash of the host.
 fn reboot(world: World) -> World {
     world.store.sync().unwrap();
@@ -256,7 +276,9 @@ fn reboot(world: World) -> World {
 #[test]
 fn after_a_crash_of_the_host_names_lead_to_the_records_of_their_objects() {
     let world = start();
-    // Touched, so that it counts as in use; then the data tree goes on without records.
+    // In use; then the data tree goes on without records.
+    world.create("in use", &file(1)).unwrap();
+    world.remove("in use").unwrap();
     world.save("a", &file(33));
     let data = |path: &str| world.host(path);
     std::fs::rename(data("d"), data("moved")).unwrap();
@@ -287,20 +309,16 @@ fn after_a_crash_of_the_host_names_lead_to_the_records_of_their_objects() {
 #[test]
 fn a_crash_of_the_host_changes_nothing_where_both_sides_agree() {
     let world = start();
-    world.save("a", &file(33));
+    world.rename("a", "z", false).unwrap();
     let expected = world.view();
     let world = reboot(world);
     assert_eq!(world.view(), expected);
     world.check_rows();
     // Left in order, nobody has to look.
-    let dir = {
-        let World { dir, fs, store, tree } = world;
-        drop((store, fs, tree));
-        dir
-    };
-    std::fs::rename(dir.path().join("data/a"), dir.path().join("data/z")).unwrap();
+    let dir = world.close();
+    std::fs::rename(dir.path().join("data/z"), dir.path().join("data/y")).unwrap();
     let world = World::open(dir);
-    assert_eq!(world.load("z"), Loaded::Absent);
+    assert_eq!(world.load("y"), Loaded::Absent);
 }
 
 #[test]
