@@ -197,7 +197,7 @@ impl PowerCut<'_> {
         crate::shutdown::cut_power(&self.disk.path());
         let reported = victim.kill(THREADS)?;
         self.disk.remount();
-        let seen = self.realm.look(&tree)?;
+        let seen = self.realm.look_after_power_cut(&tree)?;
         let mut survey = Survey { reported: reported.iter().sum(), lost: 0 };
         for (thread, &count) in reported.iter().enumerate() {
             let wrong = |why: String| format!("thread {thread}, which has reported {count} steps: {why}");
