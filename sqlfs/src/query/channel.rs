@@ -65,12 +65,13 @@ pub(crate) fn receive(mut stream: &UnixStream, most: usize, deadline: Option<Ins
     Ok(Some((bytes, file)))
 }
 
+/// Without a deadline nothing is set: a worker may not, and never had one.
 fn wait_no_longer(stream: &UnixStream, deadline: Option<Instant>) -> io::Result<()> {
-    let left = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-        Some(Duration::ZERO) => return Err(io::ErrorKind::TimedOut.into()),
-        left => left,
-    };
-    stream.set_read_timeout(left)
+    match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+        None => Ok(()),
+        Some(Duration::ZERO) => Err(io::ErrorKind::TimedOut.into()),
+        left => stream.set_read_timeout(left),
+    }
 }
 
 fn timed_out(error: impl Into<io::Error>) -> io::Error {

@@ -46,9 +46,7 @@ pub(crate) fn enter(needs: &Needs<'_>) -> Result<(), String> {
     {
         return Err(format!("Landlock: {reason}"));
     }
-    if needs.directory.is_none() {
-        drop_capabilities()?;
-    }
+    drop_capabilities(needs.directory.is_some())?;
     seccomp(needs.directory.is_some())
 }
 
@@ -63,12 +61,19 @@ fn memory_now() -> u64 {
     pages.unwrap_or(1u64 << 18) * rustix::param::page_size() as u64
 }
 
-/// A writer keeps them: the database may be somebody else's than its user's.
-fn drop_capabilities() -> Result<(), String> {
+/// The database may be somebody else's than its writer's, and so is its journal.
+const WRITERS: [caps::Capability; 3] = [caps::Capability::CAP_DAC_OVERRIDE, caps::Capability::CAP_CHOWN, caps::Capability::CAP_FOWNER];
+
+fn drop_capabilities(writes: bool) -> Result<(), String> {
     use caps::CapSet::{Ambient, Effective, Inheritable, Permitted};
+    let text = |error: caps::errors::CapsError| error.to_string();
     // Ambient ones are newer than some kernels, and are lost with the others.
     let _ = caps::clear(None, Ambient);
-    [Inheritable, Effective, Permitted].into_iter().try_for_each(|set| caps::clear(None, set)).map_err(|error| error.to_string())
+    caps::clear(None, Inheritable).map_err(text)?;
+    let held = caps::read(None, Permitted).map_err(text)?;
+    let kept = held.into_iter().filter(|capability| writes && WRITERS.contains(capability)).collect();
+    caps::set(None, Effective, &kept).map_err(text)?;
+    caps::set(None, Permitted, &kept).map_err(text)
 }
 
 fn landlock(directory: Option<&Path>) -> Result<(), String> {

@@ -223,7 +223,7 @@ impl Engine {
                 End::Answered(reply, file) => return Ok((reply, file)),
                 End::Late => return Err(Refusal::time(self.limits.time)),
                 // It may have died while it had nothing to do.
-                End::Died(None) if again && used => {}
+                End::Died(None | Some(libc::SIGKILL)) if again && used => {}
                 End::Died(signal) => return Err(death(signal)),
             }
             again = false;

@@ -128,7 +128,7 @@ fn mistakes_are_named_with_their_place() {
         ("", Errno::EINVAL, "no statement", None),
         ("-- nothing", Errno::EINVAL, "no statement", None),
         ("select ?1", Errno::EINVAL, "takes 1 arguments", None),
-        ("select name from sqlite_schema", Errno::EACCES, "sqlite_schema is not open", None),
+        ("select name from sqlite_schema", Errno::EACCES, "sqlite_master is not open", None),
     ] {
         let refusal = ground.ask(&Ask::new(sql, Format::Text)).unwrap_err();
         assert_eq!(refusal.errno, errno, "{sql}: {refusal}");
