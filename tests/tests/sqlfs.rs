@@ -535,7 +535,7 @@ fn the_server_lets_go_of_everything() {
     let left = || String::from_utf8_lossy(&output(Command::new("pgrep").args(["-f", &database.display().to_string()])).stdout).into_owned();
     fixture::wait_for("the keeper and its workers end", || left().is_empty());
     // In the background nobody waits for the keeper's output.
-    let (dir, database) = (temp_dir(), database);
+    let dir = temp_dir();
     let point = dir.path().join("point");
     fs::create_dir(&point).expect("a mount point");
     let line = format!(
