@@ -256,9 +256,8 @@ impl<'a, V: Visit> Walk<'a, V> {
         };
         let mut below = Vec::new();
         for name in names.iter() {
-            match self.see(folder, &At { parent: &folder.inode, dir: (*dir).as_fd(), name })? {
-                Some(inode) => below.push(Job::Read(Arc::new(Folder { inode, path: folder.path_of(name) }))),
-                None => {}
+            if let Some(inode) = self.see(folder, &At { parent: &folder.inode, dir: (*dir).as_fd(), name })? {
+                below.push(Job::Read(Arc::new(Folder { inode, path: folder.path_of(name) })));
             }
         }
         Ok(below)

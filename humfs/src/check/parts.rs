@@ -94,7 +94,7 @@ pub(super) fn leftovers(tree: &Tree) -> Vec<Finding> {
         (c"old", "what a conversion replaced is still there: look at it, then remove it"),
     ] {
         if host::child(control, name).is_ok() {
-            found.push(Finding::of_part(&format!("humfs/{}", name.to_string_lossy()), Problem::CutChange(what), None));
+            found.push(Finding::of_part(format!("humfs/{}", name.to_string_lossy()), Problem::CutChange(what), None));
         }
     }
     found

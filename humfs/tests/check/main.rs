@@ -2,6 +2,8 @@
 //! found, by its name and at its place; looking changes nothing; a repair
 //! leaves a clean tree in which nobody has more than he had.
 
+#![allow(clippy::unwrap_used)]
+
 mod damages;
 mod explained;
 mod hostile;
