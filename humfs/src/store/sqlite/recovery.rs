@@ -53,12 +53,12 @@ pub(super) fn pending(site: &Site) -> Result<Option<&'static str>> {
         return Ok(None);
     }
     let conn = database::open_to_read(control)?;
-    let (tag, seq): (i64, i64) = (database::get(&conn, "tag")?, database::get(&conn, "seq")?);
-    let past = Past::read(&conn, site)?;
+    let (tag, seq) = (database::tag(&conn)?, database::seq(&conn)?);
+    let past = Past::read(&conn, site, true)?;
     if past.has_crashed {
         return Ok(Some("the host went down while the tree was in use"));
     }
-    Ok((!Log::is_settled(control, tag as u64, seq as u64)?).then_some("the server died before the database had all changes"))
+    Ok((!Log::is_settled(control, tag, seq)?).then_some("the server died before the database had all changes"))
 }
 
 /// A log that a dead writer left is for the next writer. If we can be that
