@@ -3,6 +3,8 @@
 //! leaves a clean tree in which nobody has more than he had.
 #![allow(clippy::unwrap_used)] // A test that cannot set its stage ends.
 
+#![allow(clippy::unwrap_used)]
+
 mod damages;
 mod explained;
 mod hostile;
