@@ -2,7 +2,7 @@
 //! left, the same command again completes it, and nothing is lost.
 
 use externfs_tests::mortal::{self, End, Fate};
-use externfs_tests::{fixture, harness};
+use externfs_tests::{fixture, harness, random};
 use externfs_tools::offline::{Offline, TreePath};
 use externfs_tools::transfer::{Gather, pack};
 use humfs::humfsify::{self, Request};
@@ -132,7 +132,8 @@ fn kill_everywhere(
     let steps = steps.own;
     // Where time is short, each step has its turn in another run.
     let stride = if std::env::var_os("EXTERNFS_TEST_CASES").is_some() { 1 } else { (steps / 400).max(1) };
-    let points: Vec<usize> = (1..=steps).step_by(stride).collect();
+    let first = 1 + random::seed() as usize % stride;
+    let points: Vec<usize> = (first..=steps).step_by(stride).collect();
     let (next, violations) = (Mutex::new(points.iter()), Mutex::new(Vec::new()));
     let work = || {
         while let Some(step) = { next.lock().unwrap().next() } {
