@@ -46,6 +46,14 @@ impl Realm {
     /// # Panics
     /// When the host refuses it.
     pub fn make(self, path: &Path) {
+        self.make_of(path, TOTAL);
+    }
+
+    /// The same, which may hold `total` bytes where the plugin limits them.
+    ///
+    /// # Panics
+    /// When the host refuses it.
+    pub fn make_of(self, path: &Path, total: u64) {
         let private = |path: &Path| {
             std::fs::create_dir(path).expect("a directory");
             std::fs::set_permissions(path, Permissions::from_mode(0o700)).expect("chmod");
@@ -53,7 +61,7 @@ impl Realm {
         private(path);
         if let Realm::HumFs(format) = self {
             private(&path.join("data"));
-            let superblock = Superblock { version: 2, format, used: 1, total: TOTAL };
+            let superblock = Superblock { version: 2, format, used: 1, total };
             std::fs::write(path.join("superblock"), superblock.to_text()).expect("a superblock");
         }
     }
