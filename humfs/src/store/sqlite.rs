@@ -51,7 +51,7 @@ use crate::host::{self, damaged, fault};
 use crate::record::Record;
 use crate::tree::{Access, Tree};
 use change::Change;
-use externfs::{Attr, Errno, FileKind, Result};
+use externfs::{Attr, FileKind, Result};
 use flusher::Flusher;
 use hostfs::Inode;
 use log::Outcome;
