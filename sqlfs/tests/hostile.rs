@@ -16,7 +16,8 @@ const LIMIT: Duration = Duration::from_millis(1000);
 const GRACE: Duration = Duration::from_millis(1000);
 
 fn main() -> ExitCode {
-    let tests: [(&str, fn(&Path)); 8] = [
+    type Test = (&'static str, fn(&Path));
+    let tests: [Test; 8] = [
         ("time_is_limited", time_is_limited),
         ("memory_and_size_are_limited", memory_and_size_are_limited),
         ("what_is_not_theirs_is_refused", what_is_not_theirs_is_refused),

@@ -2,7 +2,6 @@
 //! found, by its name and at its place; looking changes nothing; a repair
 //! leaves a clean tree in which nobody has more than he had.
 #![allow(clippy::unwrap_used)] // A test that cannot set its stage ends.
-#![allow(clippy::unwrap_used)]
 
 mod damages;
 mod explained;
