@@ -3,6 +3,7 @@
 //! the engine answers the next one.
 //!
 //! A program of its own, since the engine forks while there is one thread.
+#![allow(clippy::unwrap_used)] // A test that cannot set its stage ends.
 
 use externfs::Errno;
 use sqlfs::query::{Allowed, Ask, Deed, Engine, Format, Limits, Refusal, Source, Value};
