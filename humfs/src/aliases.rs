@@ -18,7 +18,9 @@ const NAMES_MAX: usize = 16;
 /// Names that were right when they were learned. Few objects have any, so
 /// nothing is a pointer.
 #[derive(Debug, Default)]
-pub(crate) struct Aliases(Option<Box<Vec<(Arc<Inode>, CString)>>>);
+pub(crate) struct Aliases(Option<Box<Names>>);
+
+type Names = Vec<(Arc<Inode>, CString)>;
 
 impl Aliases {
     /// `name` in `parent` leads to the object too.

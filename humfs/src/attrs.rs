@@ -138,6 +138,7 @@ impl HumFs {
 
     /// See [`externfs::ExternFs::set_xattr`].
     pub(crate) fn change_xattr(&self, node: &Arc<HumNode>, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
+        check_xattr_name(name)?;
         self.with_place(node, |at| {
             let mut state = node.state();
             let there = state.record.xattrs.get(name).is_some();
@@ -235,6 +236,20 @@ fn changed(record: &Record, change: &SetAttr) -> Result<Option<Record>> {
     }
     // A chown to the same owner is a change too: it moves the ctime.
     Ok((chown || change.mode.is_some() || new != *record).then_some(new))
+}
+
+/// xattr(7): the namespaces that there are. Whose each is, the guest's kernel
+/// knows.
+fn check_xattr_name(name: &[u8]) -> Result<()> {
+    const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+    if name == acl::ACCESS || name == acl::DEFAULT {
+        return Ok(());
+    }
+    match NAMESPACES.iter().find_map(|namespace| name.strip_prefix(*namespace)) {
+        Some([]) => Err(Errno::EINVAL.into()),
+        Some(_) => Ok(()),
+        None => Err(Errno::EOPNOTSUPP.into()),
+    }
 }
 
 /// setfacl(1): the mode follows, and an ACL that says no more than the mode

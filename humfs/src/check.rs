@@ -134,14 +134,22 @@ fn look_at(tree: Tree, options: &CheckOptions, progress: &Progress, beside_write
         survey.take(counters.findings());
     }
     survey.take(parts::settings(tree));
-    match tree.store() {
-        Ok(store) => survey.walk(&scene.ground(&*store), counters.said.map_or(0, |said| said.inodes))?,
-        Err(error) => survey.cannot_walk(&error),
+    match tree.store().map(|store| (pending(&*store, beside_writer), store)) {
+        Ok((Some(finding), _)) => survey.only_take(finding),
+        Ok((None, store)) => survey.walk(&scene.ground(&*store), counters.said.map_or(0, |said| said.inodes)),
+        Err(error) => survey.only_take(Finding::of_part(".", Problem::FormatFlaw(error.0.into()), None)),
     }
     if let Some(said) = counters.said.filter(|_| !beside_writer && !survey.is_partial()) {
         survey.compare(said);
     }
     Ok(survey.report(&scene.tree, beside_writer))
+}
+
+/// What must be settled before records can be judged. Beside a writer that is
+/// never so, and is what was asked for.
+fn pending(store: &dyn MetaStore, beside_writer: bool) -> Option<Finding> {
+    let what = store.pending().ok().flatten().filter(|_| !beside_writer)?;
+    Some(Finding::of_part("humfs", Problem::CutChange(what), Some(Mend::Recover)))
 }
 
 /// Keeps writers from beginning for as long as the lock is held. True: one is
@@ -188,22 +196,25 @@ impl<'a> Survey<'a> {
     }
 
     /// Looks at everything in `ground`, of which `expected` objects are known.
-    fn walk(&self, ground: &Ground<'_>, expected: u64) -> Result<(), UsageError> {
+    fn walk(&self, ground: &Ground<'_>, expected: u64) {
         self.progress.expected.store(expected, Ordering::Relaxed);
         if let Err(error) = walk(ground, self) {
             self.is_partial.store(true, Ordering::Relaxed);
             self.take(vec![Finding::of_object(b"", Problem::UnreadableDirectory(reason(&error).into()), None)]);
         }
-        let told = ground.store.verify(&mut |why| self.take(vec![Finding::of_part("humfs", Problem::FormatFlaw(why.into()), None)]));
+        let told = ground.store.verify(&mut |why, tidies| {
+            let mend = tidies.then_some(Mend::Sweep);
+            self.take(vec![Finding::of_part("humfs", Problem::FormatFlaw(why.into()), mend)]);
+        });
         if let Err(error) = told {
             self.take(vec![Finding::of_part("humfs", Problem::FormatFlaw(reason(&error).into()), None)]);
         }
-        Ok(())
     }
 
-    fn cannot_walk(&self, error: &UsageError) {
+    /// Of what keeps us from looking at objects.
+    fn only_take(&self, finding: Finding) {
         self.is_partial.store(true, Ordering::Relaxed);
-        self.take(vec![Finding::of_part(".", Problem::FormatFlaw(error.0.as_str().into()), None)]);
+        self.take(vec![finding]);
     }
 
     /// Whether what was counted is what the counters say.

@@ -119,9 +119,11 @@ impl<'a> Subject<'a> {
                 Some((record, true))
             }
             Ok(Loaded::Absent) => {
-                let policy = if at.is_some() { adopt } else { Adopt::Root };
-                notes.push(absent(policy).into());
-                adopted(policy, &self.host).ok().map(|record| (record, false))
+                notes.push(
+                    if at.is_some() { absent(adopt) } else { "it has no record; a root without one is root's, with mode 0755" }.into(),
+                );
+                let record = if at.is_some() { adopted(adopt, &self.host).ok() } else { Some(crate::birth::root()) };
+                record.map(|record| (record, false))
             }
             Err(error) => {
                 notes.push(format!("{}; the guest gets EIO, 'externfs check --repair' moves it to /lost+found", reason(&error)));

@@ -8,7 +8,7 @@ use crate::account::{Account, Outcome, Usage};
 use crate::aliases::Aliases;
 use crate::record::Record;
 use externfs::NodeKey;
-use hostfs::{Inode, OpenFile};
+use hostfs::{Inode, Listing, OpenFile};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -68,6 +68,13 @@ impl std::fmt::Debug for HumNode {
 pub struct HumFile {
     // Before the node: an orphan's cost is freed when nothing holds it.
     pub(crate) inner: Arc<OpenFile>,
+    pub(crate) node: Arc<HumNode>,
+}
+
+/// An open directory.
+pub struct HumDir {
+    pub(crate) inner: Listing,
+    /// Whose record is synced with it.
     pub(crate) node: Arc<HumNode>,
 }
 

@@ -258,7 +258,8 @@ pub trait MetaStore: Send + Sync {
     /// Nothing for formats that keep records with their objects.
     ///
     /// # Errors
-    /// What the host says.
+    /// What the host says; EIO, after all names, for what is no name's and
+    /// should not be there.
     fn recorded_names(&self, dir: &Arc<Inode>, emit: &mut dyn FnMut(&CStr)) -> Result<()>;
 
     /// Takes away a record that has no object (see `recorded_names`).
@@ -267,12 +268,47 @@ pub trait MetaStore: Send + Sync {
     /// What the host says.
     fn discard(&self, at: &At<'_>) -> Result<()>;
 
-    /// What is wrong with the store as a whole and shows at no single object,
-    /// a line each.
+    /// What a writer that died has left for the next one, without which
+    /// records cannot be trusted. Nothing is changed.
     ///
     /// # Errors
     /// What the host says.
-    fn verify(&self, _emit: &mut dyn FnMut(String)) -> Result<()> {
+    fn pending(&self) -> Result<Option<&'static str>> {
+        Ok(None)
+    }
+
+    /// Tells records apart: two names of one object with the same number share
+    /// one record. 0 where all names of an object do.
+    ///
+    /// # Errors
+    /// What the host says.
+    fn identity(&self, _at: &At<'_>) -> Result<u64> {
+        Ok(0)
+    }
+
+    /// Why the record of `at` is that of an object which was replaced behind
+    /// our back, where a format can tell.
+    ///
+    /// # Errors
+    /// As for `load`.
+    fn stranger(&self, _at: &At<'_>, _host: &Attr) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    /// What is wrong with the store as a whole and shows at no single object,
+    /// a line each, and whether [`MetaStore::tidy`] mends it.
+    ///
+    /// # Errors
+    /// What the host says.
+    fn verify(&self, _emit: &mut dyn FnMut(String, bool)) -> Result<()> {
+        Ok(())
+    }
+
+    /// Takes away what nothing leads to.
+    ///
+    /// # Errors
+    /// What the host says.
+    fn tidy(&self) -> Result<()> {
         Ok(())
     }
 

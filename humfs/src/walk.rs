@@ -81,6 +81,16 @@ impl Seen<'_> {
         }
     }
 
+    /// See [`MetaStore::identity`].
+    pub(crate) fn identity(&self) -> u64 {
+        self.at.as_ref().map_or(0, |at| self.ground.store.identity(at).unwrap_or(0))
+    }
+
+    /// See [`MetaStore::stranger`].
+    pub(crate) fn stranger(&self) -> Option<String> {
+        self.at.as_ref().and_then(|at| self.ground.store.stranger(at, self.host).ok().flatten())
+    }
+
     /// The root of the data tree.
     pub(crate) fn root_fd(&self) -> BorrowedFd<'_> {
         self.ground.base.root_fd()
@@ -246,9 +256,8 @@ impl<'a, V: Visit> Walk<'a, V> {
         };
         let mut below = Vec::new();
         for name in names.iter() {
-            match self.see(folder, &At { parent: &folder.inode, dir: (*dir).as_fd(), name })? {
-                Some(inode) => below.push(Job::Read(Arc::new(Folder { inode, path: folder.path_of(name) }))),
-                None => {}
+            if let Some(inode) = self.see(folder, &At { parent: &folder.inode, dir: (*dir).as_fd(), name })? {
+                below.push(Job::Read(Arc::new(Folder { inode, path: folder.path_of(name) })));
             }
         }
         Ok(below)

@@ -32,6 +32,23 @@ pub fn temp_dir() -> TempDir {
     dir
 }
 
+/// The same, where syncing costs nothing if there is such a place: for what
+/// processes do and power cuts do not. `TMPDIR` decides where it is set.
+#[must_use]
+pub fn memory_dir() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let able = |dir: &TempDir| {
+        use rustix::fs::{CWD, Mode, OFlags, XattrFlags, openat, setxattr};
+        setxattr(dir.path(), c"user.able", b"", XattrFlags::empty()).is_ok()
+            && openat(CWD, dir.path(), OFlags::TMPFILE | OFlags::RDWR, Mode::RUSR).is_ok()
+    };
+    let made = tempfile::Builder::new().prefix(&prefix()).tempdir_in(memory);
+    match made {
+        Ok(dir) if std::env::var_os("TMPDIR").is_none() && able(&dir) => dir,
+        _ => temp_dir(),
+    }
+}
+
 /// The `externfs` program: `EXTERNFS_BIN`, or built now if need be.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
@@ -340,6 +357,18 @@ impl Mount {
         ordinary::act(look.arg(mount.path()));
         let first = output(&mut look);
         assert!(first.status.success(), "{first:?}; the server said: {}", mount.server.log());
+        mount
+    }
+
+    /// `externfs mount sqlfs DATABASE`.
+    ///
+    /// # Panics
+    /// With the server's words when it does not mount.
+    #[must_use]
+    pub fn sqlfs(database: &Path, options: &str) -> Mount {
+        let mount = Mount::launch(temp_dir(), "sqlfs", (database, options), |_| {});
+        let first = std::fs::metadata(mount.path());
+        assert!(first.is_ok(), "{first:?}; the server said: {}", mount.server.log());
         mount
     }
 

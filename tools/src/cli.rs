@@ -1,8 +1,10 @@
 //! The command line: one definition for parsing, `--help`, the man pages and
 //! the shell completions.
 
+mod check;
 mod trees;
 
+pub use check::{Check, Explain};
 pub use trees::{Chmod, Chown, Convert, CpIn, CpOut, Create, Export, Ln, Ls, Mknod, Resize, Stat, parse_size};
 
 use crate::mount::GENERAL_OPTIONS;
@@ -47,6 +49,10 @@ pub enum Command {
     Resize(Resize),
     /// Move the records of a tree into another format
     Convert(Convert),
+    /// Look for what is not as it should be in a tree, and repair it
+    Check(Check),
+    /// Tell where each attribute of files in a tree comes from
+    Explain(Explain),
     /// List what is in a tree, without mounting it
     Ls(Ls),
     /// Show all about files in a tree

@@ -42,7 +42,7 @@ fn for_each(tree: &Offline, paths: &[TreePath], recurse: bool, act: &mut dyn FnM
 }
 
 /// Prints `bytes`. That nobody reads them to their end is no failure.
-fn print(bytes: &[u8]) -> Result<()> {
+pub(crate) fn print(bytes: &[u8]) -> Result<()> {
     match std::io::stdout().write_all(bytes) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::io("cannot write to standard output", &error)),
         _ => Ok(()),

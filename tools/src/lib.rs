@@ -3,6 +3,7 @@
 
 pub mod archive;
 pub mod boot;
+pub mod check;
 pub mod cli;
 pub mod convert;
 pub mod create;
@@ -75,6 +76,8 @@ pub fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Export(asked) => export::run(&asked),
         Command::Resize(asked) => resize::run(&asked),
         Command::Convert(asked) => convert::run(&asked),
+        Command::Check(asked) => return check::run(&asked),
+        Command::Explain(asked) => check::explain(&asked),
         Command::Ls(asked) => edit::list::run(&asked),
         Command::Stat(asked) => edit::status::run(&asked),
         Command::Chown(asked) => edit::owner::run(&asked),

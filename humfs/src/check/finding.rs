@@ -24,7 +24,8 @@ pub enum Problem {
     InvalidRecord(Box<str>),
     /// A directory, or a name in one, that cannot be looked at.
     UnreadableDirectory(Box<str>),
-    /// Two names of one object have records that differ.
+    /// Two names of one object have a record each, and what is changed by one
+    /// name is not by the other.
     SplitHardLink {
         /// The other name, as in [`Finding::path`].
         other: Box<[u8]>,
@@ -133,7 +134,7 @@ impl fmt::Display for Problem {
             | Problem::InodeReuse(why)
             | Problem::FormatFlaw(why)
             | Problem::InvalidSetting(why) => f.write_str(why),
-            Problem::SplitHardLink { other } => write!(f, "its record differs from that of its other name {}", shown(other)),
+            Problem::SplitHardLink { other } => write!(f, "it does not share the record of its other name {}", shown(other)),
             Problem::NameElsewhere { links, found } => {
                 write!(f, "it has {links} names on the host and {found} below data/: who has another can change it behind the guest")
             }
@@ -218,8 +219,8 @@ pub struct Finding {
 
 impl Finding {
     /// At a part of the tree.
-    pub(crate) fn of_part(part: &str, problem: Problem, mend: Option<Mend>) -> Finding {
-        Finding { path: part.as_bytes().into(), problem, mend, outcome: Outcome::Left }
+    pub(crate) fn of_part(part: impl AsRef<[u8]>, problem: Problem, mend: Option<Mend>) -> Finding {
+        Finding { path: part.as_ref().into(), problem, mend, outcome: Outcome::Left }
     }
 
     /// At an object; `path` is below the guest's root.

@@ -74,9 +74,7 @@ impl Visit for Survey<'_> {
         }
         let mut recorded = Names::default();
         if let Err(error) = ground.store.recorded_names(&folder.inode, &mut |name| recorded.push(name)) {
-            let why = format!("the records of this directory cannot be listed: {}", reason(&error));
-            self.tell(Finding::of_object(&folder.path, Problem::FormatFlaw(why.into()), None));
-            return Ok(());
+            self.tell(Finding::of_object(&folder.path, Problem::FormatFlaw(reason(&error).into()), None));
         }
         if recorded.is_empty() {
             return Ok(());
@@ -158,7 +156,8 @@ impl Survey<'_> {
         }
         let record = self.judge(seen);
         if has_names {
-            let added = self.links().add(seen, record.as_ref().map(digest));
+            let identity = seen.identity();
+            let added = self.links().add(seen, record.as_ref().map(|record| digest(record, identity)));
             if let Some(other) = added.split_from {
                 self.tell_at(seen, Problem::SplitHardLink { other }, None, None);
             }
@@ -178,6 +177,8 @@ impl Survey<'_> {
                     self.tell_at(seen, Problem::WrongType(why.into()), Some(Mend::Lose), None);
                 } else if let Some(why) = sanity::nonsense(&record, self.format) {
                     self.tell_at(seen, Problem::InvalidRecord(why.into()), None, None);
+                } else if let Some(why) = seen.stranger() {
+                    self.tell_at(seen, Problem::InodeReuse(why.into()), None, None);
                 }
                 Some(record)
             }

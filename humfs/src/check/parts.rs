@@ -85,8 +85,8 @@ pub(super) fn leftovers(tree: &Tree) -> Vec<Finding> {
     ] {
         let Ok(inside) = host::child_dir(control, dir) else { continue };
         for (name, _) in host::names(inside.as_fd()).unwrap_or_default() {
-            let part = format!("humfs/{}/{}", dir.to_string_lossy(), name.to_string_lossy());
-            found.push(Finding::of_part(&part, Problem::CutChange(what), Some(Mend::Recover)));
+            let part = [b"humfs/", dir.to_bytes(), b"/", name.to_bytes()].concat();
+            found.push(Finding::of_part(part, Problem::CutChange(what), Some(Mend::Recover)));
         }
     }
     for (name, what) in [
@@ -94,7 +94,7 @@ pub(super) fn leftovers(tree: &Tree) -> Vec<Finding> {
         (c"old", "what a conversion replaced is still there: look at it, then remove it"),
     ] {
         if host::child(control, name).is_ok() {
-            found.push(Finding::of_part(&format!("humfs/{}", name.to_string_lossy()), Problem::CutChange(what), None));
+            found.push(Finding::of_part(format!("humfs/{}", name.to_string_lossy()), Problem::CutChange(what), None));
         }
     }
     found
@@ -108,9 +108,20 @@ pub(super) fn is_converting(tree: &Tree) -> bool {
 fn half_written_in(dir: BorrowedFd<'_>, above: &str, what: &'static str, found: &mut Vec<Finding>) {
     for (name, _) in host::names(dir).unwrap_or_default() {
         if name.to_bytes().ends_with(b".new") {
-            found.push(Finding::of_part(&format!("{above}{}", name.to_string_lossy()), Problem::CutChange(what), Some(Mend::Sweep)));
+            let part = [above.as_bytes(), name.to_bytes()].concat();
+            found.push(Finding::of_part(part, Problem::CutChange(what), Some(Mend::Sweep)));
         }
     }
+}
+
+/// Where things are that have no place yet.
+pub(super) const STAGE: &[u8] = b"humfs/stage/";
+
+/// Removes what was being made.
+pub(super) fn unstage(tree: &Tree, part: &[u8]) -> host::Fault<()> {
+    let stage = host::child_dir(tree.control().ok_or(Host::NOENT)?, c"stage")?;
+    let name = part.strip_prefix(STAGE).and_then(|name| CString::new(name).ok()).ok_or(Host::INVAL)?;
+    host::remove_deep(stage.as_fd(), &name)
 }
 
 /// Removes a part that means nothing.

@@ -3,7 +3,7 @@
 use super::finding::{Finding, Mend, Outcome, Problem};
 use super::objects::{Found, Spot, Survey, hold, reason};
 use super::parts::{self, Counters};
-use super::{CheckOptions, Progress, Report, Scene, look_at};
+use super::{CheckOptions, Progress, Report, Scene, look_at, pending};
 use crate::account::{Entry, EntryKind, Outcome as Settled, Usage};
 use crate::fs::HumFs;
 use crate::host::{self, damaged, fault, stat_at};
@@ -34,7 +34,7 @@ pub(super) fn run(path: &Path, options: &CheckOptions, progress: &Progress) -> s
     before.extend(counters.findings());
     before.extend(parts::settings(&tree));
     let scene = Scene::new(tree, true).map_err(failed)?;
-    before.extend(mend_root(&scene));
+    before.extend(begin(&scene));
     let Scene { tree, base, root } = scene;
     drop((base, root));
     let fs = match HumFs::new(tree, Options { read_only: false, adopt: options.adopt }) {
@@ -48,7 +48,7 @@ pub(super) fn run(path: &Path, options: &CheckOptions, progress: &Progress) -> s
     settle_leftovers(&fs.tree, &mut before);
     let survey = Survey::new(&fs.tree, options, progress, before.into_iter().map(Found::from).collect());
     let ground = fs.ground().map_err(failed)?;
-    survey.walk(&ground, counters.said.map_or(0, |said| said.inodes))?;
+    survey.walk(&ground, counters.said.map_or(0, |said| said.inodes));
     if !survey.is_partial() {
         survey.compare(counters.said.unwrap_or_else(|| fs.account.used()));
     }
@@ -62,13 +62,20 @@ fn is_looked_at_again(finding: &Finding) -> bool {
     finding.outcome == Outcome::Left && !matches!(finding.problem, Problem::RecoveryFailed(_))
 }
 
+/// What comes before a tree can be served. Failures show when that is tried.
+fn begin(scene: &Scene) -> Vec<Finding> {
+    let Ok(store) = scene.tree.store() else { return Vec::new() };
+    let pending = pending(&*store, false);
+    let Ok(recovered) = store.recover(&scene.root) else { return Vec::new() };
+    let how = format!("{} changes completed, {} taken back", recovered.completed, recovered.undone);
+    let settled = pending.map(|finding| Finding { outcome: Outcome::Repaired(how.into()), ..finding });
+    settled.into_iter().chain(mend_root(scene, &*store)).collect()
+}
+
 /// Nothing can be served while the root's record cannot be read; it is
 /// replaced where it is.
-fn mend_root(scene: &Scene) -> Option<Finding> {
+fn mend_root(scene: &Scene, store: &dyn MetaStore) -> Option<Finding> {
     let host = scene.base.attr(&scene.root, None).ok()?;
-    let store = scene.tree.store().ok()?;
-    // As every writer: first of all.
-    store.recover(&scene.root).ok()?;
     let error = store.load_root(scene.base.root_fd(), &host).err()?;
     let mut finding = Finding::of_object(b"", Problem::UnreadableRecord(reason(&error).into()), Some(Mend::Lose));
     if host.uid.0 == parts::owner(&scene.tree) {
@@ -85,6 +92,10 @@ fn settle_leftovers(tree: &Tree, before: &mut [Finding]) {
         match finding.mend {
             Some(Mend::Recover) if !left.contains(&finding.path) => {
                 finding.outcome = Outcome::Repaired("completed or taken back".into());
+            }
+            // Not every format sweeps what another one staged.
+            Some(Mend::Recover) if finding.path.starts_with(parts::STAGE) => {
+                finding.settle(parts::unstage(tree, &finding.path.clone()).map(|()| "removed".into()));
             }
             Some(Mend::Sweep) => finding.settle(parts::sweep(tree, &finding.path.clone()).map(|()| "removed".into())),
             _ => {}
@@ -129,6 +140,11 @@ impl Bench<'_> {
         // Should we die in here, the next writer counts anew.
         let somewhere = Entry { kind: EntryKind::Change, ino: 0, before: 0, path: None };
         let announced = self.fs.account.announce(&[somewhere], Usage::default())?;
+        // Before records go, whose names must be counted rightly.
+        if found.iter().any(is_untidy) {
+            let tidied = self.store().tidy().map(|()| "removed".to_owned()).map_err(|error| reason(&error));
+            found.iter_mut().filter(|found| is_untidy(found)).for_each(|found| found.finding.settle(tidied.clone()));
+        }
         let mend = |found: &mut Found| {
             if let Some(spot) = &found.spot {
                 let done = self.mend(&found.finding, spot);
@@ -286,6 +302,11 @@ impl Bench<'_> {
         }
         Err(damaged("/lost+found has no free name"))
     }
+}
+
+/// What the store can take away by itself.
+fn is_untidy(found: &Found) -> bool {
+    matches!((&found.finding.problem, found.finding.mend), (Problem::FormatFlaw(_), Some(Mend::Sweep)))
 }
 
 fn timespec(time: externfs::Timestamp) -> Timespec {

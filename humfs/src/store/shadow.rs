@@ -36,6 +36,7 @@
 //! ```
 
 mod attributes;
+mod inspect;
 mod lines;
 mod mirror;
 mod moves;
@@ -249,5 +250,17 @@ impl MetaStore for ShadowStore {
 
     fn discard(&self, at: &At<'_>) -> Result<()> {
         self.with_spare_fds(|| self.discard_records(at))
+    }
+
+    fn reset(&self, object: &Object<'_>, record: &Record) -> Result<()> {
+        self.with_spare_fds(|| self.reset_record(object, record))
+    }
+
+    fn identity(&self, at: &At<'_>) -> Result<u64> {
+        self.with_spare_fds(|| self.record_number(at))
+    }
+
+    fn describe(&self, _root: BorrowedFd<'_>, at: Option<&At<'_>>) -> String {
+        self.describe_record(at)
     }
 }

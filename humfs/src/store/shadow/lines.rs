@@ -57,7 +57,11 @@ fn unwritten(kind: FileKind) -> Record {
     Record::new(kind, Mode::new(mode), GuestUid(0), GuestGid(0))
 }
 
-fn read_text(style: Style, dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
+/// What is in the record called `name` in `dir`; None if there is none.
+///
+/// # Errors
+/// EIO for what is no record.
+pub(super) fn read_text(style: Style, dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<Vec<u8>>> {
     if style == Style::Link {
         match rustix::fs::readlinkat(dir, name, Vec::with_capacity(2 * LINE_MAX)) {
             Ok(text) => return Ok(Some(text.into_bytes())),

@@ -87,7 +87,11 @@ impl Mirror {
             }
             match self.known(key) {
                 Some(Some(dir)) => break dir,
-                Some(None) if !make => return Ok(None),
+                Some(None) if !make => {
+                    // Else each level of a deep tree would climb to here again.
+                    self.remember(node.host_key(), None);
+                    return Ok(None);
+                }
                 _ => {}
             }
             // A directory that was removed takes no more names.

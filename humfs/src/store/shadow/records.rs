@@ -168,14 +168,20 @@ impl ShadowStore {
 
     pub(super) fn list_recorded(&self, dir: &Arc<hostfs::Inode>, emit: &mut dyn FnMut(&CStr)) -> Result<()> {
         let failed = fault("listing records");
+        let mut are_two = false;
         // Most directories are in two of these; each is told once.
         let mut told: Vec<(&Mirror, Arc<OwnedFd>)> = Vec::new();
         for mirror in self.mirrors() {
             let Some(found) = mirror.find(dir)? else { continue };
+            let mut own = 0;
             for entry in rustix::fs::Dir::new(host::open_listing(found.as_fd()).map_err(&failed)?).map_err(&failed)? {
                 let entry = entry.map_err(&failed)?;
                 let name = entry.file_name();
-                if name == c"." || name == c".." || !mirror.keeps(found.as_fd(), &entry)? {
+                if name == c"." || name == c".." {
+                    continue;
+                }
+                if !mirror.keeps(found.as_fd(), &entry)? {
+                    own += 1;
                     continue;
                 }
                 let mut is_told = false;
@@ -186,9 +192,10 @@ impl ShadowStore {
                     emit(name);
                 }
             }
+            are_two = are_two || own > 1;
             told.push((mirror, found));
         }
-        Ok(())
+        if are_two { Err(damaged("a metadata directory has two records of its own")) } else { Ok(()) }
     }
 }
 

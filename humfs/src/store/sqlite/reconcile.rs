@@ -35,7 +35,7 @@ pub(super) fn reconcile(session: &mut Session, site: &Site) -> Result<()> {
 }
 
 /// Deletes what no name leads to, and counts names anew.
-fn sweep(conn: &Connection) -> rusqlite::Result<()> {
+pub(super) fn sweep(conn: &Connection) -> rusqlite::Result<()> {
     // A directory's names go with it, those of directories in it in the next
     // round.
     while conn.execute("DELETE FROM dentry WHERE parent<>?1 AND parent NOT IN (SELECT ino FROM dentry)", [ROOT])? > 0 {}

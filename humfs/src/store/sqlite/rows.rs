@@ -61,6 +61,12 @@ fn inode(row: &Columns<'_>, at: usize) -> Sql<Option<Inode>> {
     Ok(Some(Inode { nlink, is_dir, has_xattrs: flags & HAS_XATTRS != 0 }))
 }
 
+/// Whether a name other than `name` leads to the inode with number `ino`.
+pub(super) fn has_other_name(conn: &Connection, ino: i64, name: (i64, &[u8])) -> Result<bool> {
+    let sql = "SELECT 1 FROM dentry WHERE ino=?1 AND NOT (parent=?2 AND name=?3) LIMIT 1";
+    one(conn, sql, (ino, name.0, name.1), |_| Ok(())).map(|found| found.is_some())
+}
+
 /// The number behind `name` in the directory with number `parent`.
 pub(super) fn number(conn: &Connection, parent: i64, name: &[u8]) -> Result<Option<i64>> {
     one(conn, "SELECT ino FROM dentry WHERE parent=?1 AND name=?2", (parent, name), |row| row.get(0))

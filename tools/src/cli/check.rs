@@ -1,0 +1,60 @@
+//! The commands that look into a tree's records.
+
+use clap::{Args, ValueHint};
+use humfs::Adopt;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Arguments of `check`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = CHECK_HELP)]
+pub struct Check {
+    /// The tree
+    #[arg(value_name = "TREE", value_hint = ValueHint::DirPath)]
+    pub tree: PathBuf,
+    /// Repair what can be repaired safely, and tell each repair
+    #[arg(long)]
+    pub repair: bool,
+    /// One JSON document instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// Look also while the tree is mounted: changes under way may look like problems
+    #[arg(long, conflicts_with = "repair")]
+    pub live: bool,
+    /// Whose files without a record are: root, owner-map or refuse, as with -o adopt=
+    #[arg(long, value_name = "POLICY", default_value = "root", value_parser = parse_adopt)]
+    pub adopt: Adopt,
+}
+
+const CHECK_HELP: &str = "\
+Without --repair nothing is changed. The exit status is 0 for a clean tree, 1 if all problems were repaired, 4 if some are left, 8 if the tree could not \
+be checked. A repair takes no data away and gives nobody more than he had: what nobody owns goes to /lost+found in the guest, as 0:0 with mode 0600.
+
+Examples:
+  externfs check /srv/guest
+  externfs check /srv/guest --repair
+  externfs check /srv/guest --json | jq -r '.findings[] | .kind + \" \" + .path'";
+
+/// Arguments of `explain`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:\n  externfs explain /srv/guest /etc/shadow\n  externfs explain /srv/guest / /bin/su")]
+pub struct Explain {
+    /// The tree, which may be mounted
+    #[arg(value_name = "TREE", value_hint = ValueHint::DirPath)]
+    pub tree: PathBuf,
+    /// Paths in it
+    #[arg(value_name = "PATH", required = true)]
+    pub paths: Vec<OsString>,
+    /// Whose files without a record are: root, owner-map or refuse, as with -o adopt=
+    #[arg(long, value_name = "POLICY", default_value = "root", value_parser = parse_adopt)]
+    pub adopt: Adopt,
+}
+
+fn parse_adopt(text: &str) -> Result<Adopt, String> {
+    match text {
+        "root" => Ok(Adopt::Root),
+        "owner-map" => Ok(Adopt::OwnerMap),
+        "refuse" => Ok(Adopt::Refuse),
+        _ => Err("root, owner-map or refuse".into()),
+    }
+}
