@@ -1,7 +1,7 @@
 //! The commands that make and convert trees, killed at each step: whatever is
 //! left, the same command again completes it, and nothing is lost.
 
-use externfs_tests::mortal::{self, End, Fate};
+use externfs_tests::mortal::{self, End, Fate, Steps};
 use externfs_tests::{fixture, harness};
 use externfs_tools::offline::{Offline, TreePath};
 use externfs_tools::transfer::{Gather, pack};
@@ -127,7 +127,7 @@ fn kill_everywhere(
     let go = |tree: &Path, fate| mortal::live(Command::new("/proc/self/exe").args([PERFORM, what]).arg(tree).arg(source), fate);
     let tree = dir.join("whole");
     fresh(&tree);
-    let End::Done { steps } = go(&tree, Fate::Never) else { panic!("{what} does not work") };
+    let End::Done(Steps { own: steps, .. }) = go(&tree, Fate::Never) else { panic!("{what} does not work") };
     // Where time is short, each step has its turn in another run.
     let stride = if std::env::var_os("EXTERNFS_TEST_CASES").is_some() { 1 } else { (steps / 400).max(1) };
     let points: Vec<usize> = (1..=steps).step_by(stride).collect();
