@@ -360,6 +360,18 @@ impl Mount {
         mount
     }
 
+    /// `externfs mount sqlfs DATABASE`.
+    ///
+    /// # Panics
+    /// With the server's words when it does not mount.
+    #[must_use]
+    pub fn sqlfs(database: &Path, options: &str) -> Mount {
+        let mount = Mount::launch(temp_dir(), "sqlfs", (database, options), |_| {});
+        let first = std::fs::metadata(mount.path());
+        assert!(first.is_ok(), "{first:?}; the server said: {}", mount.server.log());
+        mount
+    }
+
     fn launch(point: TempDir, plugin: &str, (source, options): (&Path, &str), adjust: impl FnOnce(&mut Command)) -> Mount {
         need_fuse();
         let mut command = Command::new(binary());

@@ -87,7 +87,7 @@ pub fn sort(plugin: &dyn Plugin, list: &[MountOption]) -> Result<Sorted> {
             _ if sorted.mount.accept(key, value).map_err(refused)? => {
                 // Both must know: the kernel spares us the request, the
                 // plugin must not rely on that.
-                if matches!(key, "ro" | "sync") && options::is_known_to(plugin, key) {
+                if matches!(key, "ro" | "rw" | "sync") && options::is_known_to(plugin, key) {
                     sorted.plugin.push(option.clone());
                 }
                 if key == "rw" {

@@ -251,15 +251,25 @@ pub(super) fn sync(control: BorrowedFd<'_>) -> Result<()> {
     // Closing a descriptor of ours lets go of the process's locks on that file,
     // but SQLite has none on this one.
     match host::open_file(control, c"metadata.db-wal", OFlags::RDWR) {
-        Ok(log) => rustix::fs::fdatasync(&log).map_err(fault("fdatasync of humfs/metadata.db-wal")),
+        Ok(log) => rustix::fs::fsync(&log).map_err(fault("fsync of humfs/metadata.db-wal")),
         Err(Host::NOENT) => Ok(()),
         Err(other) => Err(fault("opening humfs/metadata.db-wal")(other)),
     }
 }
 
-/// Moves transactions from SQLite's log into the database file. Returns how
-/// many pages the log has.
-pub(super) fn checkpoint(conn: &Connection, mode: &str) -> Result<i64> {
-    let pages = conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), (), |row| row.get(1));
-    pages.map_err(refused("moving transactions into the database"))
+/// How far SQLite's log is moved into the database file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Checkpoint {
+    /// Pages in the log.
+    pub(super) pages: i64,
+    /// Those of them that are in the database file, too.
+    pub(super) moved: i64,
+}
+
+/// Moves transactions from SQLite's log into the database file, as far as
+/// readers let, without waiting for any. A log that is moved as a whole is
+/// begun anew with the next transaction.
+pub(super) fn checkpoint(conn: &Connection) -> Result<Checkpoint> {
+    let done = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |row| Ok(Checkpoint { pages: row.get(1)?, moved: row.get(2)? }));
+    done.map_err(refused("moving transactions into the database"))
 }

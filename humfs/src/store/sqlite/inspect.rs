@@ -49,7 +49,7 @@ impl SqliteStore {
             if hino == host.ino && !is_reused {
                 return Ok(None);
             }
-            if Past::read(session.conn(), &self.shared.site)?.is_copied {
+            if Past::read(session.conn(), &self.shared.site, true)?.is_copied {
                 // The host's numbers mean nothing; the next writer forgets them.
                 return Ok(None);
             }

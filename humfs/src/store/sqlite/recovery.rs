@@ -19,6 +19,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// What has happened since the database was last written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Past {
+    /// The database says that the tree has been in use since this boot.
+    pub(super) is_marked: bool,
     /// The host went down while the tree was in use: the newest records may be
     /// missing where the data tree's changes are not, and the reverse.
     has_crashed: bool,
@@ -29,13 +31,18 @@ pub(super) struct Past {
 }
 
 impl Past {
-    pub(super) fn read(conn: &Connection, site: &Site) -> Result<Past> {
+    pub(super) fn read(conn: &Connection, site: &Site, may_walk: bool) -> Result<Past> {
         let is_clean = database::get::<i64>(conn, "clean")? != 0;
         let boot: Option<String> = database::look::<Option<String>>(conn, "boot_id")?.flatten();
         let root: Option<i64> = database::look(conn, "root_ino")?;
         let is_same_boot = boot.is_some() && boot == site.boot;
         let is_new = root.is_none_or(|root| root as u64 != site.root);
-        Ok(Past { has_crashed: !is_clean && !is_same_boot, is_copied: is_new && root.is_some(), is_new })
+        Ok(Past {
+            is_marked: !is_clean && is_same_boot,
+            has_crashed: !is_clean && !is_same_boot && may_walk,
+            is_copied: is_new && root.is_some(),
+            is_new,
+        })
     }
 }
 
@@ -46,12 +53,12 @@ pub(super) fn pending(site: &Site) -> Result<Option<&'static str>> {
         return Ok(None);
     }
     let conn = database::open_to_read(control)?;
-    let (tag, seq): (i64, i64) = (database::get(&conn, "tag")?, database::get(&conn, "seq")?);
-    let past = Past::read(&conn, site)?;
+    let (tag, seq) = (database::tag(&conn)?, database::seq(&conn)?);
+    let past = Past::read(&conn, site, true)?;
     if past.has_crashed {
         return Ok(Some("the host went down while the tree was in use"));
     }
-    Ok((!Log::is_settled(control, tag as u64, seq as u64)?).then_some("the server died before the database had all changes"))
+    Ok((!Log::is_settled(control, tag, seq)?).then_some("the server died before the database had all changes"))
 }
 
 /// A log that a dead writer left is for the next writer. If we can be that
@@ -63,7 +70,7 @@ pub(super) fn settle_first(site: &Site) -> Result<()> {
     }
     let conn = database::open_to_read(control)?;
     let (tag, seq) = (database::tag(&conn)?, database::seq(&conn)?);
-    let past = Past::read(&conn, site)?;
+    let past = Past::read(&conn, site, true)?;
     drop(conn);
     if Log::is_settled(control, tag, seq)? && !past.has_crashed {
         return Ok(());
@@ -78,7 +85,7 @@ pub(super) fn settle_first(site: &Site) -> Result<()> {
     let dup = |fd: &OwnedFd| fd.try_clone().map_err(externfs::Error::from);
     let (control, data) = (dup(&site.control)?, dup(&site.data)?);
     let writer = Site { control, data, root: site.root, boot: site.boot.clone(), access: Access::Write, is_expected: true };
-    let (mut session, _) = Session::open(&writer)?;
+    let (mut session, _) = Session::open(&writer, true)?;
     session.commit(None).map(drop)
 }
 
@@ -101,7 +108,7 @@ pub(super) fn recover(session: &mut Session, site: &Site, past: &Past, entries: 
     if past.has_crashed {
         reconcile::reconcile(session, site)?;
         // Not once more, should we die.
-        session.mark(site)?;
+        session.mark(site, None)?;
     }
     Ok(recovered)
 }

@@ -6,7 +6,7 @@ mod kill;
 
 use super::*;
 use crate::superblock::Superblock;
-use externfs::{DeviceNumber, ExternFs, GuestGid, GuestUid, Mode};
+use externfs::{DeviceNumber, Errno, ExternFs, GuestGid, GuestUid, Mode};
 use hostfs::HostFs;
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;

@@ -116,7 +116,7 @@ impl World {
         let site = &self.store.shared.site;
         let session = state.session(site).unwrap();
         let change = (case.plan)(&self, session, site).unwrap();
-        session.write_down(site, &change).unwrap();
+        session.write_down(&change).unwrap();
         drop(state);
         if is_done {
             (case.host)(&self);
@@ -219,11 +219,23 @@ fn all_that_was_answered_survives_death_at_any_time() {
 fn a_database_that_fails_is_opened_again_and_nothing_is_lost() {
     let world = World::new();
     world.create("a", &file(1)).unwrap();
-    // As SQLite does itself when the disk is full.
-    let break_down = || world.store.shared.lock().session.as_ref().unwrap().conn().execute_batch("ROLLBACK; DROP TABLE hostref").unwrap();
-    break_down();
-    world.create("b", &file(2)).unwrap_err();
+    // While a change is under way.
+    let break_down = |world: &World| {
+        let state = world.store.shared.lock();
+        state.session.as_ref().unwrap().conn().execute_batch("ROLLBACK; DROP TABLE hostref").unwrap();
+    };
+    let told = world.store.change(
+        |session, site| world.with("b", |at| plan::create(session, site, at, &file(2))),
+        || {
+            break_down(&world);
+            std::fs::write(world.host("b"), "").unwrap();
+            Ok(((), Outcome::default()))
+        },
+    );
+    assert_eq!(told.unwrap_err().errno(), Errno::EIO);
+    // From then on nothing is begun that could not be ended.
     assert_eq!(world.create("c", &file(3)).unwrap_err().errno(), Errno::EIO);
+    assert!(!world.host("c").exists());
     let dir = world.die();
     let conn = Connection::open(dir.path().join("humfs/metadata.db")).unwrap();
     conn.execute_batch("CREATE TABLE hostref(ino INTEGER PRIMARY KEY, hino INTEGER NOT NULL) STRICT").unwrap();
@@ -237,7 +249,6 @@ fn a_batch_that_sqlite_has_rolled_back_is_written_again() {
     let world = World::new();
     world.create("a", &file(1)).unwrap();
     world.store.shared.lock().session.as_ref().unwrap().conn().execute_batch("ROLLBACK").unwrap();
-    world.store.shared.lock().session = None;
     world.create("b", &file(2)).unwrap();
     assert_eq!((world.load("a"), world.load("b")), (Loaded::Record(file(1)), Loaded::Record(file(2))));
     world.again().check_rows();
@@ -319,6 +330,29 @@ fn a_crash_of_the_host_changes_nothing_where_both_sides_agree() {
     std::fs::rename(dir.path().join("data/z"), dir.path().join("data/y")).unwrap();
     let world = World::open(dir);
     assert_eq!(world.load("y"), Loaded::Absent);
+}
+
+#[test]
+fn the_first_change_of_a_name_is_announced_before_it_is_done() {
+    let world = World::new().again();
+    let is_clean = |world: &World| world.count("SELECT v FROM super WHERE k='clean'") == 1;
+    assert!(is_clean(&world));
+    let told = world.store.change(
+        |session, site| world.with("f", |at| plan::create(session, site, at, &file(1))),
+        || {
+            // What somebody sees who looks at the file itself.
+            let conn = Connection::open(world.dir.path().join("humfs/metadata.db")).unwrap();
+            let clean: i64 = conn.query_row("SELECT v FROM super WHERE k='clean'", (), |row| row.get(0)).unwrap();
+            std::fs::write(world.host("f"), "").unwrap();
+            Ok((clean, Outcome::default()))
+        },
+    );
+    assert_eq!(told, Ok(0));
+    // A change of a record alone is no reason to look at all names.
+    let world = world.again();
+    world.save("f", &file(2));
+    world.store.sync().unwrap();
+    assert!(is_clean(&world));
 }
 
 #[test]
