@@ -88,10 +88,11 @@ impl SqlFs {
                 return Ok(Opened { file: File::Talk(talk), cache: FileCache::Bypass, size: 0 });
             }
             Place::Cell { .. } if changes && self.options.writes => {
-                let writing = self.open_cell(uid, node, flags)?;
+                let writing = self.open_cell(uid, node, flags.truncate)?;
                 return Ok(Opened { file: File::Cell(writing), cache: FileCache::Bypass, size: 0 });
             }
             _ if changes => return Err(Errno::EROFS.into()),
+            Place::Cell { .. } => self.settle_cell(uid, node),
             _ => {}
         }
         let text = |text: String| Ok((None, text.into_bytes()));

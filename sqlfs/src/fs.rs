@@ -35,12 +35,12 @@ pub struct Listing(pub(crate) Vec<(String, u64, FileKind)>);
 /// See the [module](self).
 #[derive(Debug)]
 pub struct SqlFs {
-    pub(crate) engine: Engine,
+    pub(crate) engine: Arc<Engine>,
     /// The database's file name.
     pub(crate) name: String,
     pub(crate) options: Options,
     pub(crate) saved: Saved,
-    pub(crate) journal: Journal,
+    pub(crate) journal: Arc<Journal>,
     pub(crate) withdrawn: Withdrawn,
     schema: Mutex<Option<(Instant, Arc<Schema>)>>,
     /// Two of them make a node's number from its place: a guest that does not
@@ -52,11 +52,11 @@ pub struct SqlFs {
 impl SqlFs {
     pub(crate) fn new(engine: Engine, name: String, options: Options) -> SqlFs {
         SqlFs {
-            engine,
+            engine: Arc::new(engine),
             name,
             options,
             saved: Saved::default(),
-            journal: Journal::default(),
+            journal: Arc::default(),
             withdrawn: Withdrawn::default(),
             schema: Mutex::default(),
             hashers: (RandomState::new(), RandomState::new()),
@@ -225,14 +225,14 @@ impl ExternFs for SqlFs {
         match file {
             File::Talk(talk) => talk.write(source, self.engine.limits().sql),
             File::Draft(draft) => draft.write((!flags.append).then_some(offset), source),
-            File::Cell(writing) => self.write_cell(writing, (!flags.append).then_some(offset), source),
+            File::Cell(writing) => writing.write((!flags.append).then_some(offset), source),
             File::Answer(..) | File::Text(..) => Err(Errno::EBADF.into()),
         }
     }
 
     fn flush(&self, file: &File) -> Result<()> {
         match file {
-            File::Cell(writing) => self.flush_cell(writing),
+            File::Cell(writing) => writing.settle(),
             _ => Ok(()),
         }
     }
