@@ -237,7 +237,7 @@ impl ExternFs for SqlFs {
         }
     }
 
-    fn set_attr(&self, caller: &Caller, node: &Node, _: Option<&File>, change: &SetAttr) -> Result<Attr> {
+    fn set_attr(&self, caller: &Caller, node: &Node, file: Option<&File>, change: &SetAttr) -> Result<Attr> {
         self.admit(caller)?;
         let size_only = SetAttr {
             size: change.size,
@@ -261,7 +261,7 @@ impl ExternFs for SqlFs {
             // What `> query` asks for; there is nothing to cut.
             (Place::Talk(_), _) if change.size.is_some() && *change == size_only => {}
             (Place::Cell { .. }, _) if self.options.writes && change.size.is_some() && *change == size_only => {
-                self.resize_cell(caller.uid.0, node, change.size.unwrap_or(0))?;
+                self.resize_cell(caller.uid.0, node, change.size.unwrap_or(0), file.is_none())?;
             }
             _ => return Err(Errno::EROFS.into()),
         }

@@ -84,13 +84,14 @@ impl Writing {
         Ok(taken)
     }
 
-    /// While others have the cell open, emptiness is not stored before it is
-    /// closed: it may be what the database refuses, and not what was meant.
-    fn resize(&self, size: usize) -> Result<()> {
+    /// By name while others have the cell open, it is open(2) with O_TRUNC most
+    /// likely: then emptiness is not stored before the cell is closed. It may
+    /// be what the database refuses, and not what was meant.
+    fn resize(&self, size: usize, by_name: bool) -> Result<()> {
         let mut draft = draft_of(&self.shown);
         let mut bytes = draft.bytes.clone();
         bytes.resize(size, 0);
-        draft.cut = size == 0 && draft.writers > 1;
+        draft.cut = size == 0 && by_name && draft.writers > 1;
         if !draft.cut {
             self.store(&bytes)?;
         }
@@ -152,17 +153,15 @@ impl SqlFs {
     }
 
     /// truncate(2), ftruncate(2), and open(2) with O_TRUNC.
-    pub(crate) fn resize_cell(&self, uid: u32, node: &Node, size: u64) -> Result<()> {
+    pub(crate) fn resize_cell(&self, uid: u32, node: &Node, size: u64, by_name: bool) -> Result<()> {
         let size = usize::try_from(size).ok().filter(|size| *size as u64 <= self.engine.limits().bytes).ok_or(Errno::EFBIG)?;
-        self.open_cell(uid, node, false)?.resize(size)
+        self.open_cell(uid, node, false)?.resize(size, by_name)
     }
 
     /// Who reads a cell that was cut a moment ago finds it empty.
     pub(crate) fn settle_cell(&self, uid: u32, node: &Node) {
         let was_cut = draft_of(&node.shown).cut;
-        if was_cut
-            && let Ok(writing) = self.open_cell(uid, node, false)
-        {
+        if was_cut && let Ok(writing) = self.open_cell(uid, node, false) {
             // A refusal is in `errors`, and the old value is what is read.
             let _ = writing.settle();
         }

@@ -4,6 +4,9 @@
 //!
 //! A program of its own, since the engine forks while there is one thread.
 
+// A test that unwraps says what it expects.
+#![allow(clippy::unwrap_used)]
+
 use externfs::Errno;
 use sqlfs::query::{Allowed, Ask, Deed, Engine, Format, Limits, Refusal, Source, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,8 +18,10 @@ const LIMIT: Duration = Duration::from_millis(1000);
 /// Beyond twice the limit: a worker to start and a machine that is busy.
 const GRACE: Duration = Duration::from_millis(1000);
 
+type Test = fn(&Path);
+
 fn main() -> ExitCode {
-    let tests: [(&str, fn(&Path)); 8] = [
+    let tests: [(&str, Test); 8] = [
         ("time_is_limited", time_is_limited),
         ("memory_and_size_are_limited", memory_and_size_are_limited),
         ("what_is_not_theirs_is_refused", what_is_not_theirs_is_refused),

@@ -1,8 +1,9 @@
 //! What shells, editors, cp, tar, rsync and find do to a mounted sqlfs, with
 //! the errno of each refusal; and a database that others have made.
 
-use externfs_tests::fixture::{self, Mount, cache_dir, need_program, need_root, output, shell, succeed, temp_dir};
+use externfs_tests::fixture::{self, Mount, Process, cache_dir, need_program, need_root, output, shell, succeed, temp_dir};
 use externfs_tests::harness::{self, skip};
+use externfs_tests::ordinary;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -12,27 +13,31 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 fn main() -> std::process::ExitCode {
-    harness::main(externfs_tests::cases![
-        a_query_is_a_file_name,
-        a_query_may_contain_slashes,
-        formats_by_suffix_and_by_directory,
-        a_conversation_on_one_descriptor,
-        queries_are_saved_and_take_arguments,
-        editors_save_queries,
-        tables_are_read_without_sql,
-        keys_and_names_may_be_anything,
-        programs_read_answers_whole,
-        looking_around_is_harmless,
-        refusals_have_their_errno_and_a_line,
-        hostile_queries_hurt_nobody,
-        only_those_who_may_ask,
-        saved_queries_come_from_a_directory,
-        rows_are_changed_like_files,
-        what_the_database_refuses_is_an_errno,
-        nothing_is_written_unless_asked_for,
-        the_server_lets_go_of_everything,
-        a_database_of_others_is_read_whole,
-    ])
+    ordinary::in_own_mounts(|| {
+        harness::main(externfs_tests::cases![
+            a_query_is_a_file_name,
+            a_query_may_contain_slashes,
+            formats_by_suffix_and_by_directory,
+            a_conversation_on_one_descriptor,
+            queries_are_saved_and_take_arguments,
+            editors_save_queries,
+            tables_are_read_without_sql,
+            keys_and_names_may_be_anything,
+            programs_read_answers_whole,
+            looking_around_is_harmless,
+            refusals_have_their_errno_and_a_line,
+            hostile_queries_hurt_nobody,
+            only_those_who_may_ask,
+            saved_queries_come_from_a_directory,
+            rows_are_changed_like_files,
+            what_the_database_refuses_is_an_errno,
+            nothing_is_written_unless_asked_for,
+            the_server_lets_go_of_everything,
+            an_ordinary_user_mounts_for_himself,
+            guests_are_served_too,
+            a_database_of_others_is_read_whole,
+        ])
+    })
 }
 
 const MADE: &str = "
@@ -399,7 +404,7 @@ fn hostile_queries_hurt_nobody() {
     let point = ground.mount.path().to_owned();
     let askers: Vec<_> = (0..12)
         .map(|number| {
-            let path = point.join(slow.replace('@', &number.to_string()));
+            let path = point.join(slow.replace('@', &(10_000 + number).to_string()));
             std::thread::spawn(move || fs::read(path).expect_err("slow").raw_os_error())
         })
         .collect();
@@ -558,6 +563,42 @@ fn the_server_lets_go_of_everything() {
     fs::set_permissions(&text, fs::Permissions::from_mode(0o644)).expect("chmod");
     let refused = output(Command::new(fixture::binary()).args(["mount", "sqlfs"]).arg(&text).arg(&point));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("is no SQLite database"), "{refused:?}");
+}
+
+fn an_ordinary_user_mounts_for_himself() {
+    ordinary::need();
+    let dir = temp_dir();
+    let database = dir.path().join("made.db");
+    succeed(Command::new(need_program("sqlite3", "sqlite3")).arg(&database).arg(MADE));
+    // A journal is made beside it.
+    ordinary::give(&database);
+    ordinary::give(dir.path());
+    let mount = Mount::sqlfs_of_user(&database, &format!("rw,uid={}", ordinary::USER));
+    let run = |script: &str| {
+        let mut command = Command::new("sh");
+        ordinary::act(command.args(["-euc", script]).current_dir("/"));
+        succeed(&mut command)
+    };
+    let point = mount.path().display();
+    assert_eq!(run(&format!("cat {point}/'select max(age) from person'")), "36\n");
+    assert_eq!(run(&format!("echo 40 > {point}/tables/person/rows/1/age; cat {point}/tables/person/rows/1/age")), "40\n");
+    mount.finish();
+}
+
+/// Without a guest: that the server comes up and goes, and takes all with it.
+fn guests_are_served_too() {
+    need_root();
+    let dir = temp_dir();
+    let (database, socket) = (dir.path().join("made.db"), dir.path().join("socket"));
+    succeed(Command::new(need_program("sqlite3", "sqlite3")).arg(&database).arg(MADE));
+    let mut command = Command::new(fixture::binary());
+    command.args(["serve", "sqlfs"]).arg(&database).arg("--socket").arg(&socket);
+    let mut server = Process::start(&mut command);
+    server.wait_until("does not serve", || socket.exists());
+    server.signal(rustix::process::Signal::TERM);
+    assert!(server.wait(10).success(), "{}", server.log());
+    let left = || output(Command::new("pgrep").args(["-f", &database.display().to_string()])).stdout.is_empty();
+    fixture::wait_for("the keeper ends", left);
 }
 
 /// PROJ's database of coordinate systems, as Debian ships it: some eighty
