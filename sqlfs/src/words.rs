@@ -220,4 +220,34 @@ mod tests {
         assert_eq!(unspell("%zz"), None);
         assert_eq!(unspell("a%"), None);
     }
+
+    /// What a guest sends is anything. Whatever SQLite takes, we see alike.
+    #[test]
+    fn any_text_is_looked_at() {
+        let pieces = [
+            "select ", "'", "\"", "`", "[", "]", "(", ")", "--", "\n", "/*", "*/", "?", "?2", ":a", "@b", "$c", "1", ", ", "ä", " ", "x",
+            "%", "/", "||",
+        ];
+        let connection = rusqlite::Connection::open_in_memory().unwrap();
+        let (mut seed, mut valid) = (1_u64, 0);
+        for _ in 0..20_000 {
+            let mut text = String::from("select 1, ");
+            for _ in 0..seed % 9 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                text.push_str(pieces[(seed >> 33) as usize % pieces.len()]);
+            }
+            seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let seen = shape(&text);
+            let _ = is_query(&text);
+            assert_eq!(unspell(&spell(&text)).as_deref(), Some(text.as_str()));
+            let _ = unspell(&text);
+            if let Ok(statement) = connection.prepare(&text) {
+                valid += 1;
+                assert_eq!(seen.arguments, statement.parameter_count(), "{text}");
+                // SQLite lets a comment run to the end of the text.
+                assert!(!seen.is_open || text.contains("/*"), "{text}");
+            }
+        }
+        assert!(valid > 100, "{valid}");
+    }
 }

@@ -372,6 +372,18 @@ impl Mount {
         mount
     }
 
+    /// The same by an ordinary user, for himself.
+    ///
+    /// # Panics
+    /// With the server's words when it does not mount.
+    #[must_use]
+    pub fn sqlfs_of_user(database: &Path, options: &str) -> Mount {
+        ordinary::need();
+        let point = temp_dir();
+        ordinary::give(point.path());
+        Mount::launch(point, "sqlfs", (database, options), ordinary::act)
+    }
+
     fn launch(point: TempDir, plugin: &str, (source, options): (&Path, &str), adjust: impl FnOnce(&mut Command)) -> Mount {
         need_fuse();
         let mut command = Command::new(binary());
