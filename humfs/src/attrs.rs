@@ -3,6 +3,7 @@
 use crate::account::{self, BLOCK, Entry, EntryKind, Outcome, Usage};
 use crate::acl::{self, Acl};
 use crate::fs::HumFs;
+use crate::host::{self, fault};
 use crate::node::{HumFile, HumNode, NodeState};
 use crate::record::Record;
 use crate::store::{At, Object, Place};
@@ -58,6 +59,10 @@ impl HumFs {
         let object = Object { fd: held.as_fd(), is_open, place, host: &host };
         if record.xattrs == state.record.xattrs {
             self.store.save(&object, &record)?;
+            if record == state.record {
+                // Some hosts leave the ctime when an attribute gets the value that it has.
+                host::touch_ctime(object.fd).map_err(fault("moving the ctime of a file"))?;
+            }
             state.record = record;
             return Ok(());
         }
@@ -229,7 +234,7 @@ fn changed(record: &Record, change: &SetAttr) -> Result<Option<Record>> {
         }
         new.mode = mode;
         if let Some(value) = new.xattrs.get(acl::ACCESS) {
-            let mut acl = Acl::parse(value).map_err(|_| crate::host::damaged("an ACL cannot be read"))?;
+            let mut acl = Acl::parse(value).map_err(|_| host::damaged("an ACL cannot be read"))?;
             acl.chmod(mode.bits());
             new.xattrs.set(acl::ACCESS, &acl.to_bytes());
         }
