@@ -33,7 +33,7 @@ const SCHEMA_AGE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Listing(pub(crate) Vec<(String, u64, FileKind)>);
 
-/// See the [module](self).
+/// A database as a tree. `MAPPING.md` says what is in it.
 #[derive(Debug)]
 pub struct SqlFs {
     pub(crate) engine: Arc<Engine>,

@@ -42,13 +42,13 @@ pub(crate) fn shape(sql: &str) -> Shape {
                 after
             }
             ':' | '@' | '$' => {
-                let (name, after) = split_while(rest.split_at(1).1, is_of_a_word);
+                let (name, after) = variable(rest.split_at(1).1);
                 if !name.is_empty() && names.insert((first, name)) {
                     highest += 1;
                 }
                 after
             }
-            _ if is_of_a_word(first) => split_while(rest, |c| is_of_a_word(c) || c == '$').1,
+            _ if is_of_a_word(first) => split_while(rest, is_of_a_word_within).1,
             _ => {
                 match first {
                     '(' => depth += 1,
@@ -64,7 +64,31 @@ pub(crate) fn shape(sql: &str) -> Shape {
 }
 
 fn is_of_a_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
+    c.is_ascii_alphanumeric() || c == '_' || !c.is_ascii()
+}
+
+fn is_of_a_word_within(c: char) -> bool {
+    is_of_a_word(c) || c == '$'
+}
+
+/// A variable's name at the beginning of `text`, and what follows it. SQLite
+/// takes those of Tcl too: `a::b`, and `a(b)` at the end.
+fn variable(text: &str) -> (&str, &str) {
+    let mut length = 0;
+    loop {
+        let (before, rest) = text.split_at(length);
+        let (word, after) = split_while(rest, is_of_a_word_within);
+        length += word.len();
+        if after.starts_with("::") {
+            length += 2;
+        } else if after.starts_with('(') && length > 0 {
+            let end = after.find(|c: char| c == ')' || c.is_ascii_whitespace());
+            // Without its end it is no variable, and no statement either.
+            return text.split_at(end.map_or(text.len(), |end| length + end + 1));
+        } else {
+            return text.split_at(before.len() + word.len());
+        }
+    }
 }
 
 fn split_while(text: &str, is_in: impl Fn(char) -> bool) -> (&str, &str) {
@@ -225,8 +249,8 @@ mod tests {
     #[test]
     fn any_text_is_looked_at() {
         let pieces = [
-            "select ", "'", "\"", "`", "[", "]", "(", ")", "--", "\n", "/*", "*/", "?", "?2", ":a", "@b", "$c", "1", ", ", "ä", " ", "x",
-            "%", "/", "||",
+            "select ", "'", "\"", "`", "[", "]", "(", ")", "--", "\n", "/*", "*/", "?", "?2", ":a", "@b", "$c", "::", "1", ", ", "ä", " ",
+            "x", "%", "/", "||",
         ];
         let connection = rusqlite::Connection::open_in_memory().unwrap();
         let (mut seed, mut valid) = (1_u64, 0);
