@@ -14,17 +14,15 @@ const TALK: &str = "write a query to this file and read its answer from the same
 
 /// An open file.
 #[derive(Debug)]
-pub enum File {
-    #[doc(hidden)]
-    Answer(Answer, #[allow(private_interfaces)] Showing),
-    #[doc(hidden)]
-    Text(Vec<u8>, #[allow(private_interfaces)] Showing),
-    #[doc(hidden)]
-    Draft(#[allow(private_interfaces)] Arc<Draft>),
-    #[doc(hidden)]
-    Talk(#[allow(private_interfaces)] Talk),
-    #[doc(hidden)]
-    Cell(#[allow(private_interfaces)] Writing),
+pub struct File(pub(crate) Open);
+
+#[derive(Debug)]
+pub(crate) enum Open {
+    Answer { answer: Answer, _showing: Showing },
+    Text { bytes: Vec<u8>, _showing: Showing },
+    Draft(Arc<Draft>),
+    Talk(Talk),
+    Cell(Writing),
 }
 
 /// A conversation on one descriptor: what is written is a query, what is read
@@ -80,18 +78,19 @@ impl SqlFs {
                     draft.resize(0)?;
                 }
                 let size = draft.facts().size;
-                return Ok(Opened { file: File::Draft(draft), cache: FileCache::Drop, size });
+                return Ok(Opened { file: File(Open::Draft(draft)), cache: FileCache::Drop, size });
             }
             Place::Talk(_) if flags.write && !flags.read => return Err(Errno::EINVAL.into()),
             Place::Talk(format) if flags.write => {
                 let talk = Talk { uid, format: *format, state: Mutex::default() };
-                return Ok(Opened { file: File::Talk(talk), cache: FileCache::Bypass, size: 0 });
+                return Ok(Opened { file: File(Open::Talk(talk)), cache: FileCache::Bypass, size: 0 });
             }
             Place::Cell { .. } if changes && self.options.writes => {
-                let writing = self.open_cell(uid, node, flags)?;
-                return Ok(Opened { file: File::Cell(writing), cache: FileCache::Bypass, size: 0 });
+                let writing = self.open_cell(uid, node, flags.truncate)?;
+                return Ok(Opened { file: File(Open::Cell(writing)), cache: FileCache::Bypass, size: 0 });
             }
             _ if changes => return Err(Errno::EROFS.into()),
+            Place::Cell { .. } => self.settle_cell(uid, node),
             _ => {}
         }
         let text = |text: String| Ok((None, text.into_bytes()));
@@ -111,21 +110,21 @@ impl SqlFs {
             place => self.table_contents(uid, place),
         }?;
         let size = answer.as_ref().map_or(bytes.len() as u64, Answer::size);
-        let showing = Showing::begin(&node.shown, size);
+        let _showing = Showing::begin(&node.shown, size);
         let file = match answer {
-            Some(answer) => File::Answer(answer, showing),
-            None => File::Text(bytes, showing),
+            Some(answer) => Open::Answer { answer, _showing },
+            None => Open::Text { bytes, _showing },
         };
-        Ok(Opened { file, cache: FileCache::Bypass, size })
+        Ok(Opened { file: File(file), cache: FileCache::Bypass, size })
     }
 
     pub(crate) fn read_file(&self, file: &File, offset: u64, size: usize, sink: &mut dyn DataSink) -> Result<usize> {
-        match file {
-            File::Answer(answer, _) => answer.read(offset, size, sink),
-            File::Text(bytes, _) => read_slice(bytes, offset, size, sink),
-            File::Draft(draft) => draft.read(offset, size, sink),
-            File::Cell(writing) => writing.read(offset, size, sink),
-            File::Talk(talk) => self.read_talk(talk, offset, size, sink),
+        match &file.0 {
+            Open::Answer { answer, .. } => answer.read(offset, size, sink),
+            Open::Text { bytes, .. } => read_slice(bytes, offset, size, sink),
+            Open::Draft(draft) => draft.read(offset, size, sink),
+            Open::Cell(writing) => writing.read(offset, size, sink),
+            Open::Talk(talk) => self.read_talk(talk, offset, size, sink),
         }
     }
 

@@ -4,12 +4,13 @@
 //!
 //! # Locks
 //! ```text
-//! SqlFs::schema      while the schema is read, which takes a query's time at most
+//! SqlFs::refreshing  while the schema is read, which takes a query's time at most
+//!   SqlFs::schema    for a moment
 //! Talk, Writing      one open file's, while its query or change runs
 //! Saved, Draft, Journal::lines, SqlFs::withdrawn   for a moment
 //! ```
 
-use crate::contents::File;
+use crate::contents::{File, Open};
 use crate::journal::Journal;
 use crate::options::Options;
 use crate::place::{Node, Place};
@@ -22,7 +23,7 @@ use externfs::{
     NewNode, NodeKey, OpenFlags, Opened, RenameFlags, Result, SetAttr, SetTime, Timestamp, WriteFlags,
 };
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 /// How long names below `tables/` are taken from the same look at the schema.
@@ -32,17 +33,18 @@ const SCHEMA_AGE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Listing(pub(crate) Vec<(String, u64, FileKind)>);
 
-/// See the [module](self).
+/// A database as a tree. `MAPPING.md` says what is in it.
 #[derive(Debug)]
 pub struct SqlFs {
-    pub(crate) engine: Engine,
+    pub(crate) engine: Arc<Engine>,
     /// The database's file name.
     pub(crate) name: String,
     pub(crate) options: Options,
     pub(crate) saved: Saved,
-    pub(crate) journal: Journal,
+    pub(crate) journal: Arc<Journal>,
     pub(crate) withdrawn: Withdrawn,
     schema: Mutex<Option<(Instant, Arc<Schema>)>>,
+    refreshing: Mutex<()>,
     /// Two of them make a node's number from its place: a guest that does not
     /// know them cannot make two places look like one.
     hashers: (RandomState, RandomState),
@@ -52,13 +54,14 @@ pub struct SqlFs {
 impl SqlFs {
     pub(crate) fn new(engine: Engine, name: String, options: Options) -> SqlFs {
         SqlFs {
-            engine,
+            engine: Arc::new(engine),
             name,
             options,
             saved: Saved::default(),
-            journal: Journal::default(),
+            journal: Arc::default(),
             withdrawn: Withdrawn::default(),
             schema: Mutex::default(),
+            refreshing: Mutex::default(),
             hashers: (RandomState::new(), RandomState::new()),
             born: Timestamp::now(),
         }
@@ -108,17 +111,31 @@ impl SqlFs {
         self.engine.run(ask).map_err(|refusal| self.refuse(uid, &what, &refusal))
     }
 
-    /// What the database's tables are, a moment ago at most.
+    /// What the database's tables are, a moment ago at most; or a while ago, where
+    /// somebody else is looking right now or too many ask to look: names are not
+    /// to wait for queries.
     pub(crate) fn schema(&self) -> Result<Arc<Schema>> {
-        let mut known = self.schema.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((when, schema)) = &*known
-            && when.elapsed() < SCHEMA_AGE
-        {
-            return Ok(schema.clone());
+        let known = self.known_schema();
+        let refreshing = match (&known, self.refreshing.try_lock()) {
+            (Some((when, schema)), _) if when.elapsed() < SCHEMA_AGE => return Ok(schema.clone()),
+            (_, Ok(guard)) => guard,
+            (Some((_, schema)), Err(TryLockError::WouldBlock)) => return Ok(schema.clone()),
+            (_, Err(_)) => self.refreshing.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        match (self.engine.schema(), self.known_schema()) {
+            (Ok(schema), _) => {
+                let schema = Arc::new(schema);
+                *self.schema.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), schema.clone()));
+                drop(refreshing);
+                Ok(schema)
+            }
+            (Err(refusal), Some((_, schema))) if refusal.errno == Errno::EAGAIN => Ok(schema),
+            (Err(refusal), _) => Err(self.refuse(None, "reading the schema", &refusal)),
         }
-        let schema = Arc::new(self.engine.schema().map_err(|refusal| self.refuse(None, "reading the schema", &refusal))?);
-        *known = Some((Instant::now(), schema.clone()));
-        Ok(schema)
+    }
+
+    fn known_schema(&self) -> Option<(Instant, Arc<Schema>)> {
+        self.schema.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Root's alone, or his who is the only one; with several, everybody may
@@ -222,22 +239,22 @@ impl ExternFs for SqlFs {
     }
 
     fn write(&self, file: &File, offset: u64, source: &mut dyn DataSource, flags: WriteFlags) -> Result<usize> {
-        match file {
-            File::Talk(talk) => talk.write(source, self.engine.limits().sql),
-            File::Draft(draft) => draft.write((!flags.append).then_some(offset), source),
-            File::Cell(writing) => self.write_cell(writing, (!flags.append).then_some(offset), source),
-            File::Answer(..) | File::Text(..) => Err(Errno::EBADF.into()),
+        match &file.0 {
+            Open::Talk(talk) => talk.write(source, self.engine.limits().sql),
+            Open::Draft(draft) => draft.write((!flags.append).then_some(offset), source),
+            Open::Cell(writing) => writing.write((!flags.append).then_some(offset), source),
+            Open::Answer { .. } | Open::Text { .. } => Err(Errno::EBADF.into()),
         }
     }
 
     fn flush(&self, file: &File) -> Result<()> {
-        match file {
-            File::Cell(writing) => self.flush_cell(writing),
+        match &file.0 {
+            Open::Cell(writing) => writing.settle(),
             _ => Ok(()),
         }
     }
 
-    fn set_attr(&self, caller: &Caller, node: &Node, _: Option<&File>, change: &SetAttr) -> Result<Attr> {
+    fn set_attr(&self, caller: &Caller, node: &Node, file: Option<&File>, change: &SetAttr) -> Result<Attr> {
         self.admit(caller)?;
         let size_only = SetAttr {
             size: change.size,
@@ -261,7 +278,7 @@ impl ExternFs for SqlFs {
             // What `> query` asks for; there is nothing to cut.
             (Place::Talk(_), _) if change.size.is_some() && *change == size_only => {}
             (Place::Cell { .. }, _) if self.options.writes && change.size.is_some() && *change == size_only => {
-                self.resize_cell(caller.uid.0, node, change.size.unwrap_or(0))?;
+                self.resize_cell(caller.uid.0, node, change.size.unwrap_or(0), file.is_none())?;
             }
             _ => return Err(Errno::EROFS.into()),
         }

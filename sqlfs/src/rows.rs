@@ -6,10 +6,11 @@
 //! written so far, for a shell looks at what write says, not at what close does.
 
 use crate::fs::SqlFs;
+use crate::journal::Journal;
 use crate::place::{CellDraft, Node, Place, Shown};
-use crate::query::{Column, Deed, Refusal, Table, Value, quoted};
+use crate::query::{Column, Deed, Engine, Refusal, Table, Value, quoted};
 use externfs::helper::read_slice;
-use externfs::{DataSink, DataSource, Errno, OpenFlags, Result};
+use externfs::{DataSink, DataSource, Errno, Result};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -50,10 +51,13 @@ impl Withdrawn {
 #[derive(Debug)]
 pub(crate) struct Writing {
     uid: u32,
-    table: String,
-    key: String,
-    column: String,
+    column: Column,
+    /// The change, but for the value, which is the last argument.
+    sql: String,
+    arguments: Vec<Value>,
     shown: Arc<Shown>,
+    engine: Arc<Engine>,
+    journal: Arc<Journal>,
 }
 
 fn draft_of(shown: &Shown) -> MutexGuard<'_, CellDraft> {
@@ -64,31 +68,10 @@ impl Writing {
     pub(crate) fn read(&self, offset: u64, size: usize, sink: &mut dyn DataSink) -> Result<usize> {
         read_slice(&draft_of(&self.shown).bytes, offset, size, sink)
     }
-}
 
-impl Drop for Writing {
-    fn drop(&mut self) {
-        draft_of(&self.shown).writers -= 1;
-    }
-}
-
-impl SqlFs {
-    pub(crate) fn open_cell(&self, uid: u32, node: &Node, flags: OpenFlags) -> Result<Writing> {
-        let Place::Cell { table, key, column } = &node.place else { return Err(Errno::EINVAL.into()) };
-        let mut draft = draft_of(&node.shown);
-        if draft.writers == 0 {
-            draft.bytes = self.cell(uid, (table, key, column))?.to_vec()?;
-            draft.cut = false;
-        }
-        if flags.truncate {
-            (draft.bytes, draft.cut) = (Vec::new(), true);
-        }
-        draft.writers += 1;
-        Ok(Writing { uid, table: table.clone(), key: key.clone(), column: column.clone(), shown: node.shown.clone() })
-    }
-
-    pub(crate) fn write_cell(&self, writing: &Writing, offset: Option<u64>, source: &mut dyn DataSource) -> Result<usize> {
-        let mut draft = draft_of(&writing.shown);
+    /// At `offset`, or at the end.
+    pub(crate) fn write(&self, offset: Option<u64>, source: &mut dyn DataSource) -> Result<usize> {
+        let mut draft = draft_of(&self.shown);
         let start = offset.unwrap_or(draft.bytes.len() as u64);
         let end = start.checked_add(source.remaining() as u64).filter(|end| *end <= self.engine.limits().bytes).ok_or(Errno::EFBIG)?;
         let mut bytes = draft.bytes.clone();
@@ -96,50 +79,97 @@ impl SqlFs {
         let taken = source.take(bytes.get_mut(start as usize..end as usize).unwrap_or_default())?;
         // A write that is refused is no reason to store the emptiness before it.
         draft.cut = false;
-        self.store(writing, &bytes)?;
+        self.store(&bytes)?;
         draft.bytes = bytes;
         Ok(taken)
     }
 
-    pub(crate) fn flush_cell(&self, writing: &Writing) -> Result<()> {
-        let mut draft = draft_of(&writing.shown);
-        if std::mem::take(&mut draft.cut) { self.store(writing, &draft.bytes) } else { Ok(()) }
-    }
-
-    /// truncate(2), ftruncate(2), and open(2) with O_TRUNC. While somebody has
-    /// the cell open, emptiness is not stored before it is closed: it may be
-    /// what the database refuses, and not what was meant.
-    pub(crate) fn resize_cell(&self, uid: u32, node: &Node, size: u64) -> Result<()> {
-        let size = usize::try_from(size).ok().filter(|size| *size as u64 <= self.engine.limits().bytes).ok_or(Errno::EFBIG)?;
-        let writing = self.open_cell(uid, node, OpenFlags::default())?;
-        let mut draft = draft_of(&node.shown);
+    /// By name while others have the cell open, it is open(2) with O_TRUNC most
+    /// likely: then emptiness is not stored before the cell is closed. It may
+    /// be what the database refuses, and not what was meant.
+    fn resize(&self, size: usize, by_name: bool) -> Result<()> {
+        let mut draft = draft_of(&self.shown);
         let mut bytes = draft.bytes.clone();
         bytes.resize(size, 0);
-        draft.cut = size == 0 && draft.writers > 1;
-        let stored = if draft.cut { Ok(()) } else { self.store(&writing, &bytes) };
-        if stored.is_ok() {
-            draft.bytes = bytes;
+        draft.cut = size == 0 && by_name && draft.writers > 1;
+        if !draft.cut {
+            self.store(&bytes)?;
         }
-        // Its end takes the lock.
-        drop(draft);
-        drop(writing);
-        stored
+        draft.bytes = bytes;
+        Ok(())
     }
 
-    fn store(&self, writing: &Writing, bytes: &[u8]) -> Result<()> {
-        let table = self.table(&writing.table)?;
-        let column = table.column(&writing.column).ok_or(Errno::ENOENT)?;
-        let value = value_of(column, bytes).ok_or_else(|| {
-            let refusal = Refusal::new(Errno::EINVAL, format!("{}: a text is UTF-8", column.name));
-            self.refuse(Some(writing.uid), &writing.table, &refusal)
-        })?;
-        self.update(writing.uid, &table, &writing.key, column, value)
+    /// Stores the emptiness that nothing was written to.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let mut draft = draft_of(&self.shown);
+        if std::mem::take(&mut draft.cut) { self.store(&draft.bytes) } else { Ok(()) }
     }
 
-    fn update(&self, uid: u32, table: &Table, key: &str, column: &Column, value: Value) -> Result<()> {
-        let (condition, mut arguments) = SqlFs::condition(table, key).ok_or(Errno::ENOENT)?;
+    fn store(&self, bytes: &[u8]) -> Result<()> {
+        let noted = |refusal: &Refusal| {
+            self.journal.note(Some(self.uid), &self.sql, refusal);
+            externfs::Error::from(refusal)
+        };
+        let value = value_of(&self.column, bytes)
+            .ok_or_else(|| noted(&Refusal::new(Errno::EINVAL, format!("{}: a text is UTF-8", self.column.name))))?;
+        let mut arguments = self.arguments.clone();
         arguments.push(value);
-        let sql = format!("UPDATE {} SET {} = ?{} WHERE {condition}", quoted(&table.name), quoted(&column.name), arguments.len());
+        match self.engine.change(Deed { sql: self.sql.clone(), arguments }) {
+            Ok((0, _)) => Err(Errno::ENOENT.into()),
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(noted(&refusal)),
+        }
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        let mut draft = draft_of(&self.shown);
+        // Kernels do not ask for a flush at each close. A refusal is in `errors`.
+        if draft.writers == 1 && std::mem::take(&mut draft.cut) {
+            let _ = self.store(&draft.bytes);
+        }
+        draft.writers -= 1;
+    }
+}
+
+impl SqlFs {
+    pub(crate) fn open_cell(&self, uid: u32, node: &Node, truncate: bool) -> Result<Writing> {
+        let Place::Cell { table, key, column } = &node.place else { return Err(Errno::EINVAL.into()) };
+        let known = self.table(table)?;
+        let found = known.column(column).ok_or(Errno::ENOENT)?;
+        let (sql, arguments) = update(&known, key, found).ok_or(Errno::ENOENT)?;
+        let mut draft = draft_of(&node.shown);
+        if draft.writers == 0 {
+            draft.bytes = self.cell(uid, (table, key, column))?.to_vec()?;
+            draft.cut = false;
+        }
+        if truncate {
+            (draft.bytes, draft.cut) = (Vec::new(), true);
+        }
+        draft.writers += 1;
+        let (engine, journal) = (self.engine.clone(), self.journal.clone());
+        Ok(Writing { uid, column: found.clone(), sql, arguments, shown: node.shown.clone(), engine, journal })
+    }
+
+    /// truncate(2), ftruncate(2), and open(2) with O_TRUNC.
+    pub(crate) fn resize_cell(&self, uid: u32, node: &Node, size: u64, by_name: bool) -> Result<()> {
+        let size = usize::try_from(size).ok().filter(|size| *size as u64 <= self.engine.limits().bytes).ok_or(Errno::EFBIG)?;
+        self.open_cell(uid, node, false)?.resize(size, by_name)
+    }
+
+    /// Who reads a cell that was cut a moment ago finds it empty.
+    pub(crate) fn settle_cell(&self, uid: u32, node: &Node) {
+        let was_cut = draft_of(&node.shown).cut;
+        if was_cut && let Ok(writing) = self.open_cell(uid, node, false) {
+            // A refusal is in `errors`, and the old value is what is read.
+            let _ = writing.settle();
+        }
+    }
+
+    fn set(&self, uid: u32, table: &Table, key: &str, column: &Column, value: Value) -> Result<()> {
+        let (sql, mut arguments) = update(table, key, column).ok_or(Errno::ENOENT)?;
+        arguments.push(value);
         self.change(uid, sql, arguments)
     }
 
@@ -190,7 +220,7 @@ impl SqlFs {
         let known = self.table(table)?;
         let column = known.column(column).ok_or(Errno::ENOENT)?;
         let can_be_null = !column.not_null && column.key == 0 && !column.generated;
-        if can_be_null && self.update(uid, &known, key, column, Value::Null).is_ok() {
+        if can_be_null && self.set(uid, &known, key, column, Value::Null).is_ok() {
             return Ok(());
         }
         self.withdrawn.add(place)
@@ -207,6 +237,14 @@ impl SqlFs {
         self.withdrawn.set().remove(&place);
         Ok(self.node(place))
     }
+}
+
+/// The statement that changes a cell, and its arguments but for the value.
+fn update(table: &Table, key: &str, column: &Column) -> Option<(String, Vec<Value>)> {
+    let (condition, arguments) = SqlFs::condition(table, key)?;
+    let value = arguments.len() + 1;
+    let sql = format!("UPDATE {} SET {} = ?{value} WHERE {condition}", quoted(&table.name), quoted(&column.name));
+    Some((sql, arguments))
 }
 
 /// What bytes mean in `column`; None for what is no text. SQLite makes numbers

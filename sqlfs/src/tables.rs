@@ -121,7 +121,8 @@ impl SqlFs {
         }
         let bytes = answer.to_vec()?;
         let values: Vec<&[u8]> = bytes.split(|byte| *byte == 0).collect();
-        let rows = values.chunks_exact(columns.len().max(1));
+        // The last NUL ends a value too, and begins none.
+        let rows = values.chunks_exact(columns.len().max(1)).take(answer.rows() as usize);
         let keys: Vec<String> = rows.filter_map(spell_key).collect();
         let unnamed = answer.rows() as usize - keys.len().min(answer.rows() as usize);
         if unnamed > 0 {

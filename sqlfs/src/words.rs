@@ -42,13 +42,13 @@ pub(crate) fn shape(sql: &str) -> Shape {
                 after
             }
             ':' | '@' | '$' => {
-                let (name, after) = split_while(rest.split_at(1).1, is_of_a_word);
+                let (name, after) = variable(rest.split_at(1).1);
                 if !name.is_empty() && names.insert((first, name)) {
                     highest += 1;
                 }
                 after
             }
-            _ if is_of_a_word(first) => split_while(rest, |c| is_of_a_word(c) || c == '$').1,
+            _ if is_of_a_word(first) => split_while(rest, is_of_a_word_within).1,
             _ => {
                 match first {
                     '(' => depth += 1,
@@ -64,7 +64,31 @@ pub(crate) fn shape(sql: &str) -> Shape {
 }
 
 fn is_of_a_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
+    c.is_ascii_alphanumeric() || c == '_' || !c.is_ascii()
+}
+
+fn is_of_a_word_within(c: char) -> bool {
+    is_of_a_word(c) || c == '$'
+}
+
+/// A variable's name at the beginning of `text`, and what follows it. SQLite
+/// takes those of Tcl too: `a::b`, and `a(b)` at the end.
+fn variable(text: &str) -> (&str, &str) {
+    let mut length = 0;
+    loop {
+        let (before, rest) = text.split_at(length);
+        let (word, after) = split_while(rest, is_of_a_word_within);
+        length += word.len();
+        if after.starts_with("::") {
+            length += 2;
+        } else if after.starts_with('(') && length > 0 {
+            let end = after.find(|c: char| c == ')' || c.is_ascii_whitespace());
+            // Without its end it is no variable, and no statement either.
+            return text.split_at(end.map_or(text.len(), |end| length + end + 1));
+        } else {
+            return text.split_at(before.len() + word.len());
+        }
+    }
 }
 
 fn split_while(text: &str, is_in: impl Fn(char) -> bool) -> (&str, &str) {
@@ -219,5 +243,35 @@ mod tests {
         }
         assert_eq!(unspell("%zz"), None);
         assert_eq!(unspell("a%"), None);
+    }
+
+    /// What a guest sends is anything. Whatever SQLite takes, we see alike.
+    #[test]
+    fn any_text_is_looked_at() {
+        let pieces = [
+            "select ", "'", "\"", "`", "[", "]", "(", ")", "--", "\n", "/*", "*/", "?", "?2", ":a", "@b", "$c", "::", "1", ", ", "ä", " ",
+            "x", "%", "/", "||",
+        ];
+        let connection = rusqlite::Connection::open_in_memory().unwrap();
+        let (mut seed, mut valid) = (1_u64, 0);
+        for _ in 0..20_000 {
+            let mut text = String::from("select 1, ");
+            for _ in 0..seed % 9 {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                text.push_str(pieces[(seed >> 33) as usize % pieces.len()]);
+            }
+            seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let seen = shape(&text);
+            let _ = is_query(&text);
+            assert_eq!(unspell(&spell(&text)).as_deref(), Some(text.as_str()));
+            let _ = unspell(&text);
+            if let Ok(statement) = connection.prepare(&text) {
+                valid += 1;
+                assert_eq!(seen.arguments, statement.parameter_count(), "{text}");
+                // SQLite lets a comment run to the end of the text.
+                assert!(!seen.is_open || text.contains("/*"), "{text}");
+            }
+        }
+        assert!(valid > 100, "{valid}");
     }
 }

@@ -3,7 +3,9 @@
 //! the engine answers the next one.
 //!
 //! A program of its own, since the engine forks while there is one thread.
-#![allow(clippy::unwrap_used)] // A test that cannot set its stage ends.
+
+// A test that unwraps says what it expects.
+#![allow(clippy::unwrap_used)]
 
 use externfs::Errno;
 use sqlfs::query::{Allowed, Ask, Deed, Engine, Format, Limits, Refusal, Source, Value};
@@ -16,9 +18,10 @@ const LIMIT: Duration = Duration::from_millis(1000);
 /// Beyond twice the limit: a worker to start and a machine that is busy.
 const GRACE: Duration = Duration::from_millis(1000);
 
+type Test = fn(&Path);
+
 fn main() -> ExitCode {
-    type Test = (&'static str, fn(&Path));
-    let tests: [Test; 8] = [
+    let tests: [(&str, Test); 8] = [
         ("time_is_limited", time_is_limited),
         ("memory_and_size_are_limited", memory_and_size_are_limited),
         ("what_is_not_theirs_is_refused", what_is_not_theirs_is_refused),

@@ -4,6 +4,7 @@
 use crate::harness::skip;
 use crate::machine::processes::{descendants, runs};
 use crate::ordinary;
+use crate::ordinary::USER;
 use rustix::process::{Pid, Signal};
 use std::fs::File;
 use std::io::Read;
@@ -105,9 +106,6 @@ pub fn need_root() {
     }
 }
 
-/// Some user who is nobody special, and has nothing.
-pub const ORDINARY_USER: u32 = 65_534;
-
 /// Runs this very program once more, by an ordinary user. Skips the running
 /// case unless root runs it.
 ///
@@ -120,9 +118,9 @@ pub fn run_as_user(arguments: &[&str]) {
     let (program, temporary) = (dir.path().join("program"), dir.path().join("tmp"));
     std::fs::copy("/proc/self/exe", &program).expect("copying this program");
     std::fs::create_dir(&temporary).expect("a directory");
-    std::os::unix::fs::chown(&temporary, Some(ORDINARY_USER), Some(ORDINARY_USER)).expect("chown");
+    std::os::unix::fs::chown(&temporary, Some(USER), Some(USER)).expect("chown");
     let mut command = Command::new(&program);
-    command.args(arguments).uid(ORDINARY_USER).gid(ORDINARY_USER).env("TMPDIR", &temporary).env_remove("HOME").current_dir("/");
+    command.args(arguments).uid(USER).gid(USER).env("TMPDIR", &temporary).env_remove("HOME").current_dir("/");
     println!("{}", indented(&succeed(&mut command)));
 }
 
@@ -370,6 +368,18 @@ impl Mount {
         let first = std::fs::metadata(mount.path());
         assert!(first.is_ok(), "{first:?}; the server said: {}", mount.server.log());
         mount
+    }
+
+    /// The same by an ordinary user, for himself.
+    ///
+    /// # Panics
+    /// With the server's words when it does not mount.
+    #[must_use]
+    pub fn sqlfs_of_user(database: &Path, options: &str) -> Mount {
+        ordinary::need();
+        let point = temp_dir();
+        ordinary::give(point.path());
+        Mount::launch(point, "sqlfs", (database, options), ordinary::act)
     }
 
     fn launch(point: TempDir, plugin: &str, (source, options): (&Path, &str), adjust: impl FnOnce(&mut Command)) -> Mount {

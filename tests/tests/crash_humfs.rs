@@ -1,4 +1,9 @@
-//! humfs killed at each step of each change.
+//! humfs killed at each step of each change and of each recovery, killed at
+//! random under load, and its host's power cut, in each metadata format.
+//!
+//! `EXTERNFS_TEST_CASES=17` makes more than 1,000 random kills and more than 50
+//! power cuts a format; `EXTERNFS_TEST_DEED` tries only the deeds whose names
+//! contain it; `EXTERNFS_TEST_SEED` repeats a load.
 
 use externfs_tests::deed::Deed;
 use externfs_tests::fixture::LoopFs;
@@ -39,6 +44,7 @@ fn main() -> ExitCode {
                 let name = format!("power_cuts_spare_what_was_synced_{}", format.name());
                 cases.push(Case::new(name, move || power_cuts_spare_what_was_synced(format)).limit(3600));
             }
+            cases.push(Case::new("an_ordinary_users_server_dies_as_well", an_ordinary_users_server_dies_as_well).limit(3600));
             harness::main(cases)
         }
     }
@@ -232,6 +238,11 @@ fn random_kills_lose_nothing(format: Format) {
     println!("    {}: {kills} kills, {reported} operations reported, {violations} violations", format.name());
     assert_eq!(violations, 0);
     assert!(reported > kills as usize * 10, "hardly any load");
+}
+
+/// Which makes some things another way, and owns all of them.
+fn an_ordinary_users_server_dies_as_well() {
+    fixture::run_as_user(&["random_kills_lose_nothing"]);
 }
 
 fn power_cuts_spare_what_was_synced(format: Format) {

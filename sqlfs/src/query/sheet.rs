@@ -339,7 +339,7 @@ mod tests {
             (Format::Text, "x,\"y\"\\t\\\\\\n\t\n\t-5\n1.0\tInf\n"),
             (Format::Tsv, "a\tb\nx,\"y\"\\t\\\\\\n\t\n\t-5\n1.0\tInf\n"),
             (Format::Csv, "a,b\n\"x,\"\"y\"\"\t\\\n\",\n\"\",-5\n1.0,Inf\n"),
-            (Format::Nul, "x,\"y\"\t\\\n\0\0\0-5\01.0\0Inf\0"),
+            (Format::Nul, "x,\"y\"\t\\\n\0\0\0-5\x001.0\0Inf\0"),
             (Format::Table, "a            b\n-----------  ---\nx,\"y\"\\t\\\\\\n\n             -5\n1.0          Inf\n"),
         ] {
             assert_eq!(shown(format, rows), expected, "{format:?}");

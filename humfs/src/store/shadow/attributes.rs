@@ -214,8 +214,14 @@ fn open_shared(dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<OwnedFd>> {
 /// Offset and length in a file.
 type Span = (u64, u64);
 
-/// The cell in a file, and where it is; None if there was none yet.
-fn read_file(file: &OwnedFd) -> Result<std::result::Result<Option<(Span, Vec<u8>)>, Unreadable>> {
+/// What a file holds, if that is a cell.
+type Read<T> = std::result::Result<T, Unreadable>;
+
+/// A cell, and where in its file it is.
+type Found = (Span, Vec<u8>);
+
+/// The cell in a file; None if there was none yet.
+fn read_file(file: &OwnedFd) -> Result<Read<Option<Found>>> {
     let failed = fault("reading attributes");
     let size = rustix::fs::fstat(file).map_err(&failed)?.st_size;
     let size = u64::try_from(size).unwrap_or_default().min(2 * CELL_MAX);
@@ -226,7 +232,7 @@ fn read_file(file: &OwnedFd) -> Result<std::result::Result<Option<(Span, Vec<u8>
     Ok(find_cell(&bytes).map(|(span, cell)| Some((span, cell.to_vec()))))
 }
 
-fn find_cell(bytes: &[u8]) -> std::result::Result<(Span, &[u8]), Unreadable> {
+fn find_cell(bytes: &[u8]) -> Read<(Span, &[u8])> {
     let short = Unreadable::Malformed("cut short");
     let (head, _) = bytes.split_first_chunk::<28>().ok_or(short)?;
     let (head, sum) = head.split_at(24);
