@@ -3,6 +3,7 @@
 use crate::account::{self, BLOCK, Entry, EntryKind, Outcome, Usage};
 use crate::acl::{self, Acl};
 use crate::fs::HumFs;
+use crate::host::{self, fault};
 use crate::node::{HumFile, HumNode, NodeState};
 use crate::record::Record;
 use crate::store::{At, Object, Place};
@@ -50,11 +51,18 @@ impl HumFs {
         let place = match at {
             _ if self.is_root(&node.inner) => Place::Root,
             Some(at) => Place::Named(*at),
-            None => Place::Nameless,
+            None => {
+                self.check_named(state.orphan)?;
+                Place::Nameless
+            }
         };
         let object = Object { fd: held.as_fd(), is_open, place, host: &host };
         if record.xattrs == state.record.xattrs {
             self.store.save(&object, &record)?;
+            if record == state.record {
+                // Some hosts leave the ctime when an attribute gets the value that it has.
+                host::touch_ctime(object.fd).map_err(fault("moving the ctime of a file"))?;
+            }
             state.record = record;
             return Ok(());
         }
@@ -135,6 +143,7 @@ impl HumFs {
 
     /// See [`externfs::ExternFs::set_xattr`].
     pub(crate) fn change_xattr(&self, node: &Arc<HumNode>, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
+        check_xattr_name(name)?;
         self.with_place(node, |at| {
             let mut state = node.state();
             let there = state.record.xattrs.get(name).is_some();
@@ -225,13 +234,27 @@ fn changed(record: &Record, change: &SetAttr) -> Result<Option<Record>> {
         }
         new.mode = mode;
         if let Some(value) = new.xattrs.get(acl::ACCESS) {
-            let mut acl = Acl::parse(value).map_err(|_| crate::host::damaged("an ACL cannot be read"))?;
+            let mut acl = Acl::parse(value).map_err(|_| host::damaged("an ACL cannot be read"))?;
             acl.chmod(mode.bits());
             new.xattrs.set(acl::ACCESS, &acl.to_bytes());
         }
     }
     // A chown to the same owner is a change too: it moves the ctime.
     Ok((chown || change.mode.is_some() || new != *record).then_some(new))
+}
+
+/// xattr(7): the namespaces that there are. Whose each is, the guest's kernel
+/// knows.
+fn check_xattr_name(name: &[u8]) -> Result<()> {
+    const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+    if name == acl::ACCESS || name == acl::DEFAULT {
+        return Ok(());
+    }
+    match NAMESPACES.iter().find_map(|namespace| name.strip_prefix(*namespace)) {
+        Some([]) => Err(Errno::EINVAL.into()),
+        Some(_) => Ok(()),
+        None => Err(Errno::EOPNOTSUPP.into()),
+    }
 }
 
 /// setfacl(1): the mode follows, and an ACL that says no more than the mode

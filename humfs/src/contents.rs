@@ -154,7 +154,8 @@ impl HumFs {
         self.sync_record(&file.node)
     }
 
-    fn sync_record(&self, node: &HumNode) -> Result<()> {
+    /// Makes what is kept of it beside its data durable.
+    pub(crate) fn sync_record(&self, node: &HumNode) -> Result<()> {
         self.with_place(node, |at| {
             let (held, is_open, host) = self.base.hold(&node.inner)?;
             let place = match at {

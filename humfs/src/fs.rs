@@ -5,14 +5,14 @@ use crate::account::{self, Account, Usage};
 use crate::host::{damaged, fault};
 use crate::intent::Journal;
 use crate::locks::DirLocks;
-use crate::node::{HumFile, HumNode, NodeTable};
+use crate::node::{HumDir, HumFile, HumNode, NodeTable};
 use crate::options::{Adopt, Options};
 use crate::record::Record;
 use crate::store::{At, Loaded, MetaStore};
 use crate::tree::{Access as TreeAccess, Tree};
 use crate::unsettled::Unsettled;
 use externfs::*;
-use hostfs::{HostFs, Inode, Listing};
+use hostfs::{HostFs, Inode};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -113,7 +113,11 @@ impl HumFs {
     pub(crate) fn found(&self, inner: Arc<Inode>, host: &Attr, at: &At<'_>) -> Result<Arc<HumNode>> {
         if let Some(known) = self.nodes.get(inner.host_key()) {
             if !Arc::ptr_eq(&known.inner, &inner) {
+                let before = known.inner.whereabouts();
                 self.base.found_again(&known.inner, inner);
+                if host.nlink > 1 && host.kind != FileKind::Directory {
+                    self.learn_alias(&known, before, at);
+                }
             }
             if self.is_read_only() {
                 self.reload(&known, host, at)?;
@@ -145,11 +149,16 @@ impl HumFs {
     }
 
     /// Calls `act` with one of the node's names, whose directory is held; None
-    /// if it has none. A name may change until the directory is held, so it is
+    /// if none is known. A name may change until the directory is held, so it is
     /// looked at again then.
     pub(crate) fn with_place<T>(&self, node: &HumNode, act: impl FnOnce(Option<At<'_>>) -> Result<T>) -> Result<T> {
         loop {
-            let Some((parent, name)) = node.inner.whereabouts() else { return act(None) };
+            let Some((parent, name)) = node.inner.whereabouts() else {
+                if self.take_alias(node) {
+                    continue;
+                }
+                return act(None);
+            };
             let _looking = self.dirs.look(&parent);
             if node.inner.whereabouts().is_none_or(|(now, called)| now.host_key() != parent.host_key() || called != name) {
                 continue;
@@ -226,7 +235,7 @@ pub(crate) fn inner_child<'a>(child: &Child<'a, Arc<HumNode>>) -> Child<'a, Arc<
 impl ExternFs for HumFs {
     type Node = Arc<HumNode>;
     type File = HumFile;
-    type Dir = Listing;
+    type Dir = HumDir;
 
     fn root(&self) -> Result<Arc<HumNode>> {
         Ok(self.root_node.clone())
@@ -273,21 +282,22 @@ impl ExternFs for HumFs {
         self.found(inner, &host, &At { parent: &above, dir: dir.as_fd(), name: &name })
     }
 
-    fn open_dir(&self, node: &Arc<HumNode>) -> Result<Listing> {
-        self.base.open_dir(&node.inner)
+    fn open_dir(&self, node: &Arc<HumNode>) -> Result<HumDir> {
+        Ok(HumDir { inner: self.base.open_dir(&node.inner)?, node: node.clone() })
     }
 
-    fn read_dir(&self, dir: &Listing, cookie: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
-        self.base.read_dir(dir, cookie, &mut |entry| {
+    fn read_dir(&self, dir: &HumDir, cookie: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
+        self.base.read_dir(&dir.inner, cookie, &mut |entry| {
             // A regular file of the host may stand for something else.
             let kind = entry.kind.filter(|kind| *kind != FileKind::Regular);
             emit(&DirEntry { kind, ..*entry })
         })
     }
 
-    fn fsync_dir(&self, dir: &Listing, data_only: bool) -> Result<()> {
-        self.base.fsync_dir(dir, data_only)?;
-        self.store.sync()
+    fn fsync_dir(&self, dir: &HumDir, _data_only: bool) -> Result<()> {
+        // As for files: names without their directory's owner are no use.
+        self.base.fsync_dir(&dir.inner, false)?;
+        self.sync_record(&dir.node)
     }
 
     fn features(&self) -> Features {

@@ -54,6 +54,9 @@ const FOUND: &CStr = c"found";
 /// In `humfs/`: nodes that take the place of others.
 const NODES: &CStr = c"nodes";
 
+/// In `humfs/`: how many bytes `data/` took before it was changed.
+const USED: &CStr = c"used";
+
 /// In `humfs/`: owner and mode of TREE itself, as a record's line.
 const BEFORE: &CStr = c"before";
 
@@ -115,7 +118,7 @@ pub fn convert(path: &Path, request: &Request, told: Told<'_>) -> Result<(), Usa
     site.hand_over().map_err(&cannot)?;
     site.apply_found()?;
     site.hand_over().map_err(&cannot)?;
-    for name in [FOUND, NODES, c"dates"] {
+    for name in [FOUND, NODES, USED, c"dates"] {
         host::remove_deep(site.control.as_fd(), name).map_err(&cannot)?;
     }
     host::remove_file(site.control.as_fd(), CONVERTING).map_err(cannot)
@@ -186,7 +189,7 @@ impl Site<'_> {
             undone.map_err(&cannot)?;
             return Err(UsageError(format!("'{shown}/data' takes {used} bytes already: the size must be larger")));
         }
-        host::replace_file(self.control.as_fd(), c"used", used.to_string().as_bytes()).map_err(&cannot)?;
+        host::replace_file(self.control.as_fd(), USED, used.to_string().as_bytes()).map_err(&cannot)?;
         rustix::fs::syncfs(&self.root).map_err(&cannot)?;
         self.mark(CONVERTING, b"2\n").map_err(cannot)
     }
@@ -200,13 +203,12 @@ impl Site<'_> {
     }
 
     fn write_superblock(&self, total: u64) -> Fault<()> {
-        let used = host::read_file(self.control.as_fd(), c"used", 32)?;
+        let used = host::read_file(self.control.as_fd(), USED, 32)?;
         let used = std::str::from_utf8(&used).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1);
         let superblock = Superblock { version: 2, format: Format::ShadowFs, used, total };
         // What it speaks of must not come after it.
         rustix::fs::syncfs(&self.root)?;
-        host::replace_file(self.root.as_fd(), c"superblock", superblock.to_text().as_bytes())?;
-        host::remove_file(self.control.as_fd(), c"used")
+        host::replace_file(self.root.as_fd(), c"superblock", superblock.to_text().as_bytes())
     }
 
     /// Gives TREE and what lies in `humfs/` to the new owner too: the server
@@ -217,6 +219,8 @@ impl Site<'_> {
             host::replace_file(self.control.as_fd(), BEFORE, record::of(&before).to_line(false).as_bytes())?;
         }
         let root = self.root.as_fd();
+        // What a superblock that did not come to be left.
+        host::remove_file(root, c"superblock.new")?;
         // The third pass makes the latter as whoever runs it.
         for part in [c"humfs", c"file_attributes", c"dir_attributes"] {
             let below = match host::child_dir(root, part) {
@@ -235,7 +239,11 @@ impl Site<'_> {
     fn apply_found(&self) -> Result<(), UsageError> {
         let cannot = self.cannot();
         let lock = rustix::io::fcntl_dupfd_cloexec(&self.lock, 0).map_err(&cannot)?;
-        let found = host::child_dir(self.control.as_fd(), FOUND).map_err(&cannot)?;
+        let found = match host::child_dir(self.control.as_fd(), FOUND) {
+            // An attempt that was cut short has come as far as that.
+            Err(Host::NOENT) => return Ok(()),
+            answer => answer.map_err(&cannot)?,
+        };
         if host::names(found.as_fd()).map_err(cannot)?.is_empty() {
             return Ok(());
         }

@@ -34,6 +34,7 @@ pub mod superblock;
 pub mod tree;
 
 mod acl;
+mod aliases;
 mod attrs;
 mod birth;
 mod contents;
@@ -52,6 +53,6 @@ mod walk;
 mod whiteout;
 
 pub use fs::HumFs;
-pub use node::{HumFile, HumNode};
+pub use node::{HumDir, HumFile, HumNode};
 pub use options::{Adopt, Options};
 pub use plugin::{HumFsPlugin, open};

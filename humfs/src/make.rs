@@ -141,7 +141,7 @@ fn start_over(root: BorrowedFd<'_>, control: BorrowedFd<'_>) -> Fault<()> {
         host::remove_deep(root, part)?;
     }
     for (name, _) in host::names(control)? {
-        if &*name != IMPORTING && &*name != c"lock" {
+        if *name != *IMPORTING && *name != *c"lock" {
             host::remove_deep(control, &name)?;
         }
     }

@@ -11,6 +11,7 @@ use externfs::{
     Attr, Caller, Child, CreateFlags, Created, DeviceNumber, Errno, ExternFs, FileCache, FileKind, Mode, Name, NewNode, Opened,
     RenameFlags, Result,
 };
+use hostfs::Inode;
 use hostfs::layer::NewFile;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ impl HumFs {
         let dir = self.base.dir_fd(&parent.inner)?;
         let _changing = self.dirs.change(&parent.inner);
         let at = at(parent, dir.as_fd(), &name);
-        check_vacant(&at)?;
+        check_vacant(parent, &at)?;
         let path = self.path_of(&at);
         let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: path.as_deref() };
         let announced = self.announce(&[entry], need_of_new(&record))?;
@@ -84,7 +85,7 @@ impl HumFs {
         let dir = self.base.dir_fd(&parent.inner)?;
         let _changing = self.dirs.change(&parent.inner);
         let at = at(parent, dir.as_fd(), &name);
-        check_vacant(&at)?;
+        check_vacant(parent, &at)?;
         let path = self.path_of(&at);
         let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: path.as_deref() };
         let announced = self.announce(&[entry], need_of_new(&record))?;
@@ -131,6 +132,9 @@ impl HumFs {
 
     /// See [`externfs::ExternFs::link`].
     pub(crate) fn link_node(&self, node: &Node, parent: &Node, name: Name<'_>) -> Result<Attr> {
+        if node.inner.whereabouts().is_none() && !node.state().orphan && !self.take_alias(node) {
+            self.check_named(false)?;
+        }
         // Its present name's directory and the new one's are both looked at by
         // stores; the whole way up must hold still.
         let (old, _) = node.inner.whereabouts().unzip();
@@ -158,6 +162,7 @@ impl HumFs {
             self.store.link(&object, &At { parent: &parent.inner, dir, name }, &state.record)
         })?;
         state.orphan = false;
+        state.aliases.learn(&parent.inner, &c_name(name)?);
         if let Some(announced) = announced {
             announced.end(&Outcome { homed, ..Outcome::default() });
         }
@@ -194,6 +199,9 @@ impl HumFs {
         flags: RenameFlags,
     ) -> Result<()> {
         let exchange = flags.contains(RenameFlags::EXCHANGE);
+        if exchange && flags.intersects(RenameFlags::NOREPLACE | RenameFlags::WHITEOUT) {
+            return Err(Errno::EINVAL.into());
+        }
         // What moves is not known before the directories are held; that a
         // directory might is enough to hold everything.
         let is_dir = |child: &Child<'_, Node>| child.node.is_none_or(|node| node.inner.host_kind() == FileKind::Directory);
@@ -217,6 +225,7 @@ impl HumFs {
             if there.is_some() && flags.contains(RenameFlags::NOREPLACE) {
                 return Err(Errno::EEXIST.into());
             }
+            check_no_loop((from_dir, &moved), (to_dir, there.as_ref()), exchange)?;
             if there.as_ref().is_some_and(|host| host.ino == moved.ino) && !exchange {
                 // Two names of one file: rename(2) does nothing then.
                 return Ok(());
@@ -258,9 +267,36 @@ impl HumFs {
 }
 
 /// EEXIST now, not from the host: what is announced to appear counts for a
-/// successor if it is there, so nothing may be there before.
-fn check_vacant(at: &At<'_>) -> Result<()> {
+/// successor if it is there, so nothing may be there before. ENOENT for a
+/// directory that was removed, which hosts and stores call different things.
+fn check_vacant(parent: &Node, at: &At<'_>) -> Result<()> {
+    if parent.state().orphan {
+        return Err(Errno::ENOENT.into());
+    }
     if stat_at(at.dir, at.name).is_ok() { Err(Errno::EEXIST.into()) } else { Ok(()) }
+}
+
+/// Nothing can be put below itself, nor in place of what it is below: as
+/// `do_renameat2` of the kernel's fs/namei.c has it.
+fn check_no_loop((from, moved): (&Arc<Inode>, &Attr), (to, there): (&Arc<Inode>, Option<&Attr>), exchange: bool) -> Result<()> {
+    if moved.kind == FileKind::Directory && is_at_or_below(to, moved.ino) {
+        return Err(Errno::EINVAL.into());
+    }
+    match there {
+        Some(there) if there.kind == FileKind::Directory && is_at_or_below(from, there.ino) => {
+            Err(if exchange { Errno::EINVAL } else { Errno::ENOTEMPTY }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_at_or_below(dir: &Arc<Inode>, ino: u64) -> bool {
+    let mut at = dir.clone();
+    while at.host_key().number != ino {
+        let Some((above, _)) = at.whereabouts() else { return false };
+        at = above;
+    }
+    true
 }
 
 /// rename(2)'s rules for what may replace what; the host's own would be said

@@ -5,9 +5,10 @@
 //! then saved, so a second copy would undo the first one's changes.
 
 use crate::account::{Account, Outcome, Usage};
+use crate::aliases::Aliases;
 use crate::record::Record;
 use externfs::NodeKey;
-use hostfs::{Inode, OpenFile};
+use hostfs::{Inode, Listing, OpenFile};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -29,6 +30,8 @@ pub(crate) struct NodeState {
     pub(crate) cost: u64,
     /// Its last name is gone, or it never had one: it goes when this does.
     pub(crate) orphan: bool,
+    /// Names beside the one that `inner` goes by.
+    pub(crate) aliases: Aliases,
 }
 
 impl HumNode {
@@ -68,6 +71,13 @@ pub struct HumFile {
     pub(crate) node: Arc<HumNode>,
 }
 
+/// An open directory.
+pub struct HumDir {
+    pub(crate) inner: Listing,
+    /// Whose record is synced with it.
+    pub(crate) node: Arc<HumNode>,
+}
+
 /// Every node, by identity.
 pub(crate) struct NodeTable {
     shards: [Mutex<HashMap<NodeKey, Weak<HumNode>>>; SHARDS],
@@ -93,7 +103,11 @@ impl NodeTable {
     /// second value is true if it was made.
     pub(crate) fn intern(self: &Arc<Self>, inner: Arc<Inode>, record: Record, cost: u64, orphan: bool) -> (Arc<HumNode>, bool) {
         let key = inner.host_key();
-        let node = HumNode { inner, state: Mutex::new(NodeState { record, cost, orphan }), table: Arc::downgrade(self) };
+        let node = HumNode {
+            inner,
+            state: Mutex::new(NodeState { record, cost, orphan, aliases: Aliases::default() }),
+            table: Arc::downgrade(self),
+        };
         let mut shard = self.shard(key);
         if let Some(known) = shard.get(&key).and_then(Weak::upgrade) {
             drop(shard);

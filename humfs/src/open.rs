@@ -35,9 +35,7 @@ pub(crate) fn account_and_journal(tree: &Tree, read_only: bool) -> Result<(Accou
 
 /// What a look at the state file tells.
 enum Counters {
-    /// They are right.
-    Right,
-    /// They will be, after these entries.
+    /// They are right, after these entries.
     Settled(Vec<state::Left>),
     /// Nothing is known.
     Unknown(&'static str),
@@ -53,12 +51,14 @@ impl HumFs {
         let counters = match before {
             None => Counters::Unknown("it is mounted for the first time"),
             Some(_) if whiteouts > 0 => Counters::Unknown("a change of several steps was cut short"),
-            Some((state, _)) if state.clean => Counters::Right,
-            Some((state, _)) if state.boot_id != state::boot_id() => Counters::Unknown("the host went down while it was mounted"),
+            Some((state, _)) if !state.clean && state.boot_id != state::boot_id() => {
+                Counters::Unknown("the host went down while it was mounted")
+            }
+            // Also after an unmount in good order: what had no name and was
+            // still open then has gone since.
             Some((_, left)) => Counters::Settled(left),
         };
         let (settled, recounted) = match counters {
-            Counters::Right => (0, None),
             Counters::Settled(left) => match self.settle_left(&left)? {
                 Some(used) => {
                     self.account.recounted(used).map_err(fault("writing humfs/state"))?;

@@ -314,6 +314,9 @@ fn open_control(root: BorrowedFd<'_>, access: Access) -> Fault<Option<OwnedFd>> 
 /// How long a writer that is on its way out is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long it may take a writer to notice that it is unmounted, and to say so.
+const NOTICE: Duration = Duration::from_secs(1);
+
 /// One writer a tree. The lock belongs to the open file and goes with the
 /// last process that has it, however that ends. A writer that is unmounted
 /// already, and still writes out what it has, is waited for.
@@ -327,7 +330,8 @@ pub(crate) fn take_lock(control: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd,
             Ok(()) => break,
             Err(Host::WOULDBLOCK) => {
                 let holder = host::read_fd(lock.as_fd(), 64).unwrap_or_default();
-                if !holder.starts_with(CLOSING) || begun.elapsed() > PATIENCE {
+                let limit = if holder.starts_with(CLOSING) { PATIENCE } else { NOTICE };
+                if begun.elapsed() > limit {
                     return Err(UsageError(format!("'{shown}' is in use by another writer: unmount it first, or mount it with -o ro")));
                 }
                 std::thread::sleep(Duration::from_millis(10));

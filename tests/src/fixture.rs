@@ -4,6 +4,7 @@
 use crate::harness::skip;
 use crate::machine::processes::{descendants, runs};
 use crate::ordinary;
+use crate::ordinary::USER;
 use rustix::process::{Pid, Signal};
 use std::fs::File;
 use std::io::Read;
@@ -30,6 +31,23 @@ pub fn temp_dir() -> TempDir {
     let dir = tempfile::Builder::new().prefix(&prefix()).tempdir().expect("a temporary directory");
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
     dir
+}
+
+/// The same, where syncing costs nothing if there is such a place: for what
+/// processes do and power cuts do not. `TMPDIR` decides where it is set.
+#[must_use]
+pub fn memory_dir() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let able = |dir: &TempDir| {
+        use rustix::fs::{CWD, Mode, OFlags, XattrFlags, openat, setxattr};
+        setxattr(dir.path(), c"user.able", b"", XattrFlags::empty()).is_ok()
+            && openat(CWD, dir.path(), OFlags::TMPFILE | OFlags::RDWR, Mode::RUSR).is_ok()
+    };
+    let made = tempfile::Builder::new().prefix(&prefix()).tempdir_in(memory);
+    match made {
+        Ok(dir) if std::env::var_os("TMPDIR").is_none() && able(&dir) => dir,
+        _ => temp_dir(),
+    }
 }
 
 /// The `externfs` program: `EXTERNFS_BIN`, or built now if need be.
@@ -88,9 +106,6 @@ pub fn need_root() {
     }
 }
 
-/// Some user who is nobody special, and has nothing.
-pub const ORDINARY_USER: u32 = 65_534;
-
 /// Runs this very program once more, by an ordinary user. Skips the running
 /// case unless root runs it.
 ///
@@ -103,9 +118,9 @@ pub fn run_as_user(arguments: &[&str]) {
     let (program, temporary) = (dir.path().join("program"), dir.path().join("tmp"));
     std::fs::copy("/proc/self/exe", &program).expect("copying this program");
     std::fs::create_dir(&temporary).expect("a directory");
-    std::os::unix::fs::chown(&temporary, Some(ORDINARY_USER), Some(ORDINARY_USER)).expect("chown");
+    std::os::unix::fs::chown(&temporary, Some(USER), Some(USER)).expect("chown");
     let mut command = Command::new(&program);
-    command.args(arguments).uid(ORDINARY_USER).gid(ORDINARY_USER).env("TMPDIR", &temporary).env_remove("HOME").current_dir("/");
+    command.args(arguments).uid(USER).gid(USER).env("TMPDIR", &temporary).env_remove("HOME").current_dir("/");
     println!("{}", indented(&succeed(&mut command)));
 }
 
@@ -341,6 +356,30 @@ impl Mount {
         let first = output(&mut look);
         assert!(first.status.success(), "{first:?}; the server said: {}", mount.server.log());
         mount
+    }
+
+    /// `externfs mount sqlfs DATABASE`.
+    ///
+    /// # Panics
+    /// With the server's words when it does not mount.
+    #[must_use]
+    pub fn sqlfs(database: &Path, options: &str) -> Mount {
+        let mount = Mount::launch(temp_dir(), "sqlfs", (database, options), |_| {});
+        let first = std::fs::metadata(mount.path());
+        assert!(first.is_ok(), "{first:?}; the server said: {}", mount.server.log());
+        mount
+    }
+
+    /// The same by an ordinary user, for himself.
+    ///
+    /// # Panics
+    /// With the server's words when it does not mount.
+    #[must_use]
+    pub fn sqlfs_of_user(database: &Path, options: &str) -> Mount {
+        ordinary::need();
+        let point = temp_dir();
+        ordinary::give(point.path());
+        Mount::launch(point, "sqlfs", (database, options), ordinary::act)
     }
 
     fn launch(point: TempDir, plugin: &str, (source, options): (&Path, &str), adjust: impl FnOnce(&mut Command)) -> Mount {

@@ -9,6 +9,10 @@
 //!   [`ground`], [`ordinary`], [`humtree`]: an ext4, a user and a tree for them.
 //! * [`external`]: suites that others wrote.
 //! * [`machine`]: User Mode Linux and QEMU guests.
+//! * [`deed`], [`trial`], [`relapse`]: single changes cut short at each of their
+//!   steps, by [`mortal`], and what [`picture`] shows of the tree afterwards.
+//! * [`load`], [`power`]: mixed loads that are killed, and whose power is cut.
+//! * [`realm`]: which plugin serves which kind of tree.
 //! * [`harness`]: a runner with time limits, skips and leak checks.
 
 pub mod beside;

@@ -23,8 +23,10 @@ use std::process::{Command, Stdio};
 /// When a program dies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
-    /// At this step, the first of which is 1.
+    /// At this step of its first thread, counted from 1.
     Step(usize),
+    /// At this step of its other threads together.
+    Other(usize),
     /// Where it says that it is done.
     Done,
     /// By itself.
@@ -34,20 +36,21 @@ pub enum Fate {
 /// How it ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum End {
-    /// Killed at `step`, at the call that is named.
-    Killed {
-        /// Counted from 1.
-        step: usize,
-        /// The system call and which side of it.
-        call: String,
-    },
-    /// It has said that it is done, after so many steps.
-    Done {
-        /// How many there are to die at.
-        steps: usize,
-    },
+    /// Killed, at this call and on this side of it.
+    Killed(String),
+    /// It has said that it is done.
+    Done(Steps),
     /// It ended before it was done, and said this.
     Failed(String),
+}
+
+/// How many steps there are to die at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Steps {
+    /// Of the first thread: the same in each run, mostly.
+    pub own: usize,
+    /// Of all the others: as many as they come to meanwhile.
+    pub others: usize,
 }
 
 /// The program's first call: from now on its parent watches it.
@@ -72,7 +75,7 @@ pub fn live(command: &mut Command, fate: Fate) -> End {
     run(command, fate, false).0
 }
 
-/// The call at each of its steps.
+/// The call at each step of its first thread.
 ///
 /// # Errors
 /// That it failed, and what it said.
@@ -81,7 +84,7 @@ pub fn live(command: &mut Command, fate: Fate) -> End {
 /// As [`live`].
 pub fn calls(command: &mut Command) -> Result<Vec<String>, String> {
     match run(command, Fate::Never, true) {
-        (End::Done { .. }, calls) => Ok(calls),
+        (End::Done(_), calls) => Ok(calls),
         (end, _) => Err(format!("{end:?}")),
     }
 }
@@ -96,7 +99,7 @@ struct Tracer {
     leader: Pid,
     fate: Fate,
     marks: usize,
-    steps: usize,
+    steps: Steps,
     /// There is more than one thread. The others are to be seen at their calls
     /// from the first mark on, so they have to be stopped at calls by then.
     crowd: bool,
@@ -110,20 +113,23 @@ struct Tracer {
 impl Tracer {
     fn run(command: &mut Command, fate: Fate, record: bool) -> (End, Vec<String>) {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // Waited for by number, as all its threads are.
+        #[allow(clippy::zombie_processes)]
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let leader = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
         let calls = record.then(Vec::new);
-        let mut tracer = Tracer { leader, fate, marks: 0, steps: 0, crowd: false, inside: BTreeSet::new(), killed_at: None, calls };
+        let mut tracer =
+            Tracer { leader, fate, marks: 0, steps: Steps::default(), crowd: false, inside: BTreeSet::new(), killed_at: None, calls };
         let status = tracer.trace();
         let mut said = String::new();
         if let Some(mut stderr) = child.stderr.take() {
             let _ = stderr.read_to_string(&mut said);
         }
         let end = match tracer.killed_at {
-            Some(_) if fate == Fate::Done => End::Done { steps: tracer.steps },
-            Some(call) => End::Killed { step: tracer.steps, call },
-            None if tracer.marks == 3 && matches!(status, WaitStatus::Exited(_, 0)) => End::Done { steps: tracer.steps },
-            None => End::Failed(format!("{status:?} after {} marks and {} steps: {}", tracer.marks, tracer.steps, said.trim())),
+            Some(_) if fate == Fate::Done => End::Done(tracer.steps),
+            Some(call) => End::Killed(call),
+            None if tracer.marks == 3 && matches!(status, WaitStatus::Exited(_, 0)) => End::Done(tracer.steps),
+            None => End::Failed(format!("{status:?} after {} marks and {:?}: {}", tracer.marks, tracer.steps, said.trim())),
         };
         (end, tracer.calls.unwrap_or_default())
     }
@@ -138,11 +144,7 @@ impl Tracer {
                 Err(error) => return end.unwrap_or_else(|| panic!("waitpid: {error}")),
             };
             match status {
-                WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) => {
-                    if pid == self.leader {
-                        end = Some(status);
-                    }
-                }
+                WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) if pid == self.leader => end = Some(status),
                 WaitStatus::Stopped(pid, Signal::SIGSTOP) => self.stopped(pid),
                 WaitStatus::Stopped(pid, signal) => self.resume(pid, Some(signal)),
                 WaitStatus::PtraceSyscall(pid) => self.step(pid),
@@ -181,12 +183,14 @@ impl Tracer {
             self.inside.remove(&pid);
         }
         if self.marks == 2 && self.killed_at.is_none() {
-            self.steps += 1;
+            let own = pid == self.leader;
+            *if own { &mut self.steps.own } else { &mut self.steps.others } += 1;
             let named = || format!("{} {}", if enters { "before" } else { "after" }, call_of(pid));
-            if let Some(calls) = &mut self.calls {
+            if let Some(calls) = self.calls.as_mut().filter(|_| own) {
                 calls.push(named());
             }
-            if self.fate == Fate::Step(self.steps) {
+            let fatal = if own { Fate::Step(self.steps.own) } else { Fate::Other(self.steps.others) };
+            if self.fate == fatal {
                 return self.kill(named());
             }
         }

@@ -197,7 +197,7 @@ impl PowerCut<'_> {
         crate::shutdown::cut_power(&self.disk.path());
         let reported = victim.kill(THREADS)?;
         self.disk.remount();
-        let seen = self.realm.look(&tree)?;
+        let seen = self.realm.look_after_power_cut(&tree)?;
         let mut survey = Survey { reported: reported.iter().sum(), lost: 0 };
         for (thread, &count) in reported.iter().enumerate() {
             let wrong = |why: String| format!("thread {thread}, which has reported {count} steps: {why}");
@@ -234,7 +234,7 @@ impl PowerCut<'_> {
                 }
             }
             lost += usize::from(found.is_empty() && fate.views.last() != Some(&None));
-            let adopted = self.realm.may_lose_records() && !fate.whole && matches!(found.as_slice(), [(_, sight)] if is_strangers(sight));
+            let adopted = self.realm.may_lose_records() && !fate.whole && matches!(found.as_slice(), [(_, sight)] if is_adopted(sight));
             judge_thing(&Thing::of(thread, id), &fate, &found, adopted).map_err(|why| format!("thing {id}, {fate:?}: {why}: {found:?}"))?;
         }
         if strangers.is_empty() { Ok(lost) } else { Err(format!("{strangers:?} are there")) }
@@ -242,13 +242,13 @@ impl PowerCut<'_> {
 }
 
 /// Whether it is seen as what has no record is seen.
-fn is_strangers(sight: &Sight) -> bool {
+fn is_adopted(sight: &Sight) -> bool {
     let mode = match sight.kind {
         FileKind::Directory => 0o700,
         FileKind::Symlink => 0o777,
         _ => 0o600,
     };
-    sight.owner == (0, 0) && sight.mode == mode && sight.xattrs.is_empty()
+    sight.owner == (0, 0) && sight.mode == mode
 }
 
 /// Whether a thing that is found by these names may be so. One that was
@@ -269,7 +269,12 @@ fn judge_thing(thing: &Thing, fate: &Fate, found: &[(bool, &Sight)], adopted: bo
         return Err("it has another name".into());
     }
     if !adopted {
-        judge_record(thing, fate, &views, sight)?;
+        judge_record(thing, &views, sight)?;
+    }
+    let xattr = sight.xattrs.get(XATTR);
+    let strange = xattr.is_some() && xattr != thing.xattr.as_ref() || sight.xattrs.len() > usize::from(xattr.is_some());
+    if strange || fate.whole && xattr != thing.xattr.as_ref() {
+        return Err("its attributes are not its own".into());
     }
     // What was not synced may be short or have holes, but is nobody else's.
     let own = |(index, &byte): (usize, &u8)| byte == 0 || thing.content.get(index) == Some(&byte);
@@ -280,17 +285,12 @@ fn judge_thing(thing: &Thing, fate: &Fate, found: &[(bool, &Sight)], adopted: bo
     Err(format!("its contents should be {} bytes", thing.content.len()))
 }
 
-fn judge_record(thing: &Thing, fate: &Fate, views: &[View], sight: &Sight) -> std::result::Result<(), String> {
+fn judge_record(thing: &Thing, views: &[View], sight: &Sight) -> std::result::Result<(), String> {
     if !views.iter().any(|view| thing.modes[usize::from(view.chmodded)] == sight.mode) {
         return Err(format!("its mode should be one of {:04o} and {:04o}", thing.modes[0], thing.modes[1]));
     }
     if sight.kind != thing.kind || sight.owner != thing.owner {
         return Err(format!("it should be {:?} {:?}", thing.kind, thing.owner));
-    }
-    let xattr = sight.xattrs.get(XATTR);
-    let strange = xattr.is_some() && xattr != thing.xattr.as_ref() || sight.xattrs.len() > usize::from(xattr.is_some());
-    if strange || fate.whole && xattr != thing.xattr.as_ref() {
-        return Err("its attributes are not its own".into());
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use crate::picture::Picture;
 use externfs::{Connect, MountOption, Plugin, Source};
+use humfs::check::{CheckOptions, Progress};
 use humfs::store::Format;
 use humfs::superblock::Superblock;
 use std::fs::Permissions;
@@ -45,6 +46,14 @@ impl Realm {
     /// # Panics
     /// When the host refuses it.
     pub fn make(self, path: &Path) {
+        self.make_of(path, TOTAL);
+    }
+
+    /// The same, which may hold `total` bytes where the plugin limits them.
+    ///
+    /// # Panics
+    /// When the host refuses it.
+    pub fn make_of(self, path: &Path, total: u64) {
         let private = |path: &Path| {
             std::fs::create_dir(path).expect("a directory");
             std::fs::set_permissions(path, Permissions::from_mode(0o700)).expect("chmod");
@@ -52,7 +61,7 @@ impl Realm {
         private(path);
         if let Realm::HumFs(format) = self {
             private(&path.join("data"));
-            let superblock = Superblock { version: 2, format, used: 1, total: TOTAL };
+            let superblock = Superblock { version: 2, format, used: 1, total };
             std::fs::write(path.join("superblock"), superblock.to_text()).expect("a superblock");
         }
     }
@@ -84,22 +93,44 @@ impl Realm {
     }
 
     /// Whether a power cut may take the record of an object that was not
-    /// synced, which is root's then (FORMAT.md, `shadow_fs`).
+    /// synced, which is root's then: where the records' contents are the
+    /// contents of files, and not the host's metadata (FORMAT.md).
     #[must_use]
     pub fn may_lose_records(self) -> bool {
-        self == Realm::HumFs(Format::ShadowFs)
+        matches!(self, Realm::HumFs(Format::ShadowFs | Format::Sqlite))
     }
 
-    /// What the next mount sees, and the one after it, which has to count for
-    /// itself.
+    /// What the next mount sees. A check must agree that all is in order then,
+    /// and the mount after it, which has to count for itself, must see the same.
     ///
     /// # Errors
-    /// What cannot be seen, and how the two differ.
+    /// What cannot be seen, what is not in order, and how the two differ.
     pub fn look(self, tree: &Path) -> Result<Picture, String> {
+        // A record without an object is invisible: it costs a few bytes.
+        self.look_but(tree, &["orphan-metadata"])
+    }
+
+    /// The same after a power cut, which may cost records.
+    ///
+    /// # Errors
+    /// As for [`Realm::look`].
+    pub fn look_after_power_cut(self, tree: &Path) -> Result<Picture, String> {
+        let lost: &[&str] = if self.may_lose_records() { &["orphan-metadata", "orphan-data"] } else { &["orphan-metadata"] };
+        self.look_but(tree, lost)
+    }
+
+    fn look_but(self, tree: &Path, tolerated: &[&str]) -> Result<Picture, String> {
         let first = self.mounted(tree)?;
         let left = self.left_over(tree);
         if !left.is_empty() {
             return Err(format!("after recovery there is still {left:?}"));
+        }
+        if let Realm::HumFs(_) = self {
+            let check = || humfs::check::check(tree, &CheckOptions::default(), &Progress::default()).map_err(|error| error.0);
+            let report = patiently(check)?;
+            if let Some(finding) = report.findings.iter().find(|finding| !tolerated.contains(&finding.problem.name())) {
+                return Err(format!("a check finds at '{}': {}", finding.path.escape_ascii(), finding.problem));
+            }
         }
         self.forget_counters(tree);
         match first.difference(&self.mounted(tree)?) {
@@ -109,15 +140,7 @@ impl Realm {
     }
 
     fn mounted(self, tree: &Path) -> Result<Picture, String> {
-        // Another thread may be between fork(2) and execve(2), where its child
-        // holds the descriptor of a lock that was ours.
-        let patience = Instant::now() + Duration::from_secs(5);
-        let connect = loop {
-            match self.open(tree, &[]) {
-                Err(why) if why.contains("in use") && Instant::now() < patience => std::thread::sleep(Duration::from_millis(1)),
-                answer => break answer?,
-            }
-        };
+        let connect = patiently(|| self.open(tree, &[]))?;
         let mut seen = Picture::take(connect.as_ref())?;
         connect.close().map_err(|error| format!("closing: {error}"))?;
         if self == Realm::HostFs {
@@ -145,6 +168,18 @@ impl Realm {
     fn forget_counters(self, path: &Path) {
         if let Realm::HumFs(_) = self {
             std::fs::remove_file(path.join("humfs/state")).expect("humfs/state");
+        }
+    }
+}
+
+/// Again while the tree is in use: another thread may be between fork(2) and
+/// execve(2), where its child holds the descriptor of a lock that was ours.
+fn patiently<T>(attempt: impl Fn() -> Result<T, String>) -> Result<T, String> {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        match attempt() {
+            Err(why) if why.contains("in use") && Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
+            answer => return answer,
         }
     }
 }

@@ -72,7 +72,7 @@ impl Relapse<'_> {
         let tree = self.0.fresh("recorded");
         let calls = mortal::calls(&mut self.0.performer(&tree, Part::Whole))?;
         self.0.remove(&tree);
-        for first in changing(&calls[..states.steps.min(calls.len())]) {
+        for first in changing(&calls[..states.steps.own.min(calls.len())]) {
             let tree = self.killed(first)?;
             let mounting = mortal::calls(&mut self.mounter(&tree))?;
             self.0.remove(&tree);
@@ -80,7 +80,7 @@ impl Relapse<'_> {
                 let tree = self.killed(first)?;
                 verdict.points += 1;
                 let seen = match mortal::live(&mut self.mounter(&tree), Fate::Step(second)) {
-                    End::Killed { .. } | End::Done { .. } => self.0.realm.look(&tree).and_then(|seen| states.admit(&seen)),
+                    End::Killed(_) | End::Done(_) => self.0.realm.look(&tree).and_then(|seen| states.admit(&seen)),
                     End::Failed(why) => Err(why),
                 };
                 if let Err(why) = seen {
@@ -97,7 +97,7 @@ impl Relapse<'_> {
     fn killed(&self, step: usize) -> Result<PathBuf, String> {
         let tree = self.0.fresh("relapse");
         match mortal::live(&mut self.0.performer(&tree, Part::Whole), Fate::Step(step)) {
-            End::Killed { .. } => Ok(tree),
+            End::Killed(_) => Ok(tree),
             end => Err(format!("step {step}: {end:?}")),
         }
     }

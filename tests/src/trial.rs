@@ -4,7 +4,7 @@
 
 use crate::deed::{self, Deed};
 use crate::guest::Guest;
-use crate::mortal::{self, End, Fate};
+use crate::mortal::{self, End, Fate, Steps};
 use crate::picture::Picture;
 use crate::realm::Realm;
 use std::path::{Path, PathBuf};
@@ -13,11 +13,13 @@ use std::process::Command;
 /// The first argument of a process that performs a deed.
 pub const PERFORM: &str = "perform-deed";
 
-/// What such a process does where the request belongs.
+/// What such a process does between its marks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
     /// The request.
     Whole,
+    /// What is left to do after the request: it closes the tree.
+    Leaving,
     /// What may be seen of it alone: see [`Deed::between`].
     First,
     /// Nothing.
@@ -25,7 +27,7 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    const ALL: [(&str, Part); 3] = [("whole", Part::Whole), ("first", Part::First), ("none", Part::None)];
+    const ALL: [(&str, Part); 4] = [("whole", Part::Whole), ("leaving", Part::Leaving), ("first", Part::First), ("none", Part::None)];
 
     fn name(self) -> &'static str {
         Part::ALL.iter().find(|(_, part)| *part == self).map_or("", |(name, _)| name)
@@ -56,16 +58,24 @@ pub fn perform(words: &[String]) -> Result<(), String> {
     let connect = realm.open(tree, &[])?;
     let guest = Guest::new(connect.as_ref());
     let act = (deed.aim)(&guest).map_err(|errno| format!("aiming: {errno}"))?;
-    mortal::mark();
-    let answer = match part {
-        Part::Whole => act(&guest),
+    let request = || match part {
+        Part::Whole | Part::Leaving => act(&guest),
         Part::First => deed.between.map_or(Ok(()), |first| first(&guest)),
         Part::None => Ok(()),
     };
-    answer.map_err(|errno| format!("the deed: {errno}"))?;
+    let failed = |errno| format!("the deed: {errno}");
+    let close = || connect.close().map_err(|error| format!("closing: {error}"));
+    if part == Part::Leaving {
+        request().map_err(failed)?;
+        mortal::mark();
+        close()?;
+        mortal::mark();
+        return Ok(());
+    }
     mortal::mark();
-    drop(guest);
-    connect.close().map_err(|error| format!("closing: {error}"))
+    request().map_err(failed)?;
+    mortal::mark();
+    close()
 }
 
 /// How a trial ended.
@@ -73,9 +83,9 @@ pub fn perform(words: &[String]) -> Result<(), String> {
 pub struct Verdict {
     /// At how many steps the performer was killed.
     pub points: usize,
-    /// For each step, counted from 1, whether the new state was seen.
+    /// For each step of the first thread, whether the new state was seen.
     pub is_new: Vec<bool>,
-    /// The calls at which it was killed.
+    /// The calls at which it was killed then.
     pub calls: Vec<String>,
     /// What was seen that must not be.
     pub violations: Vec<String>,
@@ -97,7 +107,9 @@ pub(crate) struct States {
     between: Option<Picture>,
     new: Picture,
     /// How many the deed has, without those of the mark behind it.
-    pub(crate) steps: usize,
+    pub(crate) steps: Steps,
+    /// How many the mark has.
+    idle: usize,
 }
 
 impl Trial<'_> {
@@ -119,8 +131,13 @@ impl Trial<'_> {
                 return verdict;
             }
         };
-        for step in 1..=states.steps {
-            self.cut(step, &states, &mut verdict);
+        for step in 1..=states.steps.own {
+            let (call, seen) = self.cut(Part::Whole, Fate::Step(step), &states, &mut verdict);
+            verdict.is_new.push(seen.is_some_and(|seen| seen.difference(&states.new).is_none()));
+            verdict.calls.push(call);
+        }
+        for step in 1..=states.steps.others {
+            self.cut(Part::Whole, Fate::Other(step), &states, &mut verdict);
         }
         if let Err(why) = self.check_answered(&states) {
             verdict.violations.push(format!("{}: killed after its answer: {why}", self.deed.name));
@@ -128,28 +145,51 @@ impl Trial<'_> {
         verdict
     }
 
-    /// Dies at this step.
-    fn cut(&self, step: usize, states: &States, verdict: &mut Verdict) {
-        let tree = self.fresh(&format!("step{step}"));
-        let (call, seen) = match self.act(&tree, Part::Whole, Fate::Step(step)) {
-            End::Killed { call, .. } => (call, self.realm.look(&tree)),
-            End::Done { steps } => ("the end".into(), Err(format!("this time there were only {steps}"))),
+    /// Dies at each step of leaving the tree after the deed, whose outcome
+    /// must be there whatever happens then.
+    pub fn leave(&self) -> Verdict {
+        let mut verdict = Verdict::default();
+        let known = self.states().and_then(|states| Ok((self.state(Part::Leaving)?.0, states)));
+        let (leaving, states) = match known {
+            Ok(known) => known,
+            Err(why) => {
+                verdict.violations.push(format!("{}: uninterrupted: {why}", self.deed.name));
+                return verdict;
+            }
+        };
+        let answered = States { old: states.new.clone(), between: None, ..states };
+        for step in 1..=leaving.own.saturating_sub(answered.idle) {
+            self.cut(Part::Leaving, Fate::Step(step), &answered, &mut verdict);
+        }
+        for step in 1..=leaving.others {
+            self.cut(Part::Leaving, Fate::Other(step), &answered, &mut verdict);
+        }
+        verdict
+    }
+
+    /// Dies there. Returns the call, and what is seen then.
+    fn cut(&self, part: Part, fate: Fate, states: &States, verdict: &mut Verdict) -> (String, Option<Picture>) {
+        let tree = self.fresh("cut");
+        let (call, seen) = match self.act(&tree, part, fate) {
+            End::Killed(call) => (call, self.realm.look(&tree)),
+            // Other threads are not there at every turn.
+            End::Done(_) => ("the end".into(), self.realm.look(&tree)),
             End::Failed(why) => ("the end".into(), Err(why)),
         };
         verdict.points += 1;
-        verdict.is_new.push(seen.as_ref().is_ok_and(|seen| seen.difference(&states.new).is_none()));
-        if let Err(why) = seen.and_then(|seen| states.admit(&seen)) {
-            verdict.violations.push(format!("{}: step {step} of {}, {call}: {why}", self.deed.name, states.steps));
+        let admitted = seen.as_ref().map_err(String::clone).and_then(|seen| states.admit(seen));
+        if let Err(why) = admitted {
+            verdict.violations.push(format!("{}: {} {fate:?} of {:?}, {call}: {why}", self.deed.name, part.name(), states.steps));
         }
-        verdict.calls.push(call);
         self.remove(&tree);
+        (call, seen.ok())
     }
 
     /// What was answered is there, whatever happens then.
     fn check_answered(&self, states: &States) -> Result<(), String> {
         let tree = self.fresh("answered");
         let end = self.act(&tree, Part::Whole, Fate::Done);
-        let End::Done { .. } = end else { return Err(format!("{end:?}")) };
+        let End::Done(_) = end else { return Err(format!("{end:?}")) };
         let seen = self.realm.look(&tree)?;
         self.remove(&tree);
         seen.difference(&states.new).map_or(Ok(()), Err)
@@ -160,13 +200,14 @@ impl Trial<'_> {
         let (idle, old) = self.state(Part::None)?;
         let between = self.deed.between.map(|_| self.state(Part::First)).transpose()?.map(|(_, seen)| seen);
         let (steps, new) = self.state(Part::Whole)?;
-        Ok(States { old, between, new, steps: steps.saturating_sub(idle) })
+        let steps = Steps { own: steps.own.saturating_sub(idle.own), ..steps };
+        Ok(States { old, between, new, steps, idle: idle.own })
     }
 
-    fn state(&self, part: Part) -> Result<(usize, Picture), String> {
+    fn state(&self, part: Part) -> Result<(Steps, Picture), String> {
         let tree = self.fresh(part.name());
         let end = self.act(&tree, part, Fate::Never);
-        let End::Done { steps } = end else { return Err(format!("{}: {end:?}", part.name())) };
+        let End::Done(steps) = end else { return Err(format!("{}: {end:?}", part.name())) };
         let seen = self.realm.look(&tree)?;
         self.remove(&tree);
         Ok((steps, seen))

@@ -35,7 +35,8 @@ fn xattr() -> Subject {
 fn subject(format: Format) -> Subject {
     let (realm, dir) = (Realm::HumFs(format), fixture::temp_dir());
     let tree = dir.path().join("tree");
-    realm.make(&tree);
+    // More than any check allocates.
+    realm.make_of(&tree, 1 << 30);
     let open = |options: &[&str]| realm.open(&tree, options).unwrap_or_else(|why| panic!("{why}"));
     let can = Capabilities { owners: true, devices: true, xattrs: true, rename_flags: true, holes: true };
     Subject { connect: open(&[]), read_only: open(&["ro"]), can, keep: Box::new(dir) }

@@ -44,7 +44,7 @@ fn archive() -> (PathBuf, PathBuf) {
         let made = fixture::output(Command::new(program).args(["--variant=minbase", PACKAGES, suite.trim()]).arg(&root));
         if !made.status.success() {
             let said = text(&made);
-            skip(&format!("debootstrap has no Debian to fetch: {}", said.lines().last().unwrap_or_default()));
+            skip(format!("debootstrap has no Debian to fetch: {}", said.lines().last().unwrap_or_default()));
         }
         // What a guest's root has and debootstrap's has not.
         fixture::shell(&format!("setcap cap_net_raw+ep {0}/bin/tar; mkfifo -m 640 {0}/run/pipe; touch -h -d @1.5 {0}/bin", root.display()));

@@ -9,10 +9,12 @@
 //! What we write is PAX, and the same tree is always the same bytes.
 //!
 //! Keywords beside POSIX's: `SCHILY.xattr.NAME` (the raw value),
+//! `SCHILY.acl.access` and `.default` (read only: written as attributes),
 //! `SCHILY.devmajor` and `SCHILY.devminor` (where a header's field is too
 //! short), and `EXTERNFS.type=socket`, for which tar has no letter: others see
 //! an empty file.
 
+mod acl;
 mod compressed;
 mod header;
 mod pax;

@@ -7,7 +7,7 @@ use crate::cli::Create;
 use crate::failure::{Failure, Result};
 use crate::offline::{Offline, TreePath};
 use crate::progress::Progress;
-use crate::transfer::{HostTree, Keep, Origin, Planter, Unpack};
+use crate::transfer::{Ahead, HostTree, Keep, Planter, Unpack};
 use crate::{hostuser, process};
 use externfs::{Mode, SetAttr};
 use humfs::make::{self, Plan};
@@ -55,7 +55,7 @@ fn become_owner(owner: Option<owner::Owner>, tree: &Path) -> Result<()> {
 enum Source<'a> {
     Directory(&'a Path),
     /// Its name, its bytes, and how many they are if that is known.
-    Archive(String, Box<dyn Read>, Option<u64>),
+    Archive(String, Box<dyn Read + Send>, Option<u64>),
 }
 
 impl Source<'_> {
@@ -82,20 +82,20 @@ impl Source<'_> {
             Source::Directory(directory) => {
                 let mut origin = HostTree::new(directory, Keep::All, true, true)?;
                 origin.avoid(place)?;
-                pour(tree, &mut origin, Progress::of_directory(directory.to_owned()))
+                pour(tree, Ahead::new(origin)?, Progress::of_directory(directory.to_owned()))
             }
             Source::Archive(name, bytes, length) => {
                 let (bytes, counted) = Counter::new(bytes);
                 let bytes = decompressed(bytes).map_err(|error| Failure::io(&name, &error))?;
-                pour(tree, &mut Unpack::new(bytes, name), Progress::of_bytes(length, counted))
+                pour(tree, Ahead::new(Unpack::new(bytes, name))?, Progress::of_bytes(length, counted))
             }
         }
     }
 }
 
-fn pour(tree: &Offline, origin: &mut dyn Origin, mut progress: Progress) -> Result<()> {
+fn pour(tree: &Offline, mut origin: Ahead, mut progress: Progress) -> Result<()> {
     let mut planter = Planter::new(tree, TreePath::default(), false)?;
-    planter.plant(origin, &mut |bytes| progress.told(bytes))?;
+    planter.plant(&mut origin, &mut |bytes| progress.told(bytes))?;
     planter.finish()?;
     progress.finish();
     Ok(())

@@ -70,7 +70,8 @@ pub fn run(arguments: &[OsString]) -> Result<()> {
     let call = parse(arguments)?;
     let registry = plugins::registry();
     let (plugin, source) = split_source(&registry, &call.source);
-    let options = options::parse(&call.lists)?;
+    // mount(8) puts "rw" into every list, so from there it means nothing.
+    let options = options::parse(&call.lists)?.into_iter().filter(|option| option.key != "rw").collect();
     let request = Request { plugin: plugin.into(), source: source.into(), point: call.point, options, ..Request::default() };
     if call.fake {
         return mount::sort(mount::known(&registry, plugin)?, &request.options).map(drop);

@@ -8,6 +8,7 @@ pub fn registry() -> Registry {
     let mut registry = Registry::new();
     registry.register(hostfs::HostFsPlugin);
     registry.register(humfs::HumFsPlugin);
+    registry.register(sqlfs::SqlFsPlugin);
     registry.register(externfs::example::LinesPlugin);
     registry
 }

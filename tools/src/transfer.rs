@@ -6,6 +6,7 @@
 //! puts items into a tree, [`HostWriter`] into a host directory, and
 //! [`pack`] into an archive.
 
+mod ahead;
 mod dates;
 mod gather;
 mod host_tree;
@@ -14,6 +15,7 @@ mod pack;
 mod planter;
 mod unpack;
 
+pub use ahead::Ahead;
 pub use gather::Gather;
 pub use host_tree::{HostTree, Keep};
 pub use host_writer::HostWriter;

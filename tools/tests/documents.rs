@@ -10,7 +10,10 @@ fn help_lists_every_option_with_examples() {
     for part in ["allow_other", "threads=N", "passthrough=", "squash=UID:GID", "Examples:", "externfs mount hostfs", "/etc/fstab"] {
         assert!(help.contains(part), "{part}");
     }
-    for command in ["umount", "serve", "boot"] {
+    for command in [
+        "umount", "serve", "boot", "create", "export", "resize", "convert", "ls", "stat", "chown", "chmod", "mknod", "ln", "cp-in",
+        "cp-out",
+    ] {
         assert!(succeeds(&mut externfs([command, "--help"])).contains("Examples:"), "{command}");
     }
     assert!(succeeds(&mut externfs(["plugins"])).contains("hostfs: "));
@@ -28,7 +31,16 @@ fn every_subcommand_has_a_page() {
     let place = Place::new();
     let directory = place.path().join("man");
     succeeds(externfs(["man"]).arg(&directory));
-    for page in ["externfs", "externfs-mount", "externfs-umount", "externfs-serve", "externfs-boot"] {
+    for page in [
+        "externfs",
+        "externfs-mount",
+        "externfs-umount",
+        "externfs-serve",
+        "externfs-boot",
+        "externfs-create",
+        "externfs-cp-in",
+        "humfsify",
+    ] {
         let text = std::fs::read_to_string(directory.join(format!("{page}.1"))).expect(page);
         assert!(text.contains(".TH"), "{page}");
     }

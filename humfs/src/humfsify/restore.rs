@@ -193,7 +193,7 @@ fn clear_away(path: &Path) -> Fault<()> {
         rustix::fs::fchmod(&root, Mode::from_raw_mode(before.mode.bits()))?;
     }
     for (name, _) in host::names(control.as_fd())? {
-        if &*name != RESTORING {
+        if *name != *RESTORING {
             host::remove_deep(control.as_fd(), &name)?;
         }
     }

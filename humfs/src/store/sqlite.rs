@@ -20,9 +20,9 @@
 //!   the whole tree is walked once (`reconcile.rs`).
 //!
 //! # Processes
-//! SQLite's locks do not survive a fork. [`SqliteStore::open`] opens no
-//! database, and [`MetaStore::recover`] closes it again: after both a server
-//! may fork. The first other call opens it for good.
+//! SQLite's locks do not survive a fork. [`SqliteStore::open`] and
+//! [`MetaStore::recover`] leave the database closed, so that a server may fork
+//! after them. The first other call opens it for good.
 //!
 //! Readers beside a writer see the last batch, which is a second old at most.
 //!
@@ -52,10 +52,10 @@ use crate::host::{self, damaged, fault};
 use crate::record::Record;
 use crate::tree::{Access, Tree};
 use change::Change;
-use externfs::{Attr, Errno, FileKind, Result};
+use externfs::{Attr, FileKind, Result};
 use flusher::Flusher;
 use hostfs::Inode;
-use log::{Outcome, Ticket};
+use log::Outcome;
 use rustix::fs::{AtFlags, FileType, OFlags, RenameFlags, StatxFlags};
 use session::{Session, Site};
 use shared::{Shared, State};
@@ -105,7 +105,7 @@ impl SqliteStore {
         host: impl FnOnce() -> Result<(T, Outcome)>,
     ) -> Result<T> {
         let mut state = self.shared.lock();
-        let planned = self.write_down(&mut state, plan);
+        let planned = state.write_down(&self.shared.site, plan);
         let (change, ticket) = match planned {
             Ok((change, Some(ticket))) => (change, ticket),
             Ok((_, None)) => {
@@ -136,23 +136,12 @@ impl SqliteStore {
     /// A change that is nobody's but the database's.
     fn change_rows(&self, plan: impl FnOnce(&mut Session, &Site) -> Result<Change>) -> Result<()> {
         let mut state = self.shared.lock();
-        let changed = match self.write_down(&mut state, plan) {
+        let changed = match state.write_down(&self.shared.site, plan) {
             Ok((change, Some(ticket))) => state.settle(&self.shared.site, ticket, &change, &Outcome::default()),
             other => other.map(drop),
         };
         self.end_of_change(&mut state);
         changed
-    }
-
-    fn write_down(&self, state: &mut State, plan: impl FnOnce(&mut Session, &Site) -> Result<Change>) -> Result<(Change, Option<Ticket>)> {
-        let site = &self.shared.site;
-        if site.access == Access::Read {
-            return Err(Errno::EROFS.into());
-        }
-        let session = state.session(site)?;
-        let change = plan(session, site)?;
-        let ticket = if change.steps.is_empty() { None } else { Some(session.write_down(site, &change)?) };
-        Ok((change, ticket))
     }
 
     /// After each change.
@@ -163,7 +152,7 @@ impl SqliteStore {
             state.commit();
         }
         // The flusher cannot keep up, or there is none.
-        if is_overdue && let Err(error) = state.end_wal() {
+        if is_overdue && let Err(error) = state.end_wal(&self.shared.site) {
             tracing::warn!("{error}");
         }
         if !std::mem::replace(&mut state.is_awaited, true) {

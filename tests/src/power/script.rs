@@ -66,7 +66,7 @@ impl Thing {
             FileKind::Symlink => format!("target of {id} of {thread}").into_bytes(),
             _ => Vec::new(),
         };
-        let has_xattr = id % 3 == 0 && matches!(kind, FileKind::Regular | FileKind::Directory);
+        let has_xattr = id.is_multiple_of(3) && matches!(kind, FileKind::Regular | FileKind::Directory);
         Thing {
             kind,
             owner: ((bits >> 40) as u32 & 0xffff, (bits >> 48) as u32),

@@ -31,7 +31,7 @@ impl<R: Read> Read for Counter<R> {
 ///
 /// # Errors
 /// Those of the source.
-pub fn decompressed<'r>(source: impl Read + 'r) -> io::Result<Box<dyn Read + 'r>> {
+pub fn decompressed<'r>(source: impl Read + Send + 'r) -> io::Result<Box<dyn Read + Send + 'r>> {
     /// As much as the longest magic.
     const HEAD: usize = 6;
     let mut source = BufReader::with_capacity(256 << 10, source);

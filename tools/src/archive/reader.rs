@@ -1,5 +1,6 @@
 //! [`Reader`]: an archive, member by member.
 
+use super::acl;
 use super::header::{GID, Header, LINK, MAJOR, MINOR, MODE, MTIME, SIZE, UID};
 use super::pax::{self, Records, XATTR_PREFIX};
 use super::sparse::{self, Map};
@@ -173,11 +174,31 @@ impl<R: Read> Reader<R> {
                 None => Timestamp { seconds: i64::try_from(header.signed(MTIME, "time")?).unwrap_or_default(), nanoseconds: 0 },
             },
             atime: records.time(b"atime")?,
-            xattrs: xattrs(&records),
+            xattrs: self.xattrs(&records),
             size,
             what,
             path,
         })
+    }
+
+    /// Attributes, ordered by name; ACLs are among them.
+    fn xattrs(&self, records: &Records) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let all = records.with_prefix(XATTR_PREFIX).map(|(name, value)| (pax::unescape(name), value.to_vec()));
+        let mut all: Vec<_> = all.filter(|(name, _)| !name.is_empty()).collect();
+        for (key, name) in
+            [(&b"SCHILY.acl.access"[..], &b"system.posix_acl_access"[..]), (b"SCHILY.acl.default", b"system.posix_acl_default")]
+        {
+            let Some(text) = records.get(key).filter(|_| all.iter().all(|(known, _)| known != name)) else { continue };
+            match acl::to_xattr(text) {
+                Some(value) => all.push((name.to_vec(), value)),
+                None => tracing::warn!(
+                    "'{}': its ACL is left out, since it names owners by names: tar has --numeric-owner",
+                    shown::text(&self.path)
+                ),
+            }
+        }
+        all.sort_unstable();
+        all
     }
 
     /// Finds out where the contents belong. Returns the size of the file.
@@ -266,12 +287,4 @@ fn what(header: &Header, records: &Records, path: &[u8], link: Vec<u8>) -> io::R
             return Err(broken(format!("'{}' is of a type that is not known: '{}'", shown::text(path), other.escape_ascii())));
         }
     })
-}
-
-/// Attributes, ordered by name.
-fn xattrs(records: &Records) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let all = records.with_prefix(XATTR_PREFIX).map(|(name, value)| (pax::unescape(name), value.to_vec()));
-    let mut all: Vec<_> = all.filter(|(name, _)| !name.is_empty()).collect();
-    all.sort_unstable();
-    all
 }

@@ -49,7 +49,7 @@ fn write(members: &[(Member, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// Every member with its contents, holes filled.
-fn read(bytes: impl Read) -> io::Result<Vec<(Member, Vec<u8>)>> {
+fn read(bytes: impl Read + Send) -> io::Result<Vec<(Member, Vec<u8>)>> {
     let mut reader = Reader::new(decompressed(bytes)?);
     let (mut all, mut buffer) = (Vec::new(), [0; 100]);
     while let Some(member) = reader.next_member()? {

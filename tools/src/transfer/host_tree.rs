@@ -1,7 +1,7 @@
 //! [`HostTree`]: the items of a directory or file of the host.
 
 use super::{Body, Item, Origin};
-use crate::failure::{Failure, phrase};
+use crate::failure::Failure;
 use crate::offline::TreePath;
 use crate::{Result, shown};
 use externfs::{DeviceNumber, FileKind, GuestGid, GuestUid, Mode, Name, Timestamp};
@@ -25,7 +25,7 @@ pub enum Keep {
     Little,
 }
 
-/// See the [module](self).
+/// See the head of this file.
 pub struct HostTree {
     source: PathBuf,
     keep: Keep,
@@ -46,6 +46,7 @@ struct Level {
 }
 
 struct Current {
+    path: TreePath,
     file: OwnedFd,
     size: u64,
     at: u64,
@@ -91,76 +92,74 @@ impl HostTree {
     }
 
     fn item_of(&mut self, dir: BorrowedFd<'_>, name: &CStr, path: TreePath) -> Result<Option<Item>> {
-        let shown = self.shown(&path);
-        let cannot = |error: Host| Failure::io(&shown, &error.into());
-        let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
+        match self.look(dir, name, &path) {
+            Ok(item) => Ok(Some(item)),
             // It has gone since it was listed.
-            Err(Host::NOENT) if !path.is_root() => return Ok(None),
-            Err(error) => return Err(cannot(error)),
-        };
-        let kind = FileKind::from_mode(stat.st_mode).ok_or_else(|| cannot(Host::INVAL))?;
+            Err(Host::NOENT) if !path.is_root() => Ok(None),
+            Err(Host::ISDIR) => Err(Failure::new(format!("{} is a directory: -r copies it", self.shown(&path)))),
+            Err(Host::DEADLK) => {
+                let shown = self.shown(&path);
+                Err(Failure::new(format!("{shown} is the tree itself, which cannot be filled from a directory that it is in")))
+            }
+            Err(other) => Err(Failure::io(self.shown(&path), &other.into())),
+        }
+    }
+
+    /// The item for `name` in `dir`.
+    ///
+    /// # Errors
+    /// What the host says; ISDIR for a directory that is not wanted, DEADLK
+    /// for the one that must not be met.
+    fn look(&mut self, dir: BorrowedFd<'_>, name: &CStr, path: &TreePath) -> Fault<Item> {
+        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let kind = FileKind::from_mode(stat.st_mode).ok_or(Host::INVAL)?;
         let key = (stat.st_dev, stat.st_ino);
         if kind != FileKind::Directory && stat.st_nlink > 1 {
             if let Some(first) = self.met.get(&key) {
-                return Ok(Some(self.item(path, Body::HardLink(first.clone()), &stat, Vec::new())));
+                return Ok(self.item(path, Body::HardLink(first.clone()), &stat, Vec::new()));
             }
             self.met.insert(key, path.clone());
         }
+        let all = self.keep == Keep::All;
         let mut xattrs = Vec::new();
         let body = match kind {
             FileKind::Regular => {
-                let file = open(dir, name, OFlags::NOFOLLOW).map_err(cannot)?;
-                if self.keep == Keep::All {
-                    xattrs = read_xattrs(
-                        |buffer| rustix::fs::flistxattr(&file, buffer),
-                        |name, buffer| rustix::fs::fgetxattr(&file, name, buffer),
-                    )
-                    .map_err(cannot)?;
+                let file = open(dir, name, OFlags::NOFOLLOW)?;
+                if all {
+                    xattrs = xattrs_of_open(&file)?;
                 }
                 let size = stat.st_size.unsigned_abs();
-                let has_holes = (stat.st_blocks.unsigned_abs()) * 512 < size;
-                self.current = Some(Current { file, size, at: 0, until: 0, has_holes });
+                let has_holes = stat.st_blocks.unsigned_abs() * 512 < size;
+                self.current = Some(Current { path: path.clone(), file, size, at: 0, until: 0, has_holes });
                 Body::Regular(size)
             }
+            FileKind::Directory if self.avoided == Some(key) => return Err(Host::DEADLK),
+            FileKind::Directory if !self.recurse => return Err(Host::ISDIR),
             FileKind::Directory => {
-                if self.avoided == Some(key) {
-                    return Err(Failure::new(format!("{shown} is the tree itself, which cannot be filled from a directory that it is in")));
+                let dir = open(dir, name, OFlags::NOFOLLOW | OFlags::DIRECTORY)?;
+                if all {
+                    xattrs = xattrs_of_open(&dir)?;
                 }
-                if !self.recurse {
-                    return Err(Failure::new(format!("{shown} is a directory: -r copies it")));
-                }
-                let dir = open(dir, name, OFlags::NOFOLLOW | OFlags::DIRECTORY).map_err(cannot)?;
-                if self.keep == Keep::All {
-                    xattrs = read_xattrs(
-                        |buffer| rustix::fs::flistxattr(&dir, buffer),
-                        |name, buffer| rustix::fs::fgetxattr(&dir, name, buffer),
-                    )
-                    .map_err(cannot)?;
-                }
-                let names = names(&dir).map_err(cannot)?;
+                let names = names(&dir)?;
                 self.stack.push(Level { dir: Arc::new(dir), path: path.clone(), names });
                 Body::Directory
             }
-            FileKind::Symlink => Body::Symlink(rustix::fs::readlinkat(dir, name, Vec::new()).map_err(cannot)?.into_bytes()),
+            FileKind::Symlink => Body::Symlink(rustix::fs::readlinkat(dir, name, Vec::new())?.into_bytes()),
             kind => Body::Special(kind, device_of(kind, &stat)),
         };
-        if self.keep == Keep::All && !matches!(kind, FileKind::Regular | FileKind::Directory) {
+        if all && !matches!(kind, FileKind::Regular | FileKind::Directory) {
             let place = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name.to_bytes()].concat();
-            xattrs = read_xattrs(
-                |buffer| rustix::fs::llistxattr(&place[..], buffer),
-                |name, buffer| rustix::fs::lgetxattr(&place[..], name, buffer),
-            )
-            .map_err(cannot)?;
+            let get = |name: &CStr, buffer: &mut [u8]| rustix::fs::lgetxattr(&place[..], name, buffer);
+            xattrs = read_xattrs(|buffer| rustix::fs::llistxattr(&place[..], buffer), get)?;
         }
-        Ok(Some(self.item(path, body, &stat, xattrs)))
+        Ok(self.item(path, body, &stat, xattrs))
     }
 
-    fn item(&self, path: TreePath, body: Body, stat: &Stat, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Item {
+    fn item(&self, path: &TreePath, body: Body, stat: &Stat, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Item {
         let all = self.keep == Keep::All;
         let time = |seconds: i64, nanoseconds: u64| all.then_some(Timestamp { seconds, nanoseconds: nanoseconds as u32 });
         Item {
-            path,
+            path: path.clone(),
             body,
             mode: Mode::new(if all { stat.st_mode } else { stat.st_mode & 0o777 }),
             owner: all.then_some((GuestUid(stat.st_uid), GuestGid(stat.st_gid))),
@@ -193,7 +192,13 @@ impl Origin for HostTree {
 
     fn data(&mut self, buffer: &mut [u8]) -> Result<Option<(u64, usize)>> {
         let Some(current) = &mut self.current else { return Ok(None) };
-        current.read(buffer).map_err(|error| Failure::new(format!("{}: {}", self.source.display(), phrase(&error.into()))))
+        match current.read(buffer) {
+            Ok(piece) => Ok(piece),
+            Err(error) => {
+                let path = current.path.clone();
+                Err(Failure::io(self.shown(&path), &error.into()))
+            }
+        }
     }
 }
 
@@ -257,6 +262,11 @@ fn device_of(kind: FileKind, stat: &Stat) -> DeviceNumber {
 
 /// A label of the host's own policy, which means nothing in a guest.
 const HOST_LABEL: &[u8] = b"security.selinux";
+
+fn xattrs_of_open(file: &OwnedFd) -> Fault<Vec<(Vec<u8>, Vec<u8>)>> {
+    let get = |name: &CStr, buffer: &mut [u8]| rustix::fs::fgetxattr(file, name, buffer);
+    read_xattrs(|buffer| rustix::fs::flistxattr(file, buffer), get)
+}
 
 /// All attributes, by a call that lists them and one that reads one.
 fn read_xattrs(list: impl Fn(&mut [u8]) -> Fault<usize>, get: impl Fn(&CStr, &mut [u8]) -> Fault<usize>) -> Fault<Vec<(Vec<u8>, Vec<u8>)>> {

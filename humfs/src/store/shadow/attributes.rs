@@ -22,7 +22,9 @@
 //! ```
 //! In a file that names share, the new cell goes beside the old one, and then
 //! the head is rewritten, which is less than a sector. Each step is durable
-//! before the next, so one of the two is whole at any moment.
+//! before the next, so one of the two is whole at any moment. The first link(2)
+//! makes an empty file, which is no cell yet: later there would be nobody who
+//! knows all names that are to share it.
 //!
 //! The cell: for what holds now, then for what held before if need be: the
 //! length of a block (4), the block (see the record's).
@@ -126,7 +128,11 @@ pub(super) fn read(dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<Cell>> {
         Err(Host::NOENT) => return Ok(None),
         Err(Host::INVAL) => {
             let Some(file) = open(dir, name, OFlags::RDONLY)? else { return Ok(None) };
-            read_file(&file)?.map(|(_, bytes)| bytes)
+            match read_file(&file)? {
+                Ok(None) => return Ok(None),
+                Ok(Some((_, bytes))) => Ok(bytes),
+                Err(why) => Err(why),
+            }
         }
         Err(other) => return Err(fault("reading attributes")(other)),
     };
@@ -138,9 +144,10 @@ pub(super) fn read(dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<Cell>> {
 pub(super) fn write(stage: &Stage, dir: BorrowedFd<'_>, name: &CStr, cell: &Cell, shared: bool) -> Result<bool> {
     let bytes = cell.encode();
     if shared && let Some(file) = open_shared(dir, name)? {
-        let Ok((place, _)) = read_file(&file)? else {
+        let Ok(there) = read_file(&file)? else {
             return Err(damaged(format!("the attributes of '{}' cannot be replaced, they are damaged", path::shown(name))));
         };
+        let place = there.map_or((HEAD, 0), |(place, _)| place);
         return write_beside(&file, place, &bytes).map(|()| true).map_err(fault("rewriting attributes"));
     }
     let text = to_hex(&bytes);
@@ -155,7 +162,7 @@ pub(super) fn write(stage: &Stage, dir: BorrowedFd<'_>, name: &CStr, cell: &Cell
     }
 }
 
-/// Makes sure that names can share the cell `name`, if there is one.
+/// Makes sure that names can share the cell `name`: what there is, or will be.
 pub(super) fn make_shareable(stage: &Stage, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
     match rustix::fs::readlinkat(dir, name, Vec::with_capacity(TEXT_MAX + 1)) {
         Ok(text) => {
@@ -163,8 +170,20 @@ pub(super) fn make_shareable(stage: &Stage, dir: BorrowedFd<'_>, name: &CStr) ->
                 from_hex(text.as_bytes()).ok_or_else(|| damaged(format!("the attributes of '{}': not hexadecimal", path::shown(name))))?;
             stage.put_durable_file(&with_head(&bytes), dir, name).map_err(fault("writing attributes"))
         }
-        Err(Host::INVAL | Host::NOENT) => Ok(()),
+        Err(Host::INVAL) => Ok(()),
+        Err(Host::NOENT) => {
+            host::open_file(dir, name, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY).map(drop).map_err(fault("making attributes"))
+        }
         Err(other) => Err(fault("reading attributes")(other)),
+    }
+}
+
+/// Whether there is anything called `name` in `dir`.
+pub(super) fn exist(dir: BorrowedFd<'_>, name: &CStr) -> Result<bool> {
+    match host::stat_at(dir, name) {
+        Ok(_) => Ok(true),
+        Err(Host::NOENT) => Ok(false),
+        Err(other) => Err(fault("looking for attributes")(other)),
     }
 }
 
@@ -195,16 +214,25 @@ fn open_shared(dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<OwnedFd>> {
 /// Offset and length in a file.
 type Span = (u64, u64);
 
-/// The cell in a file, and where it is.
-fn read_file(file: &OwnedFd) -> Result<std::result::Result<(Span, Vec<u8>), Unreadable>> {
+/// What a file holds, if that is a cell.
+type Read<T> = std::result::Result<T, Unreadable>;
+
+/// A cell, and where in its file it is.
+type Found = (Span, Vec<u8>);
+
+/// The cell in a file; None if there was none yet.
+fn read_file(file: &OwnedFd) -> Result<Read<Option<Found>>> {
     let failed = fault("reading attributes");
     let size = rustix::fs::fstat(file).map_err(&failed)?.st_size;
     let size = u64::try_from(size).unwrap_or_default().min(2 * CELL_MAX);
     let bytes = host::read_fd(file.as_fd(), size as usize).map_err(&failed)?;
-    Ok(find_cell(&bytes).map(|((offset, len), cell)| ((offset, len), cell.to_vec())))
+    if bytes.is_empty() {
+        return Ok(Ok(None));
+    }
+    Ok(find_cell(&bytes).map(|(span, cell)| Some((span, cell.to_vec()))))
 }
 
-fn find_cell(bytes: &[u8]) -> std::result::Result<(Span, &[u8]), Unreadable> {
+fn find_cell(bytes: &[u8]) -> Read<(Span, &[u8])> {
     let short = Unreadable::Malformed("cut short");
     let (head, _) = bytes.split_first_chunk::<28>().ok_or(short)?;
     let (head, sum) = head.split_at(24);
@@ -346,6 +374,19 @@ mod tests {
         assert!(std::fs::metadata(p.dir.path().join("two")).unwrap().len() < 16 << 10);
     }
 
+    #[test]
+    fn names_that_share_nothing_yet_share_what_comes() {
+        let p = place();
+        make_shareable(&p.stage, p.fd.as_fd(), c"one").unwrap();
+        assert_eq!(read(p.fd.as_fd(), c"one").unwrap(), None);
+        std::fs::hard_link(p.dir.path().join("one"), p.dir.path().join("two")).unwrap();
+        for value in ["short", "s", &"long".repeat(500)] {
+            let cell = Cell::new(&record(0o644, value), None);
+            assert!(write(&p.stage, p.fd.as_fd(), c"one", &cell, true).unwrap());
+            assert_eq!(read(p.fd.as_fd(), c"two").unwrap(), Some(cell));
+        }
+    }
+
     /// Every prefix of the steps of a rewrite leaves the old cell or the new.
     #[test]
     fn a_rewrite_that_is_cut_short_leaves_the_old_one() {
@@ -369,7 +410,7 @@ mod tests {
         let p = place();
         std::os::unix::fs::symlink("xyz", p.dir.path().join("n")).unwrap();
         assert!(read(p.fd.as_fd(), c"n").is_err());
-        std::fs::write(p.dir.path().join("m"), "").unwrap();
+        std::fs::write(p.dir.path().join("m"), "h").unwrap();
         assert!(read(p.fd.as_fd(), c"m").is_err());
         let whole = with_head(&Cell::new(&record(0o644, "v"), None).encode());
         for bit in (0..28 * 8).chain(HEAD as usize * 8..whole.len() * 8) {

@@ -98,11 +98,8 @@ impl ShadowStore {
     /// Gives the records of `from` the name `to` as well, for good.
     fn share_records(&self, from: &At<'_>, to: &At<'_>, object: &Object<'_>, record: &Record) -> Result<()> {
         let stage = &self.writing()?.stage;
-        if let Some(pair) = self.attributes.get()
-            && let Some(dir) = pair.files.find(from.parent)?
-        {
-            attributes::make_shareable(stage, dir.as_fd(), from.name)?;
-        }
+        let pair = self.attributes()?;
+        attributes::make_shareable(stage, pair.files.make(from.parent)?.as_fd(), from.name)?;
         let dir = self.lines.files.make(from.parent)?;
         lines::make_shareable(self.style, stage, dir.as_fd(), from.name).map_err(fault("making a record shareable"))?;
         let refused = fault("linking a record");
@@ -112,9 +109,7 @@ impl ShadowStore {
             stage.put_file(line.as_bytes(), dir.as_fd(), from.name).map_err(fault("making a record"))?;
             self.carry(&self.lines, from, to)?.map_err(&refused)?;
         }
-        if let Some(pair) = self.attributes.get() {
-            self.carry(pair, from, to)?.map_err(refused)?;
-        }
+        self.carry(pair, from, to)?.map_err(refused)?;
         Ok(())
     }
 

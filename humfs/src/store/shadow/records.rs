@@ -7,7 +7,7 @@ use super::{ShadowStore, own};
 use crate::host::{self, damaged, fault};
 use crate::record::Record;
 use crate::store::{Loaded, Object, Place};
-use externfs::{Attr, FileKind, Result};
+use externfs::{Attr, Errno, Error, FileKind, Result};
 use rustix::fs::OFlags;
 use rustix::io::Errno as Host;
 use std::borrow::Cow;
@@ -133,6 +133,9 @@ impl ShadowStore {
             known => known,
         };
         let shared = object.host.nlink > 1 && object.host.kind != FileKind::Directory;
+        if shared && known.is_none() {
+            refuse_unshared(line, &home)?;
+        }
         let before = before.map(|before| with_attributes_of(before, known.as_ref()));
         let unchanged = known.as_ref().is_some_and(Cell::is_settled) && before.as_ref().is_some_and(|b| b.xattrs == record.xattrs);
         if !unchanged {
@@ -194,6 +197,18 @@ impl ShadowStore {
         }
         if are_two { Err(damaged("a metadata directory has two records of its own")) } else { Ok(()) }
     }
+}
+
+/// The names of an old tree's file share a line, and nothing that attributes
+/// could be put into. Not all of these names are known, so one would have the
+/// attributes and another not.
+fn refuse_unshared(line: &Home<'_>, home: &Home<'_>) -> Result<()> {
+    let Some(((dir, name), (attribute_dir, attribute_name))) = line.record()?.zip(home.record()?) else { return Ok(()) };
+    let is_shared = host::stat_at(dir, &name).is_ok_and(|line| line.nlink > 1);
+    if is_shared && !attributes::exist(attribute_dir, &attribute_name)? {
+        return Err(Error::because(Errno::EOPNOTSUPP, "the names of this file were made by a program that knows no attributes"));
+    }
+    Ok(())
 }
 
 fn cell(home: &Home<'_>) -> Result<Option<Cell>> {

@@ -188,8 +188,7 @@ fn guard(conn: &Connection) -> Result<()> {
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
-        // Else a statement is parsed and planned anew whenever its parameters
-        // change, which is three times what running it costs.
+        // Else a statement is compiled again when other values are bound to it.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         conn.set_prepared_statement_cache_capacity(64);
         conn.execute_batch("PRAGMA cell_size_check=ON; PRAGMA temp_store=MEMORY; PRAGMA cache_size=-16000;")
@@ -206,7 +205,7 @@ fn check(conn: &Connection) -> Result<()> {
         VERSION => {}
         other => return Err(damaged(format!("humfs/metadata.db has version {other}: this program knows {VERSION}"))),
     }
-    get::<i64>(conn, "seq").map(drop)
+    seq(conn).map(drop)
 }
 
 /// The value of `key` in `super`.
@@ -218,6 +217,18 @@ pub(super) fn get<T: FromSql>(conn: &Connection, key: &str) -> Result<T> {
 pub(super) fn look<T: FromSql>(conn: &Connection, key: &str) -> Result<Option<T>> {
     let mut statement = conn.prepare_cached("SELECT v FROM super WHERE k=?1").map_err(refused("reading super"))?;
     statement.query_row([key], |row| row.get(0)).optional().map_err(refused("reading super"))
+}
+
+/// The last record of the log that is in the database.
+pub(super) fn seq(conn: &Connection) -> Result<u64> {
+    let seq: i64 = get(conn, "seq")?;
+    let seq = u64::try_from(seq).ok().filter(|seq| *seq < super::log::SEQ_END);
+    seq.ok_or_else(|| damaged("humfs/metadata.db: super: seq is no number of a record"))
+}
+
+/// What tells this database's log from those of others.
+pub(super) fn tag(conn: &Connection) -> Result<u64> {
+    get::<i64>(conn, "tag").map(|tag| tag as u64)
 }
 
 /// Sets the value of `key` in `super`.
@@ -240,15 +251,25 @@ pub(super) fn sync(control: BorrowedFd<'_>) -> Result<()> {
     // Closing a descriptor of ours lets go of the process's locks on that file,
     // but SQLite has none on this one.
     match host::open_file(control, c"metadata.db-wal", OFlags::RDWR) {
-        Ok(log) => rustix::fs::fdatasync(&log).map_err(fault("fdatasync of humfs/metadata.db-wal")),
+        Ok(log) => rustix::fs::fsync(&log).map_err(fault("fsync of humfs/metadata.db-wal")),
         Err(Host::NOENT) => Ok(()),
         Err(other) => Err(fault("opening humfs/metadata.db-wal")(other)),
     }
 }
 
-/// Moves transactions from SQLite's log into the database file. Returns how
-/// many pages the log has.
-pub(super) fn checkpoint(conn: &Connection, mode: &str) -> Result<i64> {
-    let pages = conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), (), |row| row.get(1));
-    pages.map_err(refused("moving transactions into the database"))
+/// How far SQLite's log is moved into the database file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Checkpoint {
+    /// Pages in the log.
+    pub(super) pages: i64,
+    /// Those of them that are in the database file, too.
+    pub(super) moved: i64,
+}
+
+/// Moves transactions from SQLite's log into the database file, as far as
+/// readers let, without waiting for any. A log that is moved as a whole is
+/// begun anew with the next transaction.
+pub(super) fn checkpoint(conn: &Connection) -> Result<Checkpoint> {
+    let done = conn.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |row| Ok(Checkpoint { pages: row.get(1)?, moved: row.get(2)? }));
+    done.map_err(refused("moving transactions into the database"))
 }

@@ -59,7 +59,7 @@ impl SqliteStore {
             if hino == host.ino && !is_reused {
                 return Ok(None);
             }
-            if Past::read(session.conn(), &self.shared.site)?.is_copied {
+            if Past::read(session.conn(), &self.shared.site, true)?.is_copied {
                 // The host's numbers mean nothing; the next writer forgets them.
                 return Ok(None);
             }
@@ -89,7 +89,7 @@ impl SqliteStore {
     /// Cut short, it has done nothing.
     pub(super) fn tidy_tables(&self) -> Result<()> {
         let swept = self.with_session(|session| {
-            session.begin(&self.shared.site)?;
+            session.begin()?;
             reconcile::sweep(session.conn()).map_err(refused("sweeping what has no name"))
         });
         self.shared.lock().commit();

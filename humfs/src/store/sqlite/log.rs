@@ -39,6 +39,9 @@ const LONG: u64 = 1 << 20;
 /// No file grows longer. It only gets near if the database cannot be written.
 const MAX: u64 = 64 << 20;
 
+/// Numbers of records are lower. Nobody gets there who counts from 1.
+pub(super) const SEQ_END: u64 = 1 << 62;
+
 const HEAD: usize = 40;
 const OUTCOME: usize = 16;
 const STATUS: usize = 36;
@@ -282,12 +285,12 @@ fn parse(bytes: &[u8], tag: u64) -> Option<Parsed<'_>> {
     let long = |at: usize| head.get(at..)?.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes));
     let (len, seq) = (word(0)?, long(8)?);
     let (change, after) = rest.split_at_checked(len as usize)?;
-    if sum(tag, len, seq, change) != word(4)? || seq == u64::MAX {
+    if sum(tag, len, seq, change) != word(4)? || seq >= SEQ_END {
         return None;
     }
-    let status = match head.get(STATUS)? {
-        &DONE => Status::Done,
-        &FAILED => Status::Failed,
+    let status = match *head.get(STATUS)? {
+        DONE => Status::Done,
+        FAILED => Status::Failed,
         _ => Status::Unknown,
     };
     let outcome = Outcome { hino: long(OUTCOME)?, time: Timestamp { seconds: long(24)? as i64, nanoseconds: word(32)? } };

@@ -93,12 +93,17 @@ pub(super) fn save(session: &mut Session, site: &Site, object: &Object<'_>, reco
 
 /// The inode for an object whose name leads to none, with that name counted.
 fn first(session: &mut Session, host: &Attr) -> Result<Found> {
-    if let Some(ino) = other_name(session, host)? {
-        let inode = rows::find_inode(session.conn(), ino)?;
-        let inode = inode.map(|inode| rows::Inode { nlink: inode.nlink.saturating_add(1), ..inode });
-        return Ok(Found { ino, inode });
+    if let Some(ino) = other_name(session, host)?
+        && let Some(inode) = rows::find_inode(session.conn(), ino)?
+    {
+        return Ok(one_more(ino, inode));
     }
     Ok(Found { ino: session.new_number()?, inode: None })
+}
+
+/// An inode with another name than it has.
+fn one_more(ino: i64, inode: rows::Inode) -> Found {
+    Found { ino, inode: Some(rows::Inode { nlink: inode.nlink.saturating_add(1), ..inode }) }
 }
 
 pub(super) fn create(session: &mut Session, site: &Site, at: &At<'_>, record: &Record) -> Result<Change> {
@@ -121,18 +126,18 @@ pub(super) fn link(session: &mut Session, site: &Site, object: &Object<'_>, to: 
         Place::Named(at) => find(session, site, at)?.and_then(|(_, found)| found),
         Place::Root | Place::Nameless => None,
     };
-    let ino = match known.and_then(|found| found.inode.map(|inode| (found.ino, inode))) {
-        Some((ino, inode)) => {
-            steps.push(Step::Links { ino, nlink: inode.nlink.saturating_add(1) });
-            ino
-        }
+    let found = match known.and_then(|found| found.inode.map(|inode| (found.ino, inode))) {
+        Some((ino, inode)) => one_more(ino, inode),
+        None => first(session, object.host)?,
+    };
+    let ino = found.ino;
+    match found.inode {
+        Some(inode) => steps.push(Step::Links { ino, nlink: inode.nlink }),
         None => {
-            let ino = session.new_number()?;
             steps.push(Step::Put(Row::new(ino, record).of(object.host)));
             xattr_steps(ino, &Xattrs::default(), record, &mut steps);
-            ino
         }
-    };
+    }
     steps.push(name_step(parent, to, ino));
     Ok(Change { doubt: doubt(to, site, object.host.ino, true)?, steps })
 }

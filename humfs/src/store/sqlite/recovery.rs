@@ -19,20 +19,30 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// What has happened since the database was last written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Past {
+    /// The database says that the tree has been in use since this boot.
+    pub(super) is_marked: bool,
     /// The host went down while the tree was in use: the newest records may be
     /// missing where the data tree's changes are not, and the reverse.
     has_crashed: bool,
     /// The tree is a copy: the host's inode numbers mean nothing.
     pub(super) is_copied: bool,
+    /// The database has not seen this tree yet.
+    is_new: bool,
 }
 
 impl Past {
-    pub(super) fn read(conn: &Connection, site: &Site) -> Result<Past> {
+    pub(super) fn read(conn: &Connection, site: &Site, may_walk: bool) -> Result<Past> {
         let is_clean = database::get::<i64>(conn, "clean")? != 0;
         let boot: Option<String> = database::look::<Option<String>>(conn, "boot_id")?.flatten();
         let root: Option<i64> = database::look(conn, "root_ino")?;
         let is_same_boot = boot.is_some() && boot == site.boot;
-        Ok(Past { has_crashed: !is_clean && !is_same_boot, is_copied: root.is_some_and(|root| root as u64 != site.root) })
+        let is_new = root.is_none_or(|root| root as u64 != site.root);
+        Ok(Past {
+            is_marked: !is_clean && is_same_boot,
+            has_crashed: !is_clean && !is_same_boot && may_walk,
+            is_copied: is_new && root.is_some(),
+            is_new,
+        })
     }
 }
 
@@ -43,12 +53,12 @@ pub(super) fn pending(site: &Site) -> Result<Option<&'static str>> {
         return Ok(None);
     }
     let conn = database::open_to_read(control)?;
-    let (tag, seq): (i64, i64) = (database::get(&conn, "tag")?, database::get(&conn, "seq")?);
-    let past = Past::read(&conn, site)?;
+    let (tag, seq) = (database::tag(&conn)?, database::seq(&conn)?);
+    let past = Past::read(&conn, site, true)?;
     if past.has_crashed {
         return Ok(Some("the host went down while the tree was in use"));
     }
-    Ok((!Log::is_settled(control, tag as u64, seq as u64)?).then_some("the server died before the database had all changes"))
+    Ok((!Log::is_settled(control, tag, seq)?).then_some("the server died before the database had all changes"))
 }
 
 /// A log that a dead writer left is for the next writer. If we can be that
@@ -59,10 +69,10 @@ pub(super) fn settle_first(site: &Site) -> Result<()> {
         return Ok(());
     }
     let conn = database::open_to_read(control)?;
-    let (tag, seq): (i64, i64) = (database::get(&conn, "tag")?, database::get(&conn, "seq")?);
-    let past = Past::read(&conn, site)?;
+    let (tag, seq) = (database::tag(&conn)?, database::seq(&conn)?);
+    let past = Past::read(&conn, site, true)?;
     drop(conn);
-    if Log::is_settled(control, tag as u64, seq as u64)? && !past.has_crashed {
+    if Log::is_settled(control, tag, seq)? && !past.has_crashed {
         return Ok(());
     }
     let lock = match host::open_file(control, c"lock", OFlags::RDWR) {
@@ -75,25 +85,30 @@ pub(super) fn settle_first(site: &Site) -> Result<()> {
     let dup = |fd: &OwnedFd| fd.try_clone().map_err(externfs::Error::from);
     let (control, data) = (dup(&site.control)?, dup(&site.data)?);
     let writer = Site { control, data, root: site.root, boot: site.boot.clone(), access: Access::Write, is_expected: true };
-    let (mut session, _) = Session::open(&writer)?;
+    let (mut session, _) = Session::open(&writer, true)?;
     session.commit(None).map(drop)
 }
 
 /// Makes the rows agree with the log and the data tree.
 pub(super) fn recover(session: &mut Session, site: &Site, past: &Past, entries: Vec<Entry>) -> Result<Recovered> {
     let mut recovered = Recovered::default();
-    if entries.is_empty() && !past.is_copied && !past.has_crashed {
+    if entries.is_empty() && !past.is_new && !past.has_crashed {
         return Ok(recovered);
     }
-    session.begin(site)?;
+    session.begin()?;
     if past.is_copied {
         reconcile::forget_numbers(session.conn())?;
+    }
+    if past.is_new {
+        database::set(session.conn(), "root_ino", site.root as i64)?;
     }
     for entry in &entries {
         replay(session, site, past, entry, &mut recovered)?;
     }
     if past.has_crashed {
         reconcile::reconcile(session, site)?;
+        // Not once more, should we die.
+        session.mark(site, None)?;
     }
     Ok(recovered)
 }

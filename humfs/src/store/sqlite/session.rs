@@ -52,15 +52,18 @@ pub(super) struct Session {
     pub(super) durable: u64,
     /// By the host's inode number: the key's generation and our number.
     numbers: HashMap<u64, (u64, i64)>,
-    /// The database says that it is being written.
+    /// The database says that the data tree is being changed.
     is_marked: bool,
+    /// Rows of a change are missing that is in the log.
+    is_broken: bool,
     /// SQLite's locks do not survive a fork.
     process: u32,
 }
 
 impl Session {
-    /// Opens the database and carries out what is left in the log.
-    pub(super) fn open(site: &Site) -> Result<(Session, Recovered)> {
+    /// Opens the database and carries out what is left in the log. Looks at
+    /// the whole data tree if need be and `may_walk`.
+    pub(super) fn open(site: &Site, may_walk: bool) -> Result<(Session, Recovered)> {
         let control = site.control.as_fd();
         let found = database::exists(control)?;
         if !found && (site.is_expected || site.access == Access::Read) {
@@ -73,18 +76,20 @@ impl Session {
             database::create(control)?;
         }
         let conn = database::open(control)?;
-        let (tag, seq): (i64, i64) = (database::get(&conn, "tag")?, database::get(&conn, "seq")?);
-        let (log, entries) = Log::open(control, tag as u64, seq as u64)?;
+        let (tag, seq) = (database::tag(&conn)?, database::seq(&conn)?);
+        let (log, entries) = Log::open(control, tag, seq)?;
         let mut session = Session::over(conn, Some(log));
         session.next_ino = database::get(&session.conn, "next_ino")?;
-        let past = Past::read(&session.conn, site)?;
+        let past = Past::read(&session.conn, site, may_walk)?;
+        session.is_marked = past.is_marked;
         let recovered = recovery::recover(&mut session, site, &past, entries)?;
         Ok((session, recovered))
     }
 
     fn over(conn: Connection, log: Option<Log>) -> Session {
         let numbers = HashMap::new();
-        Session { conn, log, next_ino: ROOT + 1, batch: 0, durable: 0, numbers, is_marked: false, process: std::process::id() }
+        let process = std::process::id();
+        Session { conn, log, next_ino: ROOT + 1, batch: 0, durable: 0, numbers, is_marked: false, is_broken: false, process }
     }
 
     pub(super) fn conn(&self) -> &Connection {
@@ -95,8 +100,14 @@ impl Session {
         self.log.as_ref().ok_or(Errno::EROFS.into())
     }
 
+    /// Whether the rows of changes are lost that are in the log: SQLite ends a
+    /// transaction by itself when it cannot go on.
+    pub(super) fn has_lost_rows(&self) -> bool {
+        self.is_broken || (self.batch > 0 && self.conn.is_autocommit())
+    }
+
     /// Begins a batch if none is begun.
-    pub(super) fn begin(&mut self, site: &Site) -> Result<()> {
+    pub(super) fn begin(&mut self) -> Result<()> {
         if self.log.is_none() {
             return Err(Errno::EROFS.into());
         }
@@ -107,19 +118,27 @@ impl Session {
             return Err(damaged("humfs/metadata.db was opened by another process, and a fork takes no locks along"));
         }
         let begin = || self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute(());
-        begin().map_err(refused("beginning a transaction"))?;
-        if !self.is_marked {
-            database::set(&self.conn, "clean", 0)?;
-            database::set(&self.conn, "boot_id", &site.boot)?;
-            database::set(&self.conn, "root_ino", site.root as i64)?;
-            self.is_marked = true;
+        begin().map(drop).map_err(refused("beginning a transaction"))
+    }
+
+    /// Says in the database, durably, that the data tree is being changed:
+    /// should the host go down, the two may disagree.
+    pub(super) fn mark(&mut self, site: &Site, in_flight: Option<u64>) -> Result<()> {
+        if self.is_marked {
+            return Ok(());
         }
+        self.begin()?;
+        database::set(&self.conn, "clean", 0)?;
+        database::set(&self.conn, "boot_id", &site.boot)?;
+        self.commit(in_flight)?;
+        database::sync(site.control.as_fd())?;
+        self.is_marked = true;
         Ok(())
     }
 
     /// Writes `change` into the log. Without a step of the host's it is done.
-    pub(super) fn write_down(&mut self, site: &Site, change: &Change) -> Result<Ticket> {
-        self.begin(site)?;
+    pub(super) fn write_down(&mut self, change: &Change) -> Result<Ticket> {
+        self.begin()?;
         let status = if change.doubt.is_some() { Status::Unknown } else { Status::Done };
         let durable = self.durable;
         let log = self.log.as_mut().ok_or_else(|| Error::from(Errno::EROFS))?;
@@ -128,11 +147,10 @@ impl Session {
 
     /// Writes the rows of `change`.
     pub(super) fn apply(&mut self, change: &Change, outcome: &Outcome) -> Result<()> {
-        for step in &change.steps {
-            rows::apply(&self.conn, step, outcome)?;
-        }
+        let applied = change.steps.iter().try_for_each(|step| rows::apply(&self.conn, step, outcome));
         self.batch += 1;
-        Ok(())
+        self.is_broken |= applied.is_err();
+        applied
     }
 
     /// The numbers that `change` gives are taken, whether or not it was done.
@@ -145,9 +163,9 @@ impl Session {
     }
 
     /// A change without a step of the host's, from beginning to end.
-    fn change(&mut self, site: &Site, steps: Vec<Step>) -> Result<()> {
+    fn change(&mut self, steps: Vec<Step>) -> Result<()> {
         let change = Change::of(steps);
-        self.write_down(site, &change)?;
+        self.write_down(&change)?;
         self.apply(&change, &Outcome::default())
     }
 
@@ -166,6 +184,9 @@ impl Session {
     pub(super) fn commit(&mut self, in_flight: Option<u64>) -> Result<u64> {
         let last = self.log()?.last();
         let seq = in_flight.map_or(last, |first| first.saturating_sub(1).min(last));
+        if self.has_lost_rows() {
+            return Err(damaged("humfs/metadata.db: SQLite has given up a transaction"));
+        }
         if !self.conn.is_autocommit() {
             database::set(&self.conn, "seq", seq as i64)?;
             database::set(&self.conn, "next_ino", self.next_ino)?;
@@ -176,15 +197,19 @@ impl Session {
         Ok(seq)
     }
 
-    /// Closes the database for good: it and the data tree agree and are durable.
+    /// Closes the database: it and the data tree agree and are durable.
     pub(super) fn close(mut self, site: &Site) -> Result<()> {
-        if !self.is_marked {
+        if self.log.is_none() {
             return Ok(());
         }
         self.commit(None)?;
+        if !self.is_marked {
+            // No name was changed: whatever is lost, the two agree.
+            return Ok(());
+        }
         let data = host::open_listing(site.data.as_fd()).map_err(fault("opening data/"))?;
         rustix::fs::syncfs(&data).map_err(fault("syncfs"))?;
-        self.begin(site)?;
+        self.begin()?;
         database::set(&self.conn, "clean", 1)?;
         self.commit(None)?;
         database::sync(site.control.as_fd())?;
@@ -210,7 +235,7 @@ impl Session {
     pub(super) fn ensure_number(&mut self, dir: &Arc<Inode>, site: &Site) -> Result<i64> {
         let number = self.number_or(dir, site, |session, parent, name| {
             let ino = session.new_number()?;
-            session.change(site, vec![Step::Name { parent, name: name.to_vec(), ino }])?;
+            session.change(vec![Step::Name { parent, name: name.to_vec(), ino }])?;
             Ok(Some(ino))
         });
         number?.ok_or_else(|| Errno::ESTALE.into())

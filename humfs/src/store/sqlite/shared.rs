@@ -2,18 +2,19 @@
 //! and what is under way.
 
 use super::change::Change;
-use super::database;
+use super::database::{self, Checkpoint};
 use super::log::{Outcome, Ticket};
 use super::session::{Session, Site};
 use crate::store::Recovered;
-use externfs::Result;
+use crate::tree::Access;
+use externfs::{Errno, Result};
 use rusqlite::Connection;
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A log of SQLite's with more pages is brought to an end, even if somebody
-/// has to wait.
+/// A log of SQLite's with more pages is brought to an end, even if changes
+/// have to wait.
 const WAL_PAGES: i64 = 16 << 10;
 
 #[derive(Debug)]
@@ -32,6 +33,10 @@ pub(super) struct State {
     pub(super) recovered: Recovered,
     /// The flusher knows that there is something to do.
     pub(super) is_awaited: bool,
+    /// The database was open before.
+    pub(super) is_known: bool,
+    /// Somebody who keeps SQLite's log from its end was complained of.
+    pub(super) has_complained: bool,
 }
 
 impl Shared {
@@ -54,12 +59,12 @@ impl Shared {
         };
         let Some(seq) = committed else { return };
         match self.move_on(connection) {
-            Ok(pages) => {
+            Ok(checkpoint) => {
                 let mut state = self.lock();
                 let Some(session) = &mut state.session else { return };
                 session.durable = session.durable.max(seq);
-                if pages > WAL_PAGES
-                    && let Err(error) = state.end_wal()
+                if checkpoint.pages > WAL_PAGES
+                    && let Err(error) = state.end_wal(&self.site)
                 {
                     tracing::warn!("{error}");
                 }
@@ -72,29 +77,55 @@ impl Shared {
     }
 
     /// Makes what is committed durable and moves as much as readers let into
-    /// the database file. Returns how many pages SQLite's log has.
-    pub(super) fn move_on(&self, connection: &mut Option<Connection>) -> Result<i64> {
+    /// the database file.
+    fn move_on(&self, connection: &mut Option<Connection>) -> Result<Checkpoint> {
         let control = self.site.control.as_fd();
         database::sync(control)?;
         let conn = match connection {
             Some(conn) => conn,
             None => connection.insert(database::open(control)?),
         };
-        database::checkpoint(conn, "PASSIVE")
+        database::checkpoint(conn)
     }
 }
 
 impl State {
     pub(super) fn session(&mut self, site: &Site) -> Result<&mut Session> {
+        if self.session.as_ref().is_some_and(Session::has_lost_rows) {
+            self.session = None;
+        }
         match &mut self.session {
             Some(session) => Ok(session),
             none => {
-                let (session, recovered) = Session::open(site)?;
+                let (session, recovered) = Session::open(site, !self.is_known)?;
+                self.is_known = true;
                 self.recovered.completed += recovered.completed;
                 self.recovered.undone += recovered.undone;
                 Ok(none.insert(session))
             }
         }
+    }
+
+    /// Writes down what `plan` says, if it is anything.
+    pub(super) fn write_down(
+        &mut self,
+        site: &Site,
+        plan: impl FnOnce(&mut Session, &Site) -> Result<Change>,
+    ) -> Result<(Change, Option<Ticket>)> {
+        if site.access == Access::Read {
+            return Err(Errno::EROFS.into());
+        }
+        let in_flight = self.in_flight.first().copied();
+        let session = self.session(site)?;
+        let change = plan(session, site)?;
+        if change.steps.is_empty() {
+            return Ok((change, None));
+        }
+        if change.doubt.is_some() {
+            session.mark(site, in_flight)?;
+        }
+        let ticket = session.write_down(&change)?;
+        Ok((change, Some(ticket)))
     }
 
     /// The host's step of `change` is done.
@@ -137,13 +168,14 @@ impl State {
             .ok()
     }
 
-    /// Brings SQLite's log to its end, for which nobody may write.
-    pub(super) fn end_wal(&mut self) -> Result<()> {
+    /// Brings SQLite's log to its end, while nobody writes.
+    pub(super) fn end_wal(&mut self, site: &Site) -> Result<()> {
         let (Some(seq), Some(session)) = (self.commit(), &mut self.session) else { return Ok(()) };
-        if database::checkpoint(session.conn(), "TRUNCATE")? > 0 {
+        database::sync(site.control.as_fd())?;
+        session.durable = session.durable.max(seq);
+        let Checkpoint { pages, moved } = database::checkpoint(session.conn())?;
+        if moved < pages && !std::mem::replace(&mut self.has_complained, true) {
             tracing::warn!("somebody reads humfs/metadata.db for so long that humfs/metadata.db-wal grows");
-        } else {
-            session.durable = session.durable.max(seq);
         }
         Ok(())
     }

@@ -2,10 +2,11 @@
 
 mod crash;
 mod damage;
+mod kill;
 
 use super::*;
 use crate::superblock::Superblock;
-use externfs::{DeviceNumber, ExternFs, GuestGid, GuestUid, Mode};
+use externfs::{DeviceNumber, Errno, ExternFs, GuestGid, GuestUid, Mode};
 use hostfs::HostFs;
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
@@ -21,7 +22,7 @@ struct World {
     fs: HostFs,
     store: SqliteStore,
     /// Holds the lock.
-    tree: Tree,
+    _tree: Tree,
 }
 
 fn lay(dir: &Path) {
@@ -30,6 +31,18 @@ fn lay(dir: &Path) {
     std::fs::set_permissions(dir, PermissionsExt::from_mode(0o700)).unwrap();
     let superblock = Superblock { version: 2, format: Format::Sqlite, used: 1, total: 1 << 30 };
     std::fs::write(dir.join("superblock"), superblock.to_text()).unwrap();
+}
+
+/// Another test that starts a process shares the lock with it for a moment,
+/// until that executes its program.
+fn open_tree(dir: &Path, access: Access) -> Tree {
+    for _ in 0..200 {
+        match Tree::open(dir, access) {
+            Err(error) if error.0.contains("in use") => std::thread::sleep(std::time::Duration::from_millis(10)),
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("{} is still in use", dir.display());
 }
 
 fn record(kind: FileKind, mode: u32, uid: u32, gid: u32) -> Record {
@@ -56,27 +69,30 @@ impl World {
     }
 
     fn try_open(dir: TempDir, access: Access) -> Result<World> {
-        let tree = Tree::open(dir.path(), access).unwrap();
+        let tree = open_tree(dir.path(), access);
         let fs = HostFs::layer(host::open_listing(tree.data()).unwrap(), false).unwrap();
         let store = SqliteStore::open(&tree)?;
         if access == Access::Write {
             store.recover(&fs.root().unwrap())?;
         }
-        Ok(World { dir, fs, store, tree })
+        Ok(World { dir, fs, store, _tree: tree })
     }
 
     /// A second look at the same tree.
     fn reader(&self) -> (HostFs, SqliteStore) {
-        let tree = Tree::open(self.dir.path(), Access::Read).unwrap();
+        let tree = open_tree(self.dir.path(), Access::Read);
         let fs = HostFs::layer(host::open_listing(tree.data()).unwrap(), true).unwrap();
         (fs, SqliteStore::open(&tree).unwrap())
     }
 
+    /// Ends as it should.
+    fn close(self) -> TempDir {
+        self.dir
+    }
+
     /// Closed as it should be, and opened again.
     fn again(self) -> World {
-        let World { dir, fs, store, tree } = self;
-        drop((fs, store, tree));
-        World::open(dir)
+        World::open(self.close())
     }
 
     /// Ends as with `kill -9`: nothing more is written.
@@ -184,7 +200,7 @@ fn load(fs: &HostFs, store: &SqliteStore, path: &[u8]) -> Result<Loaded> {
 
 fn view(fs: &HostFs, store: &SqliteStore) -> View {
     let (mut view, mut ahead) = (View::new(), vec![Vec::new()]);
-    let top = PathBuf::from(std::fs::read_link(host::proc_path(fs.root_fd())).unwrap());
+    let top = std::fs::read_link(host::proc_path(fs.root_fd())).unwrap();
     while let Some(dir) = ahead.pop() {
         for entry in std::fs::read_dir(top.join(std::ffi::OsStr::from_bytes(&dir))).unwrap() {
             let entry = entry.unwrap();
@@ -316,6 +332,10 @@ fn a_link_that_the_host_made_has_the_record_of_its_file() {
     world.save("b", &file(2));
     assert_eq!(world.load("a"), Loaded::Record(file(2)));
     world.check_rows();
+    std::fs::hard_link(world.host("a"), world.host("e")).unwrap();
+    world.link("e", "f").unwrap();
+    world.save("f", &file(3));
+    assert_eq!(world.load("a"), Loaded::Record(file(3)));
     // Another file is another file.
     std::fs::write(world.host("c"), "").unwrap();
     std::fs::hard_link(world.host("c"), world.host("d")).unwrap();
@@ -470,7 +490,7 @@ fn a_copy_of_the_tree_has_the_same_records() {
         }
         let copied = std::process::Command::new("cp").arg("-a").arg(world.dir.path()).arg(&copy).status().unwrap();
         assert!(copied.success());
-        let tree = Tree::open(&copy, Access::Write).unwrap();
+        let tree = open_tree(&copy, Access::Write);
         let fs = HostFs::layer(host::open_listing(tree.data()).unwrap(), false).unwrap();
         let store = SqliteStore::open(&tree).unwrap();
         store.recover(&fs.root().unwrap()).unwrap();

@@ -116,7 +116,7 @@ impl World {
         let site = &self.store.shared.site;
         let session = state.session(site).unwrap();
         let change = (case.plan)(&self, session, site).unwrap();
-        session.write_down(site, &change).unwrap();
+        session.write_down(&change).unwrap();
         drop(state);
         if is_done {
             (case.host)(&self);
@@ -158,7 +158,7 @@ fn a_change_that_was_cut_short_is_done_or_never_was() {
 fn what_recovery_did_is_told_once() {
     for is_done in [false, true] {
         let dir = start().cut(&CASES[0], is_done);
-        let tree = Tree::open(dir.path(), Access::Write).unwrap();
+        let tree = open_tree(dir.path(), Access::Write);
         let fs = HostFs::layer(host::open_listing(tree.data()).unwrap(), false).unwrap();
         let store = SqliteStore::open(&tree).unwrap();
         let root = fs.root().unwrap();
@@ -174,7 +174,7 @@ fn recovery_that_is_cut_short_itself_is_done_again_with_the_same_end() {
         let world = start();
         let dir = world.cut(&CASES[0], is_done);
         // Decides, and dies before it commits.
-        let tree = Tree::open(dir.path(), Access::Write).unwrap();
+        let tree = open_tree(dir.path(), Access::Write);
         let store = SqliteStore::open(&tree).unwrap();
         store.shared.lock().session(&store.shared.site).unwrap();
         store.shared.lock().session = None;
@@ -219,11 +219,23 @@ fn all_that_was_answered_survives_death_at_any_time() {
 fn a_database_that_fails_is_opened_again_and_nothing_is_lost() {
     let world = World::new();
     world.create("a", &file(1)).unwrap();
-    // As SQLite does itself when the disk is full.
-    let break_down = || world.store.shared.lock().session.as_ref().unwrap().conn().execute_batch("ROLLBACK; DROP TABLE hostref").unwrap();
-    break_down();
-    world.create("b", &file(2)).unwrap_err();
+    // While a change is under way.
+    let break_down = |world: &World| {
+        let state = world.store.shared.lock();
+        state.session.as_ref().unwrap().conn().execute_batch("ROLLBACK; DROP TABLE hostref").unwrap();
+    };
+    let told = world.store.change(
+        |session, site| world.with("b", |at| plan::create(session, site, at, &file(2))),
+        || {
+            break_down(&world);
+            std::fs::write(world.host("b"), "").unwrap();
+            Ok(((), Outcome::default()))
+        },
+    );
+    assert_eq!(told.unwrap_err().errno(), Errno::EIO);
+    // From then on nothing is begun that could not be ended.
     assert_eq!(world.create("c", &file(3)).unwrap_err().errno(), Errno::EIO);
+    assert!(!world.host("c").exists());
     let dir = world.die();
     let conn = Connection::open(dir.path().join("humfs/metadata.db")).unwrap();
     conn.execute_batch("CREATE TABLE hostref(ino INTEGER PRIMARY KEY, hino INTEGER NOT NULL) STRICT").unwrap();
@@ -237,10 +249,29 @@ fn a_batch_that_sqlite_has_rolled_back_is_written_again() {
     let world = World::new();
     world.create("a", &file(1)).unwrap();
     world.store.shared.lock().session.as_ref().unwrap().conn().execute_batch("ROLLBACK").unwrap();
-    world.store.shared.lock().session = None;
     world.create("b", &file(2)).unwrap();
     assert_eq!((world.load("a"), world.load("b")), (Loaded::Record(file(1)), Loaded::Record(file(2))));
     world.again().check_rows();
+}
+
+#[test]
+fn a_database_that_is_full_loses_nothing() {
+    let world = World::new();
+    for number in 0..400u32 {
+        if number % 100 == 50 {
+            // Until it is opened the next time.
+            let mut state = world.store.shared.lock();
+            let conn = state.session(&world.store.shared.site).unwrap().conn();
+            conn.query_row("PRAGMA max_page_count=1", (), |_| Ok(())).unwrap();
+        }
+        let path = format!("file with a rather long name, so that there are many pages: {number}");
+        world.create(&path, &file(number)).unwrap();
+    }
+    assert!(world.count("PRAGMA max_page_count") > 1 << 20, "the limit was never reached");
+    world.check_rows();
+    let expected = world.view();
+    assert_eq!(expected.len(), 400);
+    assert_eq!(World::open(world.die()).view(), expected);
 }
 
 /// As after a crash of the host.
@@ -256,7 +287,9 @@ fn reboot(world: World) -> World {
 #[test]
 fn after_a_crash_of_the_host_names_lead_to_the_records_of_their_objects() {
     let world = start();
-    // Touched, so that it counts as in use; then the data tree goes on without records.
+    // In use; then the data tree goes on without records.
+    world.create("in use", &file(1)).unwrap();
+    world.remove("in use").unwrap();
     world.save("a", &file(33));
     let data = |path: &str| world.host(path);
     std::fs::rename(data("d"), data("moved")).unwrap();
@@ -287,20 +320,39 @@ fn after_a_crash_of_the_host_names_lead_to_the_records_of_their_objects() {
 #[test]
 fn a_crash_of_the_host_changes_nothing_where_both_sides_agree() {
     let world = start();
-    world.save("a", &file(33));
+    world.rename("a", "z", false).unwrap();
     let expected = world.view();
     let world = reboot(world);
     assert_eq!(world.view(), expected);
     world.check_rows();
     // Left in order, nobody has to look.
-    let dir = {
-        let World { dir, fs, store, tree } = world;
-        drop((store, fs, tree));
-        dir
-    };
-    std::fs::rename(dir.path().join("data/a"), dir.path().join("data/z")).unwrap();
+    let dir = world.close();
+    std::fs::rename(dir.path().join("data/z"), dir.path().join("data/y")).unwrap();
     let world = World::open(dir);
-    assert_eq!(world.load("z"), Loaded::Absent);
+    assert_eq!(world.load("y"), Loaded::Absent);
+}
+
+#[test]
+fn the_first_change_of_a_name_is_announced_before_it_is_done() {
+    let world = World::new().again();
+    let is_clean = |world: &World| world.count("SELECT v FROM super WHERE k='clean'") == 1;
+    assert!(is_clean(&world));
+    let told = world.store.change(
+        |session, site| world.with("f", |at| plan::create(session, site, at, &file(1))),
+        || {
+            // What somebody sees who looks at the file itself.
+            let conn = Connection::open(world.dir.path().join("humfs/metadata.db")).unwrap();
+            let clean: i64 = conn.query_row("SELECT v FROM super WHERE k='clean'", (), |row| row.get(0)).unwrap();
+            std::fs::write(world.host("f"), "").unwrap();
+            Ok((clean, Outcome::default()))
+        },
+    );
+    assert_eq!(told, Ok(0));
+    // A change of a record alone is no reason to look at all names.
+    let world = world.again();
+    world.save("f", &file(2));
+    world.store.sync().unwrap();
+    assert!(is_clean(&world));
 }
 
 #[test]

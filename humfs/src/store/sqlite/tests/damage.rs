@@ -14,8 +14,7 @@ fn closed() -> TempDir {
     let mut made = file(1);
     made.xattrs.set(b"user.a", b"b");
     world.create("f", &made).unwrap();
-    let World { dir, .. } = world;
-    dir
+    world.close()
 }
 
 fn refusal(dir: TempDir) -> String {
@@ -93,9 +92,11 @@ fn a_file_that_is_no_database_of_ours_is_refused_at_once() {
     sql(dir.path(), "PRAGMA user_version=2");
     assert!(refusal(dir).contains("version 2"));
 
-    let dir = closed();
-    sql(dir.path(), "DELETE FROM super WHERE k='seq'");
-    assert!(refusal(dir).contains("seq"));
+    for change in ["DELETE FROM super WHERE k='seq'", "UPDATE super SET v=-1 WHERE k='seq'", "UPDATE super SET v='x' WHERE k='seq'"] {
+        let dir = closed();
+        sql(dir.path(), change);
+        assert!(refusal(dir).contains("super"), "{change}");
+    }
 }
 
 #[test]
@@ -111,10 +112,10 @@ fn pages_that_are_overwritten_are_damage_and_no_panic() {
         for log in ["metadata.db-wal", "metadata.db-shm"] {
             let _ = std::fs::remove_file(dir.join("humfs").join(log));
         }
-        let tree = Tree::open(&dir, Access::Write).unwrap();
+        let tree = open_tree(&dir, Access::Write);
         let fs = HostFs::layer(host::open_listing(tree.data()).unwrap(), false).unwrap();
         let Ok(store) = SqliteStore::open(&tree) else { continue };
-        let world = World { dir: tempfile::tempdir().unwrap(), fs, store, tree };
+        let world = World { dir: tempfile::tempdir().unwrap(), fs, store, _tree: tree };
         match load(&world.fs, &world.store, b"f") {
             Ok(Loaded::Record(found)) => assert_eq!((found.uid, found.mode), (GuestUid(1), Mode::new(0o4755)), "page {page}"),
             Ok(Loaded::Absent) => panic!("page {page}: the record is gone without a word"),
@@ -126,10 +127,12 @@ fn pages_that_are_overwritten_are_damage_and_no_panic() {
 
 #[test]
 fn links_in_place_of_files_are_refused() {
-    for name in ["metadata.db", "metadata.log.0", "metadata.log.1"] {
+    for name in ["metadata.db", "metadata.log.0", "metadata.log.1", "metadata.db-wal", "metadata.db-shm"] {
         let dir = closed();
         let (path, elsewhere) = (dir.path().join("humfs").join(name), dir.path().join("elsewhere"));
-        std::fs::rename(&path, &elsewhere).unwrap();
+        if std::fs::rename(&path, &elsewhere).is_err() {
+            std::fs::write(&elsewhere, "somebody's").unwrap();
+        }
         symlink(&elsewhere, &path).unwrap();
         let before = std::fs::read(&elsewhere).unwrap();
         assert!(!refusal_keeping(dir.path()).is_empty(), "{name}");
@@ -137,8 +140,17 @@ fn links_in_place_of_files_are_refused() {
     }
 }
 
+#[test]
+fn a_fifo_in_place_of_the_database_is_refused_and_not_waited_for() {
+    let dir = closed();
+    let path = dir.path().join("humfs/metadata.db");
+    std::fs::remove_file(&path).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, host::FILE_MODE, 0).unwrap();
+    assert!(refusal_keeping(dir.path()).contains("is no regular file"));
+}
+
 fn refusal_keeping(dir: &Path) -> String {
-    let tree = Tree::open(dir, Access::Write).unwrap();
+    let tree = open_tree(dir, Access::Write);
     let fs = HostFs::layer(host::open_listing(tree.data()).unwrap(), false).unwrap();
     let refused = SqliteStore::open(&tree).and_then(|store| store.recover(&fs.root().unwrap()));
     refused.unwrap_err().to_string()
@@ -219,7 +231,7 @@ fn a_tree_on_a_medium_that_cannot_be_written_can_be_read() {
         return;
     }
     let is_read_only = bind(&["-o", "remount,bind,ro", to]);
-    let tree = Tree::open(mount.path(), Access::Read).unwrap();
+    let tree = open_tree(mount.path(), Access::Read);
     let fs = HostFs::layer(host::open_listing(tree.data()).unwrap(), true).unwrap();
     let loaded = SqliteStore::open(&tree).and_then(|store| load(&fs, &store, b"f"));
     drop((tree, fs));

@@ -1,0 +1,82 @@
+//! [`SqlFsPlugin`]: sqlfs as the registry knows it.
+
+use crate::fs::SqlFs;
+use crate::options::{OPTIONS, Options};
+use crate::query::{Allowed, Engine, Source as Database};
+use externfs::{Bridge, BridgeOptions, Connect, Plugin, Source, UsageError};
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+/// `sqlfs`: one SQLite database.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SqlFsPlugin;
+
+/// What the file begins with.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+impl Plugin for SqlFsPlugin {
+    fn name(&self) -> &'static str {
+        "sqlfs"
+    }
+
+    fn summary(&self) -> &'static str {
+        "an SQLite database, where a query is a file name"
+    }
+
+    fn options(&self) -> &'static [(&'static str, &'static str)] {
+        OPTIONS
+    }
+
+    fn open(&self, source: &Source) -> Result<Arc<dyn Connect>, UsageError> {
+        let options = Options::parse(&source.options)?;
+        let path = std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone());
+        check(&path)?;
+        let own = rustix::process::geteuid().as_raw();
+        if own != 0 && options.uids.is_empty() {
+            tracing::warn!("only root may query: an ordinary user who mounts for himself adds -o uid={own}");
+        }
+        let queries = options.queries.as_deref().map(saved_in).transpose()?.unwrap_or_default();
+        let read_only = options.read_only;
+        let engine = Engine::new(Database { path: path.clone() }, Allowed::Everything, options.limits)
+            .map_err(|error| UsageError(format!("cannot serve '{}': {error}", path.display())))?;
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let fs = SqlFs::new(engine, name, options);
+        for (name, sql) in queries {
+            fs.save(&name, &sql).map_err(|error| UsageError(format!("queries={name}: {error}")))?;
+        }
+        let bridge = Bridge::new(fs, BridgeOptions { read_only });
+        Ok(bridge.map_err(|error| UsageError(format!("cannot export '{}': {error}", path.display())))?)
+    }
+}
+
+/// That it is no database is to be known now, not at the first query.
+fn check(path: &Path) -> Result<(), UsageError> {
+    let cannot = |error: std::io::Error| UsageError(format!("cannot read '{}': {error}: sqlfs needs an SQLite database", path.display()));
+    let kind = fs::metadata(path).map_err(cannot)?;
+    if !kind.is_file() {
+        return Err(UsageError(format!("'{}' is no file: sqlfs needs an SQLite database", path.display())));
+    }
+    // SQLite's databases may be empty files.
+    let mut magic = Vec::new();
+    fs::File::open(path).and_then(|file| file.take(16).read_to_end(&mut magic)).map_err(cannot)?;
+    if magic.is_empty() || magic == MAGIC {
+        return Ok(());
+    }
+    Err(UsageError(format!("'{}' is no SQLite database: it does not begin as one", path.display())))
+}
+
+fn saved_in(dir: &Path) -> Result<Vec<(String, Vec<u8>)>, UsageError> {
+    let cannot = |error: std::io::Error| UsageError(format!("queries={}: {error}", dir.display()));
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(cannot)? {
+        let path = entry.map_err(cannot)?.path();
+        if path.extension().is_some_and(|extension| extension == "sql")
+            && let Some(name) = path.file_name().and_then(|name| name.to_str())
+        {
+            found.push((name.to_owned(), fs::read(&path).map_err(cannot)?));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,131 @@
+//! Queries by people who are not trusted, over databases that are not either.
+//!
+//! SQLite parses what a guest wrote, so it runs in a *worker*: a process
+//! without files, network or privileges, which the *keeper*, a process that
+//! does nothing else, starts and kills. What a query may do is limited four
+//! times: by an authorizer that knows the open tables and functions by name, by
+//! SQLite's own limits, by a clock within the worker, and by the one who asked,
+//! who has the worker killed at twice the time.
+//!
+//! ```text
+//! Engine (the server, confined)  --control-->  keeper  --fork-->  worker (confined)
+//!        \______________________ one socket each ______________________/
+//! ```
+//!
+//! [`Engine::new`] forks the keeper, so it is called while the process has one
+//! thread and still has its rights. Everything later works from within a sandbox.
+//!
+//! # Locks
+//! ```text
+//! Engine::desk       who runs, who waits, idle workers: never held while a query runs
+//! Keeper::control    one question to the keeper
+//! ```
+
+mod channel;
+mod confine;
+mod engine;
+mod failure;
+mod fork;
+mod format;
+mod frame;
+mod keeper;
+mod limits;
+mod plan;
+mod policy;
+mod schema;
+mod session;
+mod sheet;
+mod spool;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub use engine::{Counts, Engine};
+pub use failure::Refusal;
+pub use format::Format;
+pub use limits::Limits;
+pub use schema::{Column, Schema, Table, TableKind};
+pub use spool::Answer;
+
+use std::path::PathBuf;
+
+/// The database that queries are put to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Source {
+    /// An SQLite database file.
+    pub path: PathBuf,
+}
+
+/// The tables and views that a query may read. By name: who reads (which view,
+/// which CTE) says nothing, for a query chooses the names of its CTEs itself.
+/// So what a view reads must be in the list as well as the view.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Allowed {
+    /// Every table and view of the file, but none of SQLite's own (`sqlite_...`).
+    Everything,
+    /// These, in any case of letters.
+    Only(Vec<String>),
+}
+
+/// An argument of a statement.
+#[derive(Clone, PartialEq, Debug)]
+#[allow(missing_docs)]
+pub enum Value {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(String),
+    Blob(Vec<u8>),
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Value {
+        Value::Text(text.to_owned())
+    }
+}
+
+/// A query.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Ask {
+    /// One statement that only reads.
+    pub sql: String,
+    /// Values for `?1`, `?2` and so on.
+    pub arguments: Vec<Value>,
+    /// What the answer looks like.
+    pub format: Format,
+    /// The plan is wanted, not the rows.
+    pub explain: bool,
+    /// The statement is ours, with nothing of the guest's but arguments: a
+    /// value may be as long as the whole answer.
+    pub own: bool,
+}
+
+impl Ask {
+    /// Somebody's words.
+    #[must_use]
+    pub fn new(sql: impl Into<String>, format: Format) -> Ask {
+        Ask { sql: sql.into(), format, ..Ask::default() }
+    }
+
+    /// Our own words, around somebody's arguments.
+    #[must_use]
+    pub fn own(sql: impl Into<String>, arguments: Vec<Value>, format: Format) -> Ask {
+        Ask { sql: sql.into(), arguments, format, explain: false, own: true }
+    }
+}
+
+/// A change of one row by a statement of ours; a transaction of its own.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Deed {
+    /// One INSERT, UPDATE or DELETE.
+    pub sql: String,
+    /// Values for `?1`, `?2` and so on.
+    pub arguments: Vec<Value>,
+}
+
+/// `name` as SQL spells an identifier, whatever is in it.
+#[must_use]
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

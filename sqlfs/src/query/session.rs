@@ -1,0 +1,294 @@
+//! [`Session`]: one connection with everything shut that can be.
+
+use super::failure::{Failure, Refusal};
+use super::format::Format;
+use super::limits::{self, Limits};
+use super::plan;
+use super::policy::Policy;
+use super::schema::{self, Schema};
+use super::sheet::{Metered, Sheet, spoiled};
+use super::worker::Errand;
+use super::{Allowed, Ask, Deed, Source, Value};
+use externfs::Errno;
+use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OpenFlags, Statement, ToSql};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What SQLite's programs are asked after so many of their instructions.
+const INSTRUCTIONS: i32 = 1000;
+
+/// The clock that a running statement is stopped by.
+#[derive(Clone)]
+struct Clock(Arc<(Instant, AtomicU64, AtomicBool)>);
+
+impl Clock {
+    fn new() -> Clock {
+        Clock(Arc::new((Instant::now(), AtomicU64::new(u64::MAX), AtomicBool::new(false))))
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.0.0.elapsed().as_millis() as u64
+    }
+
+    fn start(&self, limit: Duration) {
+        self.0.1.store(self.now_ms() + limit.as_millis() as u64, Ordering::Relaxed);
+        self.0.2.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the time is over; from then on it was.
+    fn is_over(&self) -> bool {
+        let over = self.now_ms() >= self.0.1.load(Ordering::Relaxed);
+        if over {
+            self.0.2.store(true, Ordering::Relaxed);
+        }
+        over
+    }
+
+    fn was_over(&self) -> bool {
+        self.0.2.load(Ordering::Relaxed)
+    }
+}
+
+impl ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Value::Null => ValueRef::Null,
+            Value::Integer(number) => ValueRef::Integer(*number),
+            Value::Real(number) => ValueRef::Real(*number),
+            Value::Text(text) => ValueRef::Text(text.as_bytes()),
+            Value::Blob(bytes) => ValueRef::Blob(bytes),
+        }))
+    }
+}
+
+/// See the [module](self).
+pub(crate) struct Session {
+    connection: Connection,
+    policy: Policy,
+    allowed: Allowed,
+    clock: Clock,
+    limits: Limits,
+    source: Source,
+    /// Device and inode of the file that was opened.
+    identity: Option<(u64, u64)>,
+    /// Of the schema that `policy` knows.
+    version: Option<i64>,
+}
+
+impl Session {
+    /// Opens the database and reads all that a confined process could not.
+    pub(crate) fn open(errand: &Errand, writes: bool) -> Result<Session, Failure> {
+        let path = &errand.source.path;
+        let access = if writes { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
+        let connection =
+            Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(|error| Failure::of(&error))?;
+        let session = Session {
+            policy: Policy::default(),
+            allowed: errand.allowed.clone(),
+            clock: Clock::new(),
+            limits: errand.limits,
+            source: errand.source.clone(),
+            identity: identity(&errand.source),
+            version: None,
+            connection,
+        };
+        session.prepare(writes).map_err(|error| Failure::of(&error))
+    }
+
+    fn prepare(mut self, writes: bool) -> rusqlite::Result<Session> {
+        let connection = &self.connection;
+        connection.busy_timeout(self.limits.time / 2)?;
+        // Sorting must not want a file. The random numbers are drawn for the
+        // first time now, from a device that must be opened.
+        connection.execute_batch(&format!(
+            "PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0; PRAGMA cell_size_check=ON; PRAGMA foreign_keys=ON; PRAGMA query_only={}; SELECT random();",
+            if writes { "OFF" } else { "ON" }
+        ))?;
+        connection.query_row(&format!("PRAGMA hard_heap_limit={}", self.limits.heap), [], |_| Ok(()))?;
+        for (switch, on) in [
+            (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
+            (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+            (DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false),
+            (DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false),
+        ] {
+            connection.set_db_config(switch, on)?;
+        }
+        // The schema is parsed before the limits hold: what is in it was
+        // allowed to whoever made it.
+        self.learn()?;
+        let limits = self.limits;
+        self.set_length(limits.length)?;
+        for (which, most) in [
+            (Limit::SQLITE_LIMIT_SQL_LENGTH, i32::try_from(limits.sql + 1024).unwrap_or(i32::MAX)),
+            (Limit::SQLITE_LIMIT_COLUMN, limits::COLUMNS),
+            (Limit::SQLITE_LIMIT_EXPR_DEPTH, limits::EXPRESSION_DEPTH),
+            (Limit::SQLITE_LIMIT_COMPOUND_SELECT, limits::COMPOUND),
+            (Limit::SQLITE_LIMIT_VDBE_OP, limits::PROGRAM),
+            (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, limits::PATTERN),
+            (Limit::SQLITE_LIMIT_VARIABLE_NUMBER, limits::ARGUMENTS),
+            (Limit::SQLITE_LIMIT_ATTACHED, 0),
+            (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 10),
+            (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
+        ] {
+            self.connection.set_limit(which, most)?;
+        }
+        let clock = self.clock.clone();
+        self.connection.progress_handler(INSTRUCTIONS, Some(move || clock.is_over()))?;
+        self.policy.install(&mut self.connection, writes)?;
+        Ok(self)
+    }
+
+    fn set_length(&self, most: u64) -> rusqlite::Result<()> {
+        self.connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, i32::try_from(most).unwrap_or(i32::MAX)).map(drop)
+    }
+
+    /// Looks which tables there are, if the schema is another than before.
+    fn learn(&mut self) -> rusqlite::Result<()> {
+        let (connection, known) = (&self.connection, self.version);
+        let seen: rusqlite::Result<_> = self.policy.ours(|| {
+            let version: i64 = connection.query_row("PRAGMA schema_version", [], |row| row.get(0))?;
+            if known == Some(version) {
+                return Ok(None);
+            }
+            let mut list = connection.prepare("SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')")?;
+            let names: rusqlite::Result<Vec<String>> = list.query_map([], |row| row.get(0))?.collect();
+            Ok(Some((version, names?)))
+        });
+        if let Some((version, names)) = seen? {
+            self.policy.learn(&names, &self.allowed);
+            self.version = Some(version);
+        }
+        Ok(())
+    }
+
+    /// Begins the time of one request.
+    fn begin(&mut self) -> Result<(), Failure> {
+        // Somebody may have put another file in its place.
+        if identity(&self.source) != self.identity {
+            let refusal = Refusal::new(Errno::EIO, "the database is another file than before");
+            return Err(Failure { refusal, sick: true });
+        }
+        self.clock.start(self.limits.time);
+        self.policy.take_refused();
+        self.learn().map_err(|error| self.failure(&error))
+    }
+
+    /// What an error means, to those who know what was refused and how late it is.
+    fn failure(&self, error: &rusqlite::Error) -> Failure {
+        let mut failure = Failure::of(error);
+        if self.clock.was_over() {
+            return Refusal::time(self.limits.time).into();
+        }
+        if let Some(refused) = self.policy.take_refused() {
+            failure.refusal.errno = Errno::EACCES;
+            failure.refusal.message = refused;
+            failure.sick = false;
+        }
+        failure
+    }
+
+    /// Runs a query and writes its answer to `file`; how many rows it has.
+    pub(crate) fn query(&mut self, ask: &Ask, file: &mut File, limits: &Limits) -> Result<u64, Failure> {
+        if ask.sql.len() > limits.sql {
+            let message = format!("the statement has {} bytes of {} at most", ask.sql.len(), limits.sql);
+            return Err(Refusal::limit(Errno::EFBIG, "sql", message).into());
+        }
+        self.begin()?;
+        let length = if ask.own { limits.bytes } else { limits.length };
+        self.set_length(length).map_err(|error| self.failure(&error))?;
+        let mut out = Metered::new(BufWriter::with_capacity(64 << 10, file), limits.bytes);
+        let rows = if ask.explain { self.explain(ask, &mut out) } else { self.rows(ask, &mut out) }?;
+        out.flush().map_err(|error| spoiled(&error))?;
+        Ok(rows)
+    }
+
+    fn compile(&self, sql: &str, arguments: &[Value]) -> Result<Statement<'_>, Failure> {
+        let mut statement = self.connection.prepare(sql).map_err(|error| self.failure(&error))?;
+        // Some statements that do something else read only too, and answer nothing.
+        if !statement.readonly() || statement.column_count() == 0 {
+            return Err(Refusal::new(Errno::EACCES, "only statements that read are open to queries").into());
+        }
+        let wanted = statement.parameter_count();
+        if wanted != arguments.len() {
+            return Err(Refusal::new(Errno::EINVAL, format!("it takes {wanted} arguments, not {}", arguments.len())).into());
+        }
+        for (number, value) in arguments.iter().enumerate() {
+            statement.raw_bind_parameter(number + 1, value).map_err(|error| self.failure(&error))?;
+        }
+        Ok(statement)
+    }
+
+    fn rows(&self, ask: &Ask, out: &mut dyn Write) -> Result<u64, Failure> {
+        let mut statement = self.compile(&ask.sql, &ask.arguments)?;
+        let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut sheet = Sheet::begin(out, ask.format, &names, self.limits.bytes).map_err(|error| spoiled(&error))?;
+        let mut rows = statement.raw_query();
+        let mut count = 0;
+        while let Some(row) = rows.next().map_err(|error| self.failure(&error))? {
+            count += 1;
+            if count > self.limits.rows {
+                let message = format!("the answer has more than {} rows: LIMIT asks for fewer", self.limits.rows);
+                return Err(Refusal::limit(Errno::EFBIG, "rows", message).into());
+            }
+            if self.clock.is_over() {
+                return Err(Refusal::time(self.limits.time).into());
+            }
+            let values: rusqlite::Result<Vec<_>> = (0..names.len()).map(|column| row.get_ref(column)).collect();
+            sheet.row(&values.map_err(|error| self.failure(&error))?)?;
+        }
+        sheet.end()
+    }
+
+    fn explain(&self, ask: &Ask, out: &mut dyn Write) -> Result<u64, Failure> {
+        const BEFORE: &str = "EXPLAIN QUERY PLAN ";
+        let placed = |mut failure: Failure| {
+            failure.refusal.offset = failure.refusal.offset.map(|offset| offset.saturating_sub(BEFORE.len()));
+            failure
+        };
+        let nothing = vec![Value::Null; ask.arguments.len()];
+        let mut statement = self.compile(&format!("{BEFORE}{}", ask.sql), &nothing).map_err(placed)?;
+        let (text, count) = plan::show(&mut statement.raw_query()).map_err(|error| self.failure(&error))?;
+        let format = ask.format;
+        let shown = match format {
+            Format::Text => out.write_all(text.as_bytes()),
+            _ => {
+                let mut sheet = Sheet::begin(out, format, &["plan"], self.limits.bytes).map_err(|error| spoiled(&error))?;
+                text.lines().try_for_each(|line| sheet.row(&[ValueRef::Text(line.as_bytes())]))?;
+                return sheet.end().map(|_| count);
+            }
+        };
+        shown.map(|()| count).map_err(|error| spoiled(&error))
+    }
+
+    /// The tables that are open.
+    pub(crate) fn schema(&mut self) -> Result<Schema, Failure> {
+        self.begin()?;
+        let (connection, policy) = (&self.connection, &self.policy);
+        let read = policy.ours(|| {
+            // Asked outside of `ours`, which holds no lock while it works.
+            schema::read(connection, |name| policy.is_open(name))
+        });
+        read.map_err(|failure| if self.clock.was_over() { Refusal::time(self.limits.time).into() } else { failure })
+    }
+
+    /// Changes rows in a transaction; how many, and the rowid of the last one inserted.
+    pub(crate) fn change(&mut self, deed: &Deed) -> Result<(u64, i64), Failure> {
+        self.begin()?;
+        self.set_length(self.limits.bytes).map_err(|error| self.failure(&error))?;
+        let changed = self.connection.execute(&deed.sql, rusqlite::params_from_iter(&deed.arguments));
+        let changed = changed.map_err(|error| self.failure(&error))?;
+        Ok((changed as u64, self.connection.last_insert_rowid()))
+    }
+}
+
+fn identity(source: &Source) -> Option<(u64, u64)> {
+    let stat = rustix::fs::stat(&source.path).ok()?;
+    Some((stat.st_dev, stat.st_ino))
+}
