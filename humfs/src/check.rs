@@ -198,7 +198,7 @@ impl<'a> Survey<'a> {
     /// Looks at everything in `ground`, of which `expected` objects are known.
     fn walk(&self, ground: &Ground<'_>, expected: u64) {
         self.progress.expected.store(expected, Ordering::Relaxed);
-        if let Err(error) = walk(ground, self) {
+        if let Err(error) = ground.store.read_ahead().and_then(|()| walk(ground, self)) {
             self.is_partial.store(true, Ordering::Relaxed);
             self.take(vec![Finding::of_object(b"", Problem::UnreadableDirectory(reason(&error).into()), None)]);
         }
