@@ -306,12 +306,18 @@ impl ExportDriver {
                     XattrHow::Replace => XattrFlags::REPLACE,
                 };
                 let value = pattern(*byte, *len);
-                self.with(path, |t, e| t.export.set_xattr(&t.caller, e.id, xattr_name(*name).as_bytes(), &value, flags))
-                    .map(|()| Value::Done)
+                self.with(path, |t, e| {
+                    check_user_xattr(e)?;
+                    t.export.set_xattr(&t.caller, e.id, xattr_name(*name).as_bytes(), &value, flags)
+                })
+                .map(|()| Value::Done)
             }
-            Op::RemoveXattr { path, name } => {
-                self.with(path, |t, e| t.export.remove_xattr(&t.caller, e.id, xattr_name(*name).as_bytes())).map(|()| Value::Done)
-            }
+            Op::RemoveXattr { path, name } => self
+                .with(path, |t, e| {
+                    check_user_xattr(e)?;
+                    t.export.remove_xattr(&t.caller, e.id, xattr_name(*name).as_bytes())
+                })
+                .map(|()| Value::Done),
             other => self.use_contents(other),
         }
     }
@@ -524,6 +530,12 @@ impl ExportDriver {
             other => Err(Error::because(Errno::EIO, format!("{other:?} is no data"))),
         }
     }
+}
+
+/// xattr_permission() in fs/xattr.c: `user.*` is for files and directories.
+fn check_user_xattr(entry: &Entry) -> Result<()> {
+    let able = matches!(entry.attr.kind, FileKind::Regular | FileKind::Directory);
+    if able { Ok(()) } else { Err(Errno::EPERM.into()) }
 }
 
 /// The facts of an attribute record.

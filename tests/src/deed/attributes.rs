@@ -16,6 +16,26 @@ fn linked_file(g: &Guest) -> Answer {
     link(g, find(g, "old")?, attic, "second")
 }
 
+/// Which has no attributes yet.
+fn bare_linked_file(g: &Guest) -> Answer {
+    let old = file(g, ROOT, "old", 0o644, b"attributes")?;
+    link(g, old, find(g, "attic")?, "second")
+}
+
+/// Whose attributes have been changed since it has two names.
+fn changed_linked_file(g: &Guest) -> Answer {
+    linked_file(g)?;
+    let old = find(g, "old")?;
+    xattr(g, old, b"user.first", b"once more")?;
+    xattr(g, old, b"user.third", &[3; 90])
+}
+
+/// The same, with one name again.
+fn unlinked_file(g: &Guest) -> Answer {
+    changed_linked_file(g)?;
+    g.unlink(find(g, "attic")?, "second")
+}
+
 fn setuid(g: &Guest) -> Answer {
     one_file(g)?;
     own(g, find(g, "old")?, 0o6755, 500, 501)
@@ -107,6 +127,14 @@ pub(super) const DEEDS: &[Deed] = &[
     Deed::new("setxattr-replacing", one_file, |g| put(g, "old", b"trusted.second", b"shorter")),
     Deed::new("setxattr-large", one_file, |g| put(g, "old", b"user.large", &[b'v'; 3000])),
     Deed::new("setxattr-linked", linked_file, |g| put(g, "attic/second", b"user.new", b"for both")),
+    Deed::new("setxattr-first-linked", bare_linked_file, |g| put(g, "attic/second", b"user.new", b"for both")),
+    Deed::new("setxattr-first-large-linked", bare_linked_file, |g| put(g, "attic/second", b"user.new", &[b'v'; 3000])),
+    Deed::new("setxattr-changed-linked", changed_linked_file, |g| put(g, "attic/second", b"user.new", b"for both")),
+    Deed::new("setxattr-large-linked", changed_linked_file, |g| put(g, "old", b"user.large", &[b'v'; 3000])),
+    Deed::new("setxattr-unlinked", unlinked_file, |g| put(g, "old", b"user.new", b"for one")),
+    Deed::new("removexattr-linked", changed_linked_file, |g| take(g, b"user.third")),
+    Deed::new("chmod-changed-linked", changed_linked_file, |g| set(g, "attic/second", chmod(0o4600))),
+    Deed::new("chown-changed-linked", changed_linked_file, |g| set(g, "attic/second", chown(12, 13))),
     Deed::new("setxattr-dir", dir, |g| put(g, "old", b"user.new", b"of a directory")),
     Deed::new("setxattr-symlink", symlink, |g| put(g, "old", b"trusted.new", b"of a link")),
     Deed::new("setxattr-device", device, |g| put(g, "old", b"security.new", b"of a device")),

@@ -24,7 +24,8 @@
 //! the head is rewritten, which is less than a sector. Each step is durable
 //! before the next, so one of the two is whole at any moment. The first link(2)
 //! makes an empty file, which is no cell yet: later there would be nobody who
-//! knows all names that are to share it.
+//! knows all names that are to share it. Nor is there one while the head is
+//! all zeroes.
 //!
 //! The cell: for what holds now, then for what held before if need be: the
 //! length of a block (4), the block (see the record's).
@@ -50,6 +51,9 @@ const MAGIC: &[u8; 8] = b"humfs-xa";
 
 /// A sector: the head has one to itself.
 const HEAD: u64 = 512;
+
+/// Bytes of the head.
+const HEAD_LEN: usize = 28;
 
 /// See the [module](self).
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -226,7 +230,8 @@ fn read_file(file: &OwnedFd) -> Result<Read<Option<Found>>> {
     let size = rustix::fs::fstat(file).map_err(&failed)?.st_size;
     let size = u64::try_from(size).unwrap_or_default().min(2 * CELL_MAX);
     let bytes = host::read_fd(file.as_fd(), size as usize).map_err(&failed)?;
-    if bytes.is_empty() {
+    // Nothing, or a first cell whose head was not written any more.
+    if bytes.iter().take(HEAD_LEN).all(|byte| *byte == 0) {
         return Ok(Ok(None));
     }
     Ok(find_cell(&bytes).map(|(span, cell)| Some((span, cell.to_vec()))))
@@ -234,8 +239,8 @@ fn read_file(file: &OwnedFd) -> Result<Read<Option<Found>>> {
 
 fn find_cell(bytes: &[u8]) -> Read<(Span, &[u8])> {
     let short = Unreadable::Malformed("cut short");
-    let (head, _) = bytes.split_first_chunk::<28>().ok_or(short)?;
-    let (head, sum) = head.split_at(24);
+    let (head, _) = bytes.split_first_chunk::<HEAD_LEN>().ok_or(short)?;
+    let (head, sum) = head.split_at(HEAD_LEN - 4);
     if crc32fast::hash(head).to_le_bytes() != *sum {
         return Err(Unreadable::Checksum);
     }
