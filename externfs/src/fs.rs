@@ -13,7 +13,8 @@
 //! * Every method is called from many threads at once, with `&self`. No lock
 //!   of the bridge is held during a call, except for `key`.
 //! * Permission bits are checked by the guest's kernel before we are asked
-//!   (`default_permissions`; virtio-fs forces it). A plugin enforces what the
+//!   (`default_permissions`; virtio-fs forces it), or whoever asks is root
+//!   ([`crate::Plugin::owner_is_root`]). A plugin enforces what the
 //!   kernel cannot know: the jail, its own options, its store.
 //! * An answer is an [`Errno`] that is *true*, never ENOSYS: that one is a word
 //!   of the protocol, and makes kernels stop asking for good.

@@ -47,6 +47,13 @@ pub trait Plugin: Send + Sync {
     fn summary(&self) -> &'static str;
     /// Its options: key as written with its argument ("map-uid=GUEST:HOST:N"), and one line of help.
     fn options(&self) -> &'static [(&'static str, &'static str)];
+    /// Whether whoever owns the source on the host is root in what it holds:
+    /// owners there are a guest's, and say nothing of users of the host. On a
+    /// mount that an ordinary user makes for nobody else, every caller then is
+    /// root, and the kernel checks nothing.
+    fn owner_is_root(&self) -> bool {
+        false
+    }
     /// The directory below the source in which the plugin keeps things of its
     /// own. A server may write there even if nothing is to be changed: readers
     /// share locks and indexes.

@@ -37,7 +37,7 @@ pub(crate) use sanity::nonsense;
 use crate::host::{self, fault};
 use crate::options::Adopt;
 use crate::store::MetaStore;
-use crate::tree::{Access, Tree};
+use crate::tree::{Access, Tree, lock_when_free};
 use crate::walk::{Ground, walk};
 use externfs::{ExternFs, UsageError};
 use hostfs::{HostFs, Inode};
@@ -163,10 +163,18 @@ fn hold_still(tree: &Tree, live: bool) -> Result<(Option<OwnedFd>, bool), UsageE
         Err(Host::NOENT) => return Ok((None, false)),
         Err(error) => return Err(UsageError(format!("'{shown}/humfs/lock': {error}"))),
     };
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok((Some(lock), false)),
-        Err(Host::WOULDBLOCK) if live => Ok((None, true)),
-        Err(Host::WOULDBLOCK) => Err(UsageError(format!(
+    let operation = FlockOperation::NonBlockingLockShared;
+    let taken = match live {
+        true => match rustix::fs::flock(&lock, operation) {
+            Err(Host::WOULDBLOCK) => Ok(false),
+            answer => answer.map(|()| true),
+        },
+        false => lock_when_free(&lock, operation),
+    };
+    match taken {
+        Ok(true) => Ok((Some(lock), false)),
+        Ok(false) if live => Ok((None, true)),
+        Ok(false) => Err(UsageError(format!(
             "'{shown}' is in use by a writer: unmount it first, or say --live and take changes under way into account"
         ))),
         Err(error) => Err(UsageError(format!("'{shown}/humfs/lock': {error}"))),
@@ -198,7 +206,7 @@ impl<'a> Survey<'a> {
     /// Looks at everything in `ground`, of which `expected` objects are known.
     fn walk(&self, ground: &Ground<'_>, expected: u64) {
         self.progress.expected.store(expected, Ordering::Relaxed);
-        if let Err(error) = walk(ground, self) {
+        if let Err(error) = ground.store.read_ahead().and_then(|()| walk(ground, self)) {
             self.is_partial.store(true, Ordering::Relaxed);
             self.take(vec![Finding::of_object(b"", Problem::UnreadableDirectory(reason(&error).into()), None)]);
         }

@@ -24,6 +24,10 @@ impl Plugin for HumFsPlugin {
         OPTIONS
     }
 
+    fn owner_is_root(&self) -> bool {
+        true
+    }
+
     fn own_dir(&self) -> Option<&'static str> {
         Some("humfs")
     }

@@ -277,6 +277,15 @@ pub trait MetaStore: Send + Sync {
         Ok(None)
     }
 
+    /// Many records are about to be read; what is read from now on may be as of
+    /// this moment. For stores that nothing is changed through.
+    ///
+    /// # Errors
+    /// What the host says.
+    fn read_ahead(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Tells records apart: two names of one object with the same number share
     /// one record. 0 where all names of an object do.
     ///

@@ -324,21 +324,27 @@ pub(crate) fn take_lock(control: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd,
     let shown = path.display();
     let lock = host::open_file(control, c"lock", OFlags::CREATE | OFlags::RDWR)
         .map_err(|error| UsageError(format!("'{shown}/humfs/lock': {error}")))?;
-    let begun = Instant::now();
-    loop {
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => break,
-            Err(Host::WOULDBLOCK) => {
-                let holder = host::read_fd(lock.as_fd(), 64).unwrap_or_default();
-                let limit = if holder.starts_with(CLOSING) { PATIENCE } else { NOTICE };
-                if begun.elapsed() > limit {
-                    return Err(UsageError(format!("'{shown}' is in use by another writer: unmount it first, or mount it with -o ro")));
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Err(other) => return Err(UsageError(format!("'{shown}/humfs/lock': {other}"))),
-        }
+    match lock_when_free(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(true) => {}
+        Ok(false) => return Err(UsageError(format!("'{shown}' is in use by another writer: unmount it first, or mount it with -o ro"))),
+        Err(error) => return Err(UsageError(format!("'{shown}/humfs/lock': {error}"))),
     }
     rustix::fs::ftruncate(&lock, 0).map_err(|error| UsageError(format!("'{shown}/humfs/lock': {error}")))?;
     Ok(lock)
+}
+
+/// Takes the lock, after a writer that is on its way out; false if one stays.
+pub(crate) fn lock_when_free(lock: &OwnedFd, operation: FlockOperation) -> Fault<bool> {
+    let begun = Instant::now();
+    loop {
+        match rustix::fs::flock(lock, operation) {
+            Err(Host::WOULDBLOCK) => {}
+            answer => return answer.map(|()| true),
+        }
+        let holder = host::read_fd(lock.as_fd(), 64)?;
+        if begun.elapsed() > if holder.starts_with(CLOSING) { PATIENCE } else { NOTICE } {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

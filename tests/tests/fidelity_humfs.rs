@@ -20,7 +20,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Each with a fresh tree.
-const CASES: &[(&str, fn(&mut Scene))] = &[
+type Check = fn(&mut Scene);
+
+const CASES: &[(&str, Check)] = &[
     ("owners_and_modes_are_kept", attributes::owners_and_modes_are_kept),
     ("every_kind_of_object_is_kept", attributes::every_kind_of_object_is_kept),
     ("extended_attributes_are_kept", attributes::extended_attributes_are_kept),

@@ -1,9 +1,13 @@
 //! QEMU guests on `externfs serve`: the rows, ends and beginnings of guests,
-//! two guests on one export, and pjdfstest.
+//! two guests on one export, and pjdfstest; rows and pjdfstest on humfs trees
+//! that an ordinary user serves.
 
 use externfs_tests::fixture::{self, Server};
 use externfs_tests::harness::{self, Case};
+use externfs_tests::humtree::{HumTree, TOTAL};
 use externfs_tests::machine::{Kind, Machine, Plan, scenario};
+use externfs_tests::ordinary;
+use humfs::store::Format;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,25 +17,35 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_externfs-guest-check");
 const LIMIT_S: u64 = 600;
 
 fn main() -> std::process::ExitCode {
+    ordinary::in_own_mounts(|| harness::main(cases()))
+}
+
+fn cases() -> Vec<Case> {
     let scenario = |name: &str, run: fn()| Case::new(name, run).limit(LIMIT_S);
-    harness::main([
+    vec![
         scenario("every_row_passes", || scenario::rows_pass(Kind::Qemu, Path::new(PROGRAM), "")),
         scenario("the_server_outlives_its_guests", || scenario::the_server_outlives_its_guests(Kind::Qemu, Path::new(PROGRAM))),
         scenario("two_guests_see_each_others_writes", || scenario::two_guests_see_each_others_writes(Kind::Qemu, Path::new(PROGRAM))),
-        scenario("pjdfstest_has_no_failure", pjdfstest_has_no_failure),
-    ])
+        scenario("pjdfstest_has_no_failure", || {
+            fixture::need_root();
+            let share = fixture::temp_dir();
+            pjdfstest_has_no_failure(&Server::new(share.path(), "", 1, false));
+        }),
+        scenario("every_row_passes_on_humfs", || scenario::humfs_rows_pass(Kind::Qemu, Path::new(PROGRAM), Format::Sqlite)),
+        scenario("pjdfstest_has_no_failure_on_humfs", || {
+            let tree = HumTree::new(Format::Xattr, TOTAL);
+            pjdfstest_has_no_failure(&Server::humfs(&tree.path(), "", 1));
+        }),
+    ]
 }
 
 /// 384 tests of what POSIX asks of a file system, then the 13 that remount it
 /// read-only. One skips itself: nobody knows how many links FUSE allows.
-fn pjdfstest_has_no_failure() {
+fn pjdfstest_has_no_failure(server: &Server) {
     // The suite stumbles over its own arithmetic at some lengths of path, that
     // of /mnt/host among them (see external.rs).
     const TAG: &str = "posix";
-    fixture::need_root();
     let pjdfstest = pjdfstest();
-    let share = fixture::temp_dir();
-    let server = Server::new(share.path(), "", 1, false);
     let config = include_str!("../pjdfstest.toml");
     let remounting = config.replace("allow_remount = false", "allow_remount = true");
     assert_ne!(config, remounting, "what is to be switched on is not there");

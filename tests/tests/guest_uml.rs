@@ -1,12 +1,14 @@
 //! User Mode Linux guests: on `externfs serve`, the rows, ends and beginnings
 //! of guests, and two guests on one export; under `externfs boot`, the rows as
 //! root and as an ordinary user, and what a boot leaves that is killed at any
-//! moment. (What boot does with streams, signals and roots is tested with it.)
+//! moment; the rows on humfs trees that an ordinary user serves. (What boot does with streams, signals and roots is tested with it.)
 
 use externfs_tests::fixture::{self, need_program, temp_dir};
 use externfs_tests::harness::{self, Case, skip};
 use externfs_tests::machine::processes::{descendants, runs, that_mention};
 use externfs_tests::machine::{Kind, exhibit, noise, scenario};
+use externfs_tests::ordinary;
+use humfs::store::Format;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -23,8 +25,12 @@ const USER: u32 = 54_321;
 const LIMIT_S: u64 = 600;
 
 fn main() -> std::process::ExitCode {
+    ordinary::in_own_mounts(|| harness::main(cases()))
+}
+
+fn cases() -> Vec<Case> {
     let scenario = |name: &str, run: fn()| Case::new(name, run).limit(LIMIT_S);
-    harness::main([
+    let mut cases = vec![
         scenario("every_row_passes", || scenario::rows_pass(Kind::Uml, Path::new(PROGRAM), "trusted")),
         scenario("every_row_passes_with_nothing_cached", || scenario::rows_pass(Kind::Uml, Path::new(PROGRAM), "cache=none")),
         scenario("every_row_passes_with_everything_cached", || scenario::rows_pass(Kind::Uml, Path::new(PROGRAM), "cache=always")),
@@ -36,7 +42,12 @@ fn main() -> std::process::ExitCode {
         scenario("a_boot_killed_at_any_moment_leaves_nothing", a_boot_killed_at_any_moment_leaves_nothing),
         scenario("a_boot_killed_as_its_guest_starts_leaves_nothing", a_boot_killed_as_its_guest_starts_leaves_nothing),
         scenario("a_kernel_that_is_missing_is_named", a_kernel_that_is_missing_is_named),
-    ])
+    ];
+    for format in Format::ALL {
+        let run = move || scenario::humfs_rows_pass(Kind::Uml, Path::new(PROGRAM), format);
+        cases.push(Case::new(format!("every_row_passes_on_humfs_{}", format.name()), run).limit(LIMIT_S));
+    }
+    cases
 }
 
 /// `externfs boot` whose own files are in a directory of this test, and

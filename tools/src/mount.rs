@@ -73,7 +73,8 @@ pub struct Sorted {
 /// # Errors
 /// An option that nobody knows, or a value that is wrong.
 pub fn sort(plugin: &dyn Plugin, list: &[MountOption]) -> Result<Sorted> {
-    let mut sorted = Sorted { own_dir: plugin.own_dir(), ..Sorted::default() };
+    let mount = MountOptions { owner_is_root: plugin.owner_is_root(), ..MountOptions::default() };
+    let mut sorted = Sorted { mount, own_dir: plugin.own_dir(), ..Sorted::default() };
     for option in list {
         let (key, value) = (option.key.as_str(), option.value.as_deref());
         match key {

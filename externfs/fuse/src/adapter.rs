@@ -45,6 +45,7 @@ pub(crate) struct Adapter {
     policy: CachePolicy,
     choice: PassthroughChoice,
     flush_on_close: bool,
+    callers_are_root: bool,
     backings: Backings<BackingId>,
     phantoms: Phantoms,
     /// There once the session is.
@@ -58,11 +59,19 @@ impl Adapter {
             policy: export.cache_policy(),
             choice: options.passthrough,
             flush_on_close: options.flush_on_close,
+            callers_are_root: options.callers_are_root,
             backings: Backings::new(),
             phantoms: Phantoms::default(),
             notifier: Arc::default(),
             export,
         }
+    }
+
+    /// The kernel is told with `DONT_MASK` to leave the umask to us, because a
+    /// directory's default ACL replaces it.
+    fn caller(&self, req: &Request, umask: u32) -> Caller {
+        let caller = Caller { umask: umask & 0o777, pid: req.pid(), ..Caller::root() };
+        if self.callers_are_root { caller } else { Caller { uid: GuestUid(req.uid()), gid: GuestGid(req.gid()), ..caller } }
     }
 
     /// To be filled with the session's.
@@ -132,12 +141,6 @@ fn xattr(reply: ReplyXattr, operation: &str, size: u32, result: externfs::Result
     }
 }
 
-/// The kernel is told with `DONT_MASK` to leave the umask to us, because a
-/// directory's default ACL replaces it.
-fn caller(req: &Request, umask: u32) -> Caller {
-    Caller { umask: umask & 0o777, pid: req.pid(), uid: GuestUid(req.uid()), gid: GuestGid(req.gid()), supplementary_group: None }
-}
-
 fn name(bytes: &OsStr) -> externfs::Result<Name<'_>> {
     Ok(Name::new(bytes.as_bytes())?)
 }
@@ -157,7 +160,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let mark = self.backings.mark();
-        match self.find(&caller(req, 0), node(parent), name) {
+        match self.find(&self.caller(req, 0), node(parent), name) {
             Ok(entry) => self.entry(reply, mark, &entry),
             Err(error) if error.errno() == Errno::ENOENT && error.reason().is_none() && !self.policy.negative.is_zero() => {
                 reply.entry_with_ttls(&Duration::ZERO, &self.policy.negative, &convert::no_entry_attr(), Generation(0));
@@ -206,7 +209,7 @@ impl Filesystem for Adapter {
             ctime: ctime.map(|time| -> Timestamp { convert::timestamp(time) }),
             kill_suid_sgid: false,
         };
-        let result = self.export.set_attr(&caller(req, 0), node(ino), fh.map(handle), &change);
+        let result = self.export.set_attr(&self.caller(req, 0), node(ino), fh.map(handle), &change);
         self.attr(reply, mark, node(ino), result, "setattr");
     }
 
@@ -219,29 +222,29 @@ impl Filesystem for Adapter {
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
         match convert::new_node(mode, rdev) {
-            Ok(new) => self.make(&caller(req, umask), (parent, name), &new, Mode::new(mode), reply),
+            Ok(new) => self.make(&self.caller(req, umask), (parent, name), &new, Mode::new(mode), reply),
             Err(errno) => reply.error(convert::errno(errno)),
         }
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.make(&caller(req, umask), (parent, name), &NewNode::Directory, Mode::new(mode), reply);
+        self.make(&self.caller(req, umask), (parent, name), &NewNode::Directory, Mode::new(mode), reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEmpty) {
-        let result = name(child).and_then(|child| self.export.unlink(&caller(req, 0), node(parent), child));
+        let result = name(child).and_then(|child| self.export.unlink(&self.caller(req, 0), node(parent), child));
         answer(reply, "unlink", result);
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, child: &OsStr, reply: ReplyEmpty) {
-        let result = name(child).and_then(|child| self.export.rmdir(&caller(req, 0), node(parent), child));
+        let result = name(child).and_then(|child| self.export.rmdir(&self.caller(req, 0), node(parent), child));
         answer(reply, "rmdir", result);
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry) {
         let new = NewNode::Symlink(target.as_os_str().as_bytes());
         // The mode of a link, as lstat(2) shows it; nobody looks at it.
-        self.make(&caller(req, 0), (parent, link_name), &new, Mode::new(0o777), reply);
+        self.make(&self.caller(req, 0), (parent, link_name), &new, Mode::new(0o777), reply);
     }
 
     fn rename(
@@ -258,13 +261,14 @@ impl Filesystem for Adapter {
             return reply.error(convert::errno(Errno::EINVAL));
         };
         let names = name(from).and_then(|from| Ok((from, name(to)?)));
-        let result = names.and_then(|(from, to)| self.export.rename(&caller(req, 0), (node(parent), from), (node(newparent), to), flags));
+        let result =
+            names.and_then(|(from, to)| self.export.rename(&self.caller(req, 0), (node(parent), from), (node(newparent), to), flags));
         answer(reply, "rename", result);
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let mark = self.backings.mark();
-        let result = name(newname).and_then(|name| self.export.link(&caller(req, 0), node(ino), node(newparent), name));
+        let result = name(newname).and_then(|name| self.export.link(&self.caller(req, 0), node(ino), node(newparent), name));
         match result {
             Ok(entry) => self.entry(reply, mark, &entry),
             Err(error) => reply.error(refuse("link", &error)),
@@ -272,11 +276,11 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.open_file(&caller(req, 0), node(ino), flags.0, reply);
+        self.open_file(&self.caller(req, 0), node(ino), flags.0, reply);
     }
 
     fn create(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32, reply: ReplyCreate) {
-        self.create_file(&caller(req, umask), (node(parent), name), convert::create_flags(mode, flags), reply);
+        self.create_file(&self.caller(req, umask), (node(parent), name), convert::create_flags(mode, flags), reply);
     }
 
     fn read(
@@ -340,7 +344,7 @@ impl Filesystem for Adapter {
 
     fn readdir(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
         let mut names = Names::new(reply);
-        match self.list(&caller(req, 0), node(ino), handle(fh), offset, &mut names) {
+        match self.list(&self.caller(req, 0), node(ino), handle(fh), offset, &mut names) {
             Ok(()) => names.reply.ok(),
             Err(error) => names.reply.error(refuse("readdir", &error)),
         }
@@ -385,7 +389,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32, reply: ReplyEmpty) {
         let flags = XattrFlags::from_bits_truncate(flags) & (XattrFlags::CREATE | XattrFlags::REPLACE);
-        answer(reply, "setxattr", self.export.set_xattr(&caller(req, 0), node(ino), name.as_bytes(), value, flags));
+        answer(reply, "setxattr", self.export.set_xattr(&self.caller(req, 0), node(ino), name.as_bytes(), value, flags));
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -397,12 +401,12 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        answer(reply, "removexattr", self.export.remove_xattr(&caller(req, 0), node(ino), name.as_bytes()));
+        answer(reply, "removexattr", self.export.remove_xattr(&self.caller(req, 0), node(ino), name.as_bytes()));
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         let wanted = Access::from_bits_truncate(mask.bits() as u32);
-        answer(reply, "access", self.export.access(&caller(req, 0), node(ino), wanted));
+        answer(reply, "access", self.export.access(&self.caller(req, 0), node(ino), wanted));
     }
 
     fn bmap(&self, _req: &Request, _ino: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
@@ -422,7 +426,7 @@ impl Filesystem for Adapter {
         reply: ReplyIoctl,
     ) {
         let request = ioctl::Request { id: node(ino), handle: handle(fh), flags, command: cmd, input: in_data, room: out_size };
-        match self.control(&caller(req, 0), &request) {
+        match self.control(&self.caller(req, 0), &request) {
             Ok(output) => reply.ioctl(0, &output),
             Err(error) => reply.error(refuse("ioctl", &error)),
         }

@@ -48,6 +48,7 @@ pub struct FuseMount {
     device: OwnedFd,
     unmounter: Unmounter,
     tuning: Tuning,
+    callers_are_root: bool,
     armed: bool,
 }
 
@@ -71,6 +72,7 @@ impl FuseMount {
             device,
             unmounter: Unmounter { unique: mountinfo::unique_id(&point), point, device: entry.device },
             tuning,
+            callers_are_root: options.callers_are_root(),
             armed: true,
         })
     }
@@ -88,6 +90,11 @@ impl FuseMount {
     pub fn into_unmounter(mut self) -> Unmounter {
         self.armed = false;
         self.unmounter.clone()
+    }
+
+    /// Whether the kernel leaves it to us who may do what, and all may.
+    pub(crate) fn callers_are_root(&self) -> bool {
+        self.callers_are_root
     }
 
     /// The device, for whoever serves; unmounting is then up to them.
@@ -350,6 +357,9 @@ fn mount_by_helper(source: &OsStr, point: &Path, options: &MountOptions) -> Resu
         return Err(MountError::BadOption("suid and dev are for root: leave them out".into()));
     }
     let mut words: Vec<String> = options.words().into_iter().map(String::from).collect();
-    words.extend(["default_permissions".to_owned(), "subtype=externfs".to_owned(), format!("max_read={MAX_READ}")]);
+    if !options.callers_are_root() {
+        words.push("default_permissions".to_owned());
+    }
+    words.extend(["subtype=externfs".to_owned(), format!("max_read={MAX_READ}")]);
     helper::mount(&OsString::from(source), point, &words)
 }

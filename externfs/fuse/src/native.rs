@@ -78,7 +78,11 @@ impl Native {
     pub(crate) fn begin(device: OwnedFd, export: Arc<dyn Export>, options: &ServeOptions) -> Result<Native, ServeError> {
         let device = Arc::new(Device::new(device));
         let policy = export.cache_policy();
-        let config = Config { flush_on_close: options.flush_on_close, ..Config::new(TransportKind::DevFuse) };
+        let config = Config {
+            flush_on_close: options.flush_on_close,
+            callers_are_root: options.callers_are_root,
+            ..Config::new(TransportKind::DevFuse)
+        };
         let choice = options.passthrough;
         let session = if choice != PassthroughChoice::Off && is_permitted() {
             let registrar = Registrar { device: device.clone(), backings: Backings::new(), choice, remembers: !policy.attr.is_zero() };

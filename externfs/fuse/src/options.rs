@@ -6,8 +6,8 @@ use crate::passthrough::PassthroughChoice;
 use rustix::mount::MountFlags;
 use std::str::FromStr;
 
-/// Options of the mount itself. `default_permissions` is always on: the kernel
-/// checks who may do what, from the attributes that we tell.
+/// Options of the mount itself. The kernel checks who may do what, from the
+/// attributes that we tell (`default_permissions`), but for `owner_is_root`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MountOptions {
     /// Other users may see the mount too; a user needs `user_allow_other` in
@@ -27,6 +27,12 @@ pub struct MountOptions {
     pub synchronous: bool,
     /// `dirsync`.
     pub dir_sync: bool,
+    /// `default_permissions`, which is on anyway unless `owner_is_root`.
+    pub check: bool,
+    /// Not an option of users: on a mount that an ordinary user makes and
+    /// keeps to himself, every caller is root
+    /// ([`externfs::Plugin::owner_is_root`]).
+    pub owner_is_root: bool,
 }
 
 /// The mount options and a line of help for each.
@@ -39,6 +45,7 @@ pub const MOUNT_OPTIONS: &[(&str, &str)] = &[
     ("noatime", "do not count reading as access"),
     ("sync", "write everything through at once"),
     ("dirsync", "make changes of directories durable at once"),
+    ("default_permissions", "let the kernel check owners and modes (always on, but for a user's own mount of a humfs tree)"),
 ];
 
 impl MountOptions {
@@ -62,14 +69,21 @@ impl MountOptions {
             "sync" => self.synchronous = true,
             "async" => self.synchronous = false,
             "dirsync" => self.dir_sync = true,
+            "default_permissions" => self.check = true,
             // What mount(8) and fstab(5) add and means nothing to us, or is on anyway.
-            "defaults" | "default_permissions" | "auto" | "noauto" | "user" | "nouser" | "users" | "nofail" | "_netdev" | "relatime" => {}
+            "defaults" | "auto" | "noauto" | "user" | "nouser" | "users" | "nofail" | "_netdev" | "relatime" => {}
             _ => return Ok(false),
         }
         match value {
             None => Ok(true),
             Some(value) => Err(MountError::BadOption(format!("{key}={value}: {key} takes no value, write '{key}'"))),
         }
+    }
+
+    /// Whether the kernel checks nothing and every caller is root. Only where
+    /// the kernel lets nobody in but the user who mounts.
+    pub(crate) fn callers_are_root(&self) -> bool {
+        self.owner_is_root && !self.allow_other && !self.check && !rustix::process::geteuid().is_root()
     }
 
     pub(crate) fn flags(&self) -> MountFlags {
@@ -138,6 +152,9 @@ pub struct ServeOptions {
     /// Ask the plugin at each close(2) whether a write failed late, as a
     /// network file system or a quota below may have it. A round trip each.
     pub flush_on_close: bool,
+    /// Every caller is root. Set by the mount itself, see
+    /// [`MountOptions::owner_is_root`].
+    pub callers_are_root: bool,
 }
 
 impl Default for ServeOptions {
@@ -148,6 +165,7 @@ impl Default for ServeOptions {
             passthrough: PassthroughChoice::Auto,
             transport: Transport::Native,
             flush_on_close: false,
+            callers_are_root: false,
         }
     }
 }
@@ -232,6 +250,7 @@ mod tests {
             passthrough: PassthroughChoice::Off,
             transport: Transport::Fuser,
             flush_on_close: true,
+            callers_are_root: false,
         };
         assert_eq!(options, expected);
         for (key, value) in [

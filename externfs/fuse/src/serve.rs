@@ -158,6 +158,7 @@ impl FuseMount {
         stop: &StopHandle,
         ready: impl FnOnce(),
     ) -> Result<ExitReason, ServeError> {
+        let options = &ServeOptions { callers_are_root: self.callers_are_root(), ..*options };
         let (device, unmounter, tuning) = self.into_parts().map_err(ServeError::Handshake)?;
         let guard = UnmountOnDrop(&unmounter);
         let writeback = export.cache_policy().writeback;

@@ -335,7 +335,14 @@ fn a_running_program_keeps_its_text() {
         fs::copy("/bin/sleep", m.path("sleep")).unwrap();
         let len = fs::metadata(m.path("sleep")).unwrap().len();
         for _ in 0..20 {
-            let mut child = std::process::Command::new(m.path("sleep")).arg("60").spawn().unwrap();
+            // A test beside us may have forked while the copy was open for
+            // writing, and not come to its exec yet.
+            let mut child = loop {
+                match std::process::Command::new(m.path("sleep")).arg("60").spawn() {
+                    Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) => std::thread::yield_now(),
+                    child => break child.unwrap(),
+                }
+            };
             for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_RDONLY | libc::O_TRUNC, libc::O_RDWR | libc::O_TRUNC] {
                 let flags = nix::fcntl::OFlag::from_bits_truncate(flags);
                 let opened = nix::fcntl::open(&m.path("sleep"), flags, nix::sys::stat::Mode::empty());

@@ -3,7 +3,7 @@
 //! | asked for | when |
 //! |---|---|
 //! | ASYNC_READ, BIG_WRITES, EXPORT_SUPPORT, DONT_MASK, AUTO_INVAL_DATA, DO_READDIRPLUS, READDIRPLUS_AUTO, ASYNC_DIO, PARALLEL_DIROPS, MAX_PAGES, SETXATTR_EXT, INIT_EXT, CREATE_SUPP_GROUP, HAS_EXPIRE_ONLY, DIRECT_IO_ALLOW_MMAP | offered |
-//! | POSIX_ACL | the plugin honours ACLs |
+//! | POSIX_ACL | the plugin honours ACLs, and the kernel is to check: this flag makes it |
 //! | POSIX_LOCKS, FLOCK_LOCKS | the plugin keeps locks; else the kernel keeps them itself, and every wait can be interrupted |
 //! | HANDLE_KILLPRIV_V2 | the plugin drops setuid and setgid; else the kernel asks for `security.capability` before each write |
 //! | SUBMOUNTS | the plugin announces volumes (only virtio-fs offers it) |
@@ -49,13 +49,22 @@ pub struct Config {
     /// no locks of ours, no write-back cache. It costs a round trip a close.
     /// Wanted where a host reports late write errors at close (NFS, quotas).
     pub flush_on_close: bool,
+    /// The kernel does not check who may do what, and whoever asks is root.
+    pub callers_are_root: bool,
 }
 
 impl Config {
     /// What suits this transport.
     #[must_use]
     pub fn new(transport: TransportKind) -> Config {
-        Config { transport, max_write: 1 << 20, max_readahead: u32::MAX, max_background: 64, flush_on_close: false }
+        Config {
+            transport,
+            max_write: 1 << 20,
+            max_readahead: u32::MAX,
+            max_background: 64,
+            flush_on_close: false,
+            callers_are_root: false,
+        }
     }
 }
 
@@ -142,7 +151,7 @@ fn wanted(ours: &Ours<'_>) -> InitFlags {
         | InitFlags::CREATE_SUPP_GROUP
         | InitFlags::HAS_EXPIRE_ONLY
         | InitFlags::DIRECT_IO_ALLOW_MMAP;
-    wanted.set(InitFlags::POSIX_ACL, features.posix_acl);
+    wanted.set(InitFlags::POSIX_ACL, features.posix_acl && !config.callers_are_root);
     wanted.set(InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS, features.locks);
     wanted.set(InitFlags::HANDLE_KILLPRIV_V2, features.kill_priv);
     wanted.set(InitFlags::SUBMOUNTS, features.submounts);

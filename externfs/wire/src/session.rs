@@ -18,7 +18,7 @@ use crate::reply;
 use crate::request::{self, Header, Operation};
 use crate::transport::{Outcome, Reply};
 use crate::waiting::Waiting;
-use externfs::{DataSource, Errno, Error, Export, HandleId, Lock, NodeId, Result};
+use externfs::{Caller, DataSource, Errno, Error, Export, HandleId, Lock, NodeId, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -239,6 +239,9 @@ impl Core {
             _ => errno.into(),
         })?;
         let mut caller = header.caller();
+        if self.config.callers_are_root {
+            caller = Caller { pid: caller.pid, ..Caller::root() };
+        }
         if header.extension_len > 0 {
             let extensions = Args::take(request, header.extension_len)?;
             caller.supplementary_group = request::supplementary_group(extensions.bytes())?;

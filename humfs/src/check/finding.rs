@@ -202,7 +202,7 @@ pub enum Outcome {
     Failed(Box<str>),
 }
 
-/// See the [module](self).
+/// See the head of this file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
     /// Where: below the guest's root, with a slash at the front; or a part of

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-/// See the [module](self).
+/// See the head of this file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
     /// The tree, as it was given.

@@ -335,6 +335,10 @@ impl MetaStore for SqliteStore {
         recovery::pending(&self.shared.site)
     }
 
+    fn read_ahead(&self) -> Result<()> {
+        self.begin_reading()
+    }
+
     fn identity(&self, at: &At<'_>) -> Result<u64> {
         self.number_of(at)
     }

@@ -16,24 +16,25 @@ fn survives(sample: &Sample) {
 }
 
 #[test]
-fn a_chain_of_ten_thousand_directories() {
+fn a_chain_of_thousands_of_directories() {
     for format in formats() {
         let sample = Sample::empty(format);
         let mut at: std::os::fd::OwnedFd = std::fs::File::open(sample.data("")).unwrap().into();
-        // The database looks for each level from the top.
-        let levels = if format == Format::Sqlite { 2_000 } else { 10_000 };
+        // The other formats go from the top for some of their looks.
+        let levels = match format {
+            Format::Xattr => 10_000,
+            Format::ShadowFs | Format::ShadowLink => 4_000,
+            Format::Sqlite => 1_000,
+        };
         for _ in 0..levels {
             rustix::fs::mkdirat(&at, "deep", rustix::fs::Mode::RWXU).unwrap();
             at = rustix::fs::openat(&at, "deep", rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty())
                 .unwrap();
         }
-        let begun = Instant::now();
         let report = sample.look();
-        println!("look {:?}", begun.elapsed());
-        assert_eq!(report.findings.len(), levels, "{}", report.summary());
+        assert_eq!(report.findings.len(), levels + 1, "each level, and the counters: {}", report.summary());
         assert!(report.findings.iter().all(|finding| finding.path.len() < 5000));
         let repaired = sample.repair();
-        println!("repair {:?}", begun.elapsed());
         assert_eq!(repaired.exit_code(), 1, "{}", repaired.summary());
         assert_eq!(sample.look().exit_code(), 0);
         // What made it cannot remove it by path.

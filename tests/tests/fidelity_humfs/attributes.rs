@@ -218,7 +218,8 @@ pub(super) fn changes_move_the_ctime(scene: &mut Scene) {
         let path = scene.at(name);
         let (from, to, second) = (scene.at(name), scene.at("moved"), scene.at("second"));
         let is_link = name == "link";
-        let changes: [(&str, Box<dyn Fn()>); 7] = [
+        type Change<'a> = (&'a str, Box<dyn Fn() + 'a>);
+        let changes: [Change<'_>; 7] = [
             (
                 "chmod",
                 Box::new(|| {

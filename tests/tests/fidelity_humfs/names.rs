@@ -209,7 +209,8 @@ pub(super) fn odd_names_are_kept(scene: &mut Scene) {
         let mut seen: Vec<Vec<u8>> =
             fs::read_dir(scene.root()).unwrap().map(|entry| entry.unwrap().file_name().as_bytes().to_vec()).collect();
         let mut wanted = names.clone();
-        (seen.sort(), wanted.sort());
+        seen.sort();
+        wanted.sort();
         assert_eq!(seen, wanted);
         for (number, name) in names.iter().enumerate() {
             let path = scene.root().join(OsStr::from_bytes(name));
@@ -280,7 +281,7 @@ pub(super) fn the_longest_path_is_kept(scene: &mut Scene) {
     drop(dir);
     let open = |scene: &Scene| rustix::fs::open(scene.root(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
-    let file: File = rustix::fs::openat(&open(scene), path.as_str(), flags, Mode::from_raw_mode(0o640)).unwrap().into();
+    let file: File = rustix::fs::openat(open(scene), path.as_str(), flags, Mode::from_raw_mode(0o640)).unwrap().into();
     file.write_all_at(b"deep", 0).unwrap();
     rustix::fs::fchown(&file, Some(rustix::fs::Uid::from_raw(4242)), None).unwrap();
     rustix::fs::fsetxattr(&file, "user.note", b"deep", XattrFlags::empty()).unwrap();
@@ -300,7 +301,7 @@ pub(super) fn the_longest_path_is_kept(scene: &mut Scene) {
     fs::rename(scene.at(&name), scene.at("t")).unwrap();
     let moved = format!("t{}", &path[255..]);
     scene.twice(|scene| {
-        let stat = rustix::fs::statat(&open(scene), moved.as_str(), AtFlags::empty()).unwrap();
+        let stat = rustix::fs::statat(open(scene), moved.as_str(), AtFlags::empty()).unwrap();
         assert_eq!((stat.st_uid, stat.st_size), (4242, 4));
     });
     scene.shell("rm -r t");

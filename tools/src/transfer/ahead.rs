@@ -21,7 +21,7 @@ enum Message {
     End,
 }
 
-/// See the [module](self).
+/// See the head of this file.
 pub struct Ahead {
     batches: Receiver<Vec<Message>>,
     batch: std::vec::IntoIter<Message>,

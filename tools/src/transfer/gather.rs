@@ -6,7 +6,7 @@ use crate::offline::{File, Node, Offline, TreePath, failed};
 use externfs::{Error, FileKind, Name};
 use std::collections::HashMap;
 
-/// See the [module](self).
+/// See the head of this file.
 pub struct Gather {
     /// The directories that are being walked, outermost first.
     stack: Vec<Level>,

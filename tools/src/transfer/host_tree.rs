@@ -25,7 +25,7 @@ pub enum Keep {
     Little,
 }
 
-/// See the [module](self).
+/// See the head of this file.
 pub struct HostTree {
     source: PathBuf,
     keep: Keep,

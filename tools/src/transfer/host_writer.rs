@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 /// The result of a bare system call.
 type Fault<T> = std::result::Result<T, Host>;
 
-/// See the [module](self).
+/// See the head of this file.
 pub struct HostWriter {
     /// Where the top of what comes belongs, for messages.
     target: PathBuf,

@@ -14,7 +14,7 @@ const UNFINISHED: &[u8] = b".externfs.unfinished";
 /// Mode bits that a write may take away, so that they are set after it.
 const SPECIAL: u32 = 0o7000;
 
-/// See the [module](self).
+/// See the head of this file.
 pub struct Planter {
     tree: Offline,
     /// Where the top of what comes belongs.

@@ -8,7 +8,7 @@ use crate::shown;
 use externfs::{DeviceNumber, FileKind, GuestGid, GuestUid, Mode};
 use std::io::Read;
 
-/// See the [module](self).
+/// See the head of this file.
 pub struct Unpack<R> {
     reader: Reader<R>,
     /// The archive's name, for messages.

@@ -56,7 +56,8 @@ impl Adapter {
         // Who may forget attributes at once gains nothing from getting them early.
         let remembers = !self.policy.attr.is_zero() && !self.policy.entry.is_zero();
         flags.set(InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO, remembers);
-        flags.set(InitFlags::FUSE_POSIX_ACL, self.features.posix_acl);
+        // With it the kernel checks, whatever the mount says.
+        flags.set(InitFlags::FUSE_POSIX_ACL, self.features.posix_acl && !self.callers_are_root);
         flags.set(InitFlags::FUSE_WRITEBACK_CACHE, self.policy.writeback);
         // Targets have no expiry of their own: only for trees that nobody else changes.
         flags.set(InitFlags::FUSE_CACHE_SYMLINKS, !self.policy.coherent);

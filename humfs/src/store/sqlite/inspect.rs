@@ -6,6 +6,7 @@ use super::recovery::Past;
 use super::session::Session;
 use super::{reconcile, rows};
 use crate::store::At;
+use crate::tree::Access;
 use externfs::{Attr, Result};
 use rusqlite::Connection;
 
@@ -34,6 +35,15 @@ impl SqliteStore {
         }
     }
 
+    /// One transaction for all that is read: else each look takes and leaves
+    /// SQLite's locks. A writer has its own transactions.
+    pub(super) fn begin_reading(&self) -> Result<()> {
+        if self.shared.site.access == Access::Write {
+            return Ok(());
+        }
+        self.with_session(|session| session.conn().execute_batch("BEGIN").map_err(refused("beginning to read")))
+    }
+
     /// The number behind `at`; 0 for none.
     pub(super) fn number_of(&self, at: &At<'_>) -> Result<u64> {
         self.with_session(|session| Ok(self.find(session, at)?.map_or(0, |ino| ino as u64)))
@@ -42,8 +52,8 @@ impl SqliteStore {
     /// Whether the object that is there is another than the one recorded.
     pub(super) fn replaced(&self, at: &At<'_>, host: &Attr) -> Result<Option<String>> {
         self.with_session(|session| {
-            let Some(ino) = self.find(session, at)? else { return Ok(None) };
-            let Some(seen) = rows::seen(session.conn(), ino)? else { return Ok(None) };
+            let Some(parent) = session.number(at.parent, &self.shared.site)? else { return Ok(None) };
+            let Some(seen) = rows::seen_at(session.conn(), parent, at.name.to_bytes())? else { return Ok(None) };
             let Some(hino) = seen.hino else { return Ok(None) };
             let is_reused = hino == host.ino && host.btime.is_some_and(|born| born != seen.born);
             if hino == host.ino && !is_reused {

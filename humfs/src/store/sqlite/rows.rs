@@ -89,14 +89,23 @@ pub(super) struct Seen {
     pub(super) born: Timestamp,
 }
 
+/// As [`seen`], of the object behind `name` in the directory with number `parent`.
+pub(super) fn seen_at(conn: &Connection, parent: i64, name: &[u8]) -> Result<Option<Seen>> {
+    let sql = "SELECT i.mode, h.hino, i.btime, i.btime_ns FROM dentry d JOIN inode i ON i.ino=d.ino \
+         LEFT JOIN hostref h ON h.ino=d.ino AND h.hino<>0 WHERE d.parent=?1 AND d.name=?2";
+    one(conn, sql, (parent, name), read_seen)
+}
+
 /// What was last seen of the object with number `ino`.
 pub(super) fn seen(conn: &Connection, ino: i64) -> Result<Option<Seen>> {
     let sql = "SELECT i.mode, h.hino, i.btime, i.btime_ns FROM inode i LEFT JOIN hostref h ON h.ino=i.ino AND h.hino<>0 WHERE i.ino=?1";
-    one(conn, sql, [ino], |row| {
-        let (mode, hino): (i64, Option<i64>) = (row.get(0)?, row.get(1)?);
-        let born = Timestamp { seconds: row.get(2)?, nanoseconds: row.get(3)? };
-        Ok(Seen { kind: FileKind::from_mode(mode as u32), hino: hino.map(|hino| hino as u64), born })
-    })
+    one(conn, sql, [ino], read_seen)
+}
+
+fn read_seen(row: &Columns<'_>) -> Sql<Seen> {
+    let (mode, hino): (i64, Option<i64>) = (row.get(0)?, row.get(1)?);
+    let born = Timestamp { seconds: row.get(2)?, nanoseconds: row.get(3)? };
+    Ok(Seen { kind: FileKind::from_mode(mode as u32), hino: hino.map(|hino| hino as u64), born })
 }
 
 /// Whether an object of kind `host` in the data tree can be what a record of

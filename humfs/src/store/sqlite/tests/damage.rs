@@ -146,7 +146,7 @@ fn a_fifo_in_place_of_the_database_is_refused_and_not_waited_for() {
     let path = dir.path().join("humfs/metadata.db");
     std::fs::remove_file(&path).unwrap();
     rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, host::FILE_MODE, 0).unwrap();
-    assert!(refusal_keeping(dir.path()).contains("is no file"));
+    assert!(refusal_keeping(dir.path()).contains("is no regular file"));
 }
 
 fn refusal_keeping(dir: &Path) -> String {

@@ -1,0 +1,138 @@
+//! The host user's own mount of a humfs tree, without root and without
+//! `allow_other`: it shows the recorded owners, and the user is the tree's root
+//! in it, as far as the host's kernel lets users. What it refuses is tried as
+//! well, so that SEMANTICS.md says the truth of both.
+
+use externfs_tests::fixture::{self, Mount};
+use externfs_tests::harness::{self, Case};
+use externfs_tests::humtree::{HumTree, TOTAL};
+use externfs_tests::ordinary;
+use humfs::store::Format;
+use std::process::Command;
+
+fn main() -> std::process::ExitCode {
+    ordinary::in_own_mounts(|| {
+        let mut cases = Vec::new();
+        for (format, transport) in Format::ALL.into_iter().zip(["native", "fuser"].into_iter().cycle()) {
+            let mut case = |name: &str, run: fn(&HumTree, &str)| {
+                let name = format!("{name}_{}_{transport}", format.name());
+                cases.push(Case::new(name, move || run(&prepared(format), &format!("transport={transport}"))));
+            };
+            case("the_owner_is_root_in_it", the_owner_is_root_in_it);
+            case("the_kernel_refuses_what_it_keeps_for_root", the_kernel_refuses_what_it_keeps_for_root);
+            case("nobody_else_comes_in", nobody_else_comes_in);
+            case("the_kernel_checks_where_others_may_come_in", the_kernel_checks_where_others_may_come_in);
+        }
+        harness::main(cases)
+    })
+}
+
+/// What a guest's root has made.
+const PREPARE: &str = "\
+umask 022
+echo secret >shadow; chmod 600 shadow; echo locked >locked; chmod 000 locked; echo theirs >theirs; chown 4242:4243 theirs; chmod 640 theirs
+mkdir private; chmod 700 private; echo deep >private/f; chown 7:8 private/f; mkdir other; chown 4242:4243 other; chmod 700 other
+mkdir -m 1777 tmp; echo t >tmp/f; chown 4242 tmp/f; mknod null c 1 3; mkfifo fifo; ln -s private/f link; cp /bin/true tool; chmod 4755 tool
+setfattr -n user.note -v 1 shadow; setfattr -n trusted.note -v 1 shadow; setfacl -m u:99:r theirs; setcap cap_net_raw+ep tool";
+
+fn prepared(format: Format) -> HumTree {
+    for (program, package) in [("setfacl", "acl"), ("setcap", "libcap2-bin"), ("setfattr", "attr")] {
+        fixture::need_program(program, package);
+    }
+    let tree = HumTree::new(format, TOTAL);
+    let mount = tree.mount("");
+    fixture::succeed(Command::new("sh").args(["-euc", PREPARE]).current_dir(mount.path()));
+    mount.finish();
+    tree
+}
+
+/// Functions for what users say: `no COMMAND` must fail.
+const PRELUDE: &str = "umask 022; no() { if (eval \"$*\") 2>/dev/null; then echo \"ALLOWED: $*\" >&2; exit 1; fi; }\n";
+
+fn by(uid: u32, mount: &Mount, script: &str) -> String {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &uid.to_string(), "--regid", &uid.to_string(), "--clear-groups", "sh", "-euc"]);
+    fixture::succeed(command.arg(format!("{PRELUDE}{script}")).arg("sh").arg(mount.path()))
+}
+
+fn the_owner_is_root_in_it(tree: &HumTree, options: &str) {
+    let mount = Mount::humfs(&tree.path(), options);
+    let said = by(
+        ordinary::USER,
+        &mount,
+        "cd \"$1\"; cat shadow locked theirs private/f link; ls private other >/dev/null; stat -c '%n %U %u:%g %a %F %t,%T' shadow theirs null fifo other\n\
+         getfattr --only-values -n user.note shadow; echo; getfacl -cn theirs",
+    );
+    let lines = [
+        "secret\nlocked\ntheirs\ndeep\ndeep\n",
+        "shadow root 0:0 600 regular file 0,0\n",
+        "4242:4243 640 regular file",
+        "null root 0:0 644 character special file 1,3\n",
+        "other UNKNOWN 4242:4243 700 directory",
+        "user:99:r--",
+    ];
+    for line in lines {
+        assert!(said.contains(line), "{line:?} is missing in:\n{said}");
+    }
+    by(
+        ordinary::USER,
+        &mount,
+        "cd \"$1\"; echo more >>shadow; echo new >locked; truncate -s 2 theirs; echo fresh >other/fresh; mkdir other/d private/d; ln -s x other/l\n\
+         mkfifo other/p; chown 4242:0 private/f; chown 0:0 other/fresh; chown 11:12 other/d; chmod 4711 locked; chmod 2750 other\n\
+         mv private/f other/moved; rm theirs; rmdir private/d; touch -d @7 shadow; setfattr -n user.note -v 2 shadow; setfattr -x user.note shadow\n\
+         setfattr -n user.new -v 3 other; access() { test -r \"$1\" && test -w \"$1\"; }; access shadow; access other; cd private; cd ../other; cd ..\n\
+         mv tmp/f tmp/g; rm tmp/g; setfattr -n user.new -v 3 tmp",
+    );
+    mount.finish();
+    // As the tree's root sees it.
+    let mount = tree.mount("");
+    let said = fixture::succeed(
+        Command::new("sh")
+            .args(["-euc", "stat -c '%n %u:%g %a' shadow locked other other/* private; cat shadow locked; stat -c %Y shadow; getfattr --only-values -n user.new other"])
+            .current_dir(mount.path()),
+    );
+    let wanted = "shadow 0:0 600\nlocked 0:0 4711\nother 4242:4243 2750\nother/d 11:12 755\nother/fresh 0:0 644\nother/l 0:4243 777\n\
+                  other/moved 4242:0 644\nother/p 0:4243 644\nprivate 0:0 700\nsecret\nmore\nnew\n7\n3";
+    // Made before the directory was setgid.
+    let wanted = wanted.replace("other/l 0:4243", "other/l 0:0").replace("other/p 0:4243", "other/p 0:0");
+    assert_eq!(said.trim_end(), wanted);
+    mount.finish();
+}
+
+/// Checks in the kernel's own code that ask for a capability, whatever file
+/// system it is.
+fn the_kernel_refuses_what_it_keeps_for_root(tree: &HumTree, options: &str) {
+    let mount = Mount::humfs(&tree.path(), options);
+    by(
+        ordinary::USER,
+        &mount,
+        "cd \"$1\"; no mknod dev c 1 5; no 'cat <null'; no setfattr -n trusted.note -v 2 shadow; no setfattr -x trusted.note shadow\n\
+         no setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 tool\n\
+         no setfacl -m u:5:r theirs; no chroot . true\n\
+         if ./tool; then :; fi; test \"$(stat -c %a tool)\" = 4755\n\
+         if [ \"$(cat /proc/sys/fs/protected_hardlinks)\" = 1 ]; then no ln tool tmp/hard; fi; ln theirs tmp/t",
+    );
+    mount.finish();
+}
+
+fn nobody_else_comes_in(tree: &HumTree, options: &str) {
+    let mount = Mount::humfs(&tree.path(), options);
+    for uid in [0, 4242] {
+        by(uid, &mount, "no ls \"$1\"; no cat \"$1/link\"; no stat \"$1/shadow\"");
+    }
+    mount.finish();
+}
+
+/// With `allow_other`, or where the user asks for it.
+fn the_kernel_checks_where_others_may_come_in(tree: &HumTree, options: &str) {
+    for more in ["allow_other", "default_permissions"] {
+        let mount = Mount::humfs(&tree.path(), &format!("{more},{options}"));
+        by(
+            ordinary::USER,
+            &mount,
+            "cd \"$1\"; no cat shadow; no 'echo x >>shadow'; no ls private; no chown 5 tool; no chmod 777 tool; no touch fresh; cat tool >/dev/null\n\
+             echo mine >tmp/mine; test \"$(stat -c %u tmp/mine)\" = $(id -u); rm tmp/mine",
+        );
+        mount.finish();
+    }
+}
