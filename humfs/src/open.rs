@@ -47,6 +47,8 @@ impl HumFs {
     pub(crate) fn put_in_order(&self, recovered: Recovered) -> Result<()> {
         let control = self.tree.control().ok_or_else(|| damaged("there is no humfs/"))?;
         let before = state::read(control).map_err(fault("reading humfs/state"))?;
+        // Of a superblock that was being written; the old one is whole.
+        host::remove_file(self.tree.root(), c"superblock.new").map_err(fault("removing superblock.new"))?;
         let whiteouts = self.recover_whiteouts()?;
         let counters = match before {
             None => Counters::Unknown("it is mounted for the first time"),

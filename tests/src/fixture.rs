@@ -12,6 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -529,6 +530,8 @@ impl Drop for Server {
 /// A second file system: ext4 on a loop device.
 pub struct LoopFs {
     dir: TempDir,
+    /// The number of the image that is mounted.
+    generation: AtomicU32,
 }
 
 impl LoopFs {
@@ -540,9 +543,8 @@ impl LoopFs {
     pub fn new(mebibytes: u64) -> LoopFs {
         need_root();
         need_program("mkfs.ext4", "e2fsprogs");
-        need_program("losetup", "mount");
         let dir = temp_dir();
-        let (image, point) = (dir.path().join("image"), dir.path().join("mnt"));
+        let (image, point) = (dir.path().join(image_name(0)), dir.path().join("mnt"));
         File::create(&image).and_then(|file| file.set_len(mebibytes << 20)).expect("image");
         std::fs::create_dir(&point).expect("mount point");
         succeed(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=0"]).arg(&image));
@@ -550,7 +552,7 @@ impl LoopFs {
         if !mounted.status.success() {
             skip(format!("no loop devices here: {}", String::from_utf8_lossy(&mounted.stderr).trim()));
         }
-        LoopFs { dir }
+        LoopFs { dir, generation: AtomicU32::new(0) }
     }
 
     /// Its root.
@@ -559,18 +561,25 @@ impl LoopFs {
         self.dir.path().join("mnt")
     }
 
-    /// Mounts it anew, with nothing remembered.
+    /// What its device holds at this moment, mounted in its place: a file
+    /// system after a power cut, if it was stopped before.
     ///
     /// # Panics
-    /// When somebody still uses it, or it does not mount.
-    pub fn remount(&self) {
-        let (image, point) = (self.dir.path().join("image"), self.path());
-        unmount(&point);
-        // The mounts of a process that was killed go a moment later, and with
-        // the last of them the device: a second one would be a second host.
-        wait_for("the loop device is free", || succeed(Command::new("losetup").arg("-j").arg(&image)).is_empty());
-        succeed(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&point));
+    /// When it does not mount.
+    pub fn replay(&self) {
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed);
+        let [old, new] = [generation, generation + 1].map(|number| self.dir.path().join(image_name(number)));
+        // A copy, since others may keep the old device busy for longer: they
+        // need only have been started in a mount namespace of their own.
+        succeed(Command::new("cp").arg("--sparse=always").arg(&old).arg(&new));
+        rustix::mount::unmount(self.path(), rustix::mount::UnmountFlags::DETACH).expect("umount -l");
+        succeed(Command::new("mount").args(["-o", "loop"]).arg(&new).arg(self.path()));
+        std::fs::remove_file(old).expect("removing an image");
     }
+}
+
+fn image_name(generation: u32) -> String {
+    format!("image{generation}")
 }
 
 impl Drop for LoopFs {

@@ -196,7 +196,7 @@ impl PowerCut<'_> {
         std::thread::sleep(delay);
         crate::shutdown::cut_power(&self.disk.path());
         let reported = victim.kill(THREADS)?;
-        self.disk.remount();
+        self.disk.replay();
         let seen = self.realm.look_after_power_cut(&tree)?;
         let mut survey = Survey { reported: reported.iter().sum(), lost: 0 };
         for (thread, &count) in reported.iter().enumerate() {

@@ -36,6 +36,7 @@
 //! ```
 
 mod attributes;
+mod fresh;
 mod inspect;
 mod lines;
 mod mirror;
@@ -54,6 +55,7 @@ use crate::intent::Journal;
 use crate::record::Record;
 use crate::tree::{Access, Tree};
 use externfs::{Attr, Errno, Error, NodeKey, Result};
+use fresh::Fresh;
 use hostfs::Inode;
 use lines::Style;
 use mirror::{Holds, Mirror, Pair};
@@ -83,6 +85,7 @@ pub struct ShadowStore {
 #[derive(Debug)]
 struct Writing {
     stage: Stage,
+    fresh: Fresh,
     journal: Journal,
     /// A change could be neither completed nor taken back. Its intent is right
     /// for as long as nothing else changes, so nothing does until the next mount.
@@ -167,7 +170,7 @@ impl Writing {
 
     fn open(tree: &Tree) -> Fault<Writing> {
         let (stage, journal) = (Stage::new(tree.control_dir(c"stage")?), Journal::new(tree.control_dir(c"intents")?));
-        Ok(Writing { stage, journal, is_stuck: AtomicBool::new(false) })
+        Ok(Writing { stage, fresh: Fresh::default(), journal, is_stuck: AtomicBool::new(false) })
     }
 }
 
@@ -237,6 +240,9 @@ impl MetaStore for ShadowStore {
     }
 
     fn sync(&self) -> Result<()> {
+        if let Some(writing) = &self.writing {
+            writing.fresh.sync_all();
+        }
         Ok(())
     }
 

@@ -2,11 +2,17 @@
 //!
 //! * A **file** is rewritten in place, since hard-linked names share it: one
 //!   write, which a killed process has done or not. What an old line was
-//!   longer is overwritten with LFs in that write and cut off after it.
+//!   longer is overwritten with LFs in that write and cut off after it. After
+//!   a power failure the disk may have the bytes of a longer line and still
+//!   the size of the one before, and the number at its end would be another
+//!   one. So the file is made longer first, by LFs, and that is made durable.
+//!   Only a record that no sync has seen yet ([`Fresh`](super::fresh)) may be
+//!   torn: without an LF it is none.
 //! * A **link** has the line without its LF for a target, and is replaced. Two
 //!   names cannot share one that way, so an object with several has a file,
 //!   also in the `shadow_link` format.
 
+use super::Writing;
 use super::stage::Stage;
 use crate::host::{self, Fault, damaged, fault};
 use crate::path;
@@ -82,12 +88,18 @@ pub(super) fn read_text(style: Style, dir: BorrowedFd<'_>, name: &CStr) -> Resul
             size(&file, name)?;
             Ok(Some(Vec::new()))
         }
-        Ok(len) => Ok(text.get(..len).map(<[u8]>::to_vec)),
+        Ok(len) => Ok(text.get(..len).map(|text| if is_torn(text) { Vec::new() } else { text.to_vec() })),
         // The mirror of a directory that is no more.
         Err(Host::ISDIR) => Ok(None),
         Err(Host::SPIPE) => Err(no_file(name, Host::NXIO)),
         Err(other) => Err(fault("reading a record")(other)),
     }
+}
+
+/// Whether this is the beginning of a line: it was made longer, and the power
+/// failed. What its last number was nobody knows.
+fn is_torn(text: &[u8]) -> bool {
+    text.len() < LINE_MAX && text.iter().all(|byte| matches!(byte, b'0'..=b'9' | b' ' | b'b' | b'c' | b'p' | b's'))
 }
 
 /// Why the file `name` did not open.
@@ -99,23 +111,25 @@ fn no_file(name: &CStr, host: Host) -> externfs::Error {
     }
 }
 
-/// The size of the regular file that a record must be.
-fn size(file: &OwnedFd, name: &CStr) -> Result<usize> {
+/// Size and number of the regular file that a record must be.
+fn size(file: &OwnedFd, name: &CStr) -> Result<(usize, u64)> {
     let stat = rustix::fs::fstat(file).map_err(fault("looking at a record"))?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Err(damaged(format!("the record '{}' is no regular file", path::shown(name))));
     }
-    Ok(usize::try_from(stat.st_size).unwrap_or(usize::MAX))
+    Ok((usize::try_from(stat.st_size).unwrap_or(usize::MAX), stat.st_ino))
 }
 
 /// Makes the record `name`, which must not exist, for an object that is not
-/// there yet: half of it would be seen by nobody.
-pub(super) fn make(style: Style, dir: BorrowedFd<'_>, name: &CStr, line: &str) -> Fault<()> {
+/// there yet: half of it would be seen by nobody. Returns the number of the
+/// file, if it is one.
+pub(super) fn make(style: Style, dir: BorrowedFd<'_>, name: &CStr, line: &str) -> Fault<Option<u64>> {
     match style {
-        Style::Link => rustix::fs::symlinkat(line.trim_end(), dir, name),
+        Style::Link => rustix::fs::symlinkat(line.trim_end(), dir, name).map(|()| None),
         Style::File => {
             let file = host::open_file(dir, name, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY)?;
-            host::write_all(file.as_fd(), line.as_bytes())
+            host::write_all(file.as_fd(), line.as_bytes())?;
+            Ok(Some(rustix::fs::fstat(&file)?.st_ino))
         }
     }
 }
@@ -123,7 +137,8 @@ pub(super) fn make(style: Style, dir: BorrowedFd<'_>, name: &CStr, line: &str) -
 /// Writes the record `name` of an object that is there, over the one before if
 /// there is one; false if a directory is in the way. `shared`: the object has
 /// other names, which share the record.
-pub(super) fn write(style: Style, stage: &Stage, dir: BorrowedFd<'_>, name: &CStr, line: &str, shared: bool) -> Result<bool> {
+pub(super) fn write(style: Style, writing: &Writing, dir: BorrowedFd<'_>, name: &CStr, line: &str, shared: bool) -> Result<bool> {
+    let stage = &writing.stage;
     let placed = |put| match put {
         Err(Host::ISDIR) => Ok(false),
         Err(other) => Err(fault("replacing a record")(other)),
@@ -134,7 +149,7 @@ pub(super) fn write(style: Style, stage: &Stage, dir: BorrowedFd<'_>, name: &CSt
         return put_link();
     }
     match host::open_file(dir, name, OFlags::WRONLY) {
-        Ok(file) => rewrite(&file, name, line).map(|()| true),
+        Ok(file) => rewrite(writing, &file, name, line).map(|()| true),
         Err(Host::NOENT) => placed(stage.put_file(line.as_bytes(), dir, name)),
         Err(Host::ISDIR) => Ok(false),
         // Its second name was not given by us.
@@ -144,14 +159,32 @@ pub(super) fn write(style: Style, stage: &Stage, dir: BorrowedFd<'_>, name: &CSt
 }
 
 /// In place.
-fn rewrite(file: &OwnedFd, name: &CStr, line: &str) -> Result<()> {
+fn rewrite(writing: &Writing, file: &OwnedFd, name: &CStr, line: &str) -> Result<()> {
     let failed = fault("rewriting a record");
-    let before = size(file, name)?;
+    let (before, number) = size(file, name)?;
+    if before > 0 && before < line.len() && !writing.fresh.has(number) {
+        grow(file, before, line.len()).map_err(&failed)?;
+    }
     host::write_all(file.as_fd(), &covering(line, before)).map_err(&failed)?;
     if before > line.len() {
         rustix::fs::ftruncate(file, line.len() as u64).map_err(&failed)?;
     }
     Ok(())
+}
+
+/// Makes it longer without changing what it says, for good.
+fn grow(file: &OwnedFd, before: usize, size: usize) -> Fault<()> {
+    let fill = vec![b'\n'; size.saturating_sub(before)];
+    let mut done = 0;
+    while let Some(rest) = fill.get(done..).filter(|rest| !rest.is_empty()) {
+        match rustix::io::pwrite(file, rest, (before + done) as u64) {
+            Ok(0) => return Err(Host::IO),
+            Ok(count) => done += count,
+            Err(Host::INTR) => {}
+            Err(other) => return Err(other),
+        }
+    }
+    rustix::fs::fdatasync(file)
 }
 
 /// `line`, and LFs over what an old record of `before` bytes had behind it: to

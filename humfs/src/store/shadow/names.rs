@@ -39,7 +39,7 @@ impl ShadowStore {
         make_empty(&self.lines.files, at)?;
         let dir = make_empty(&self.lines.dirs, at)?;
         let dir = host::child_dir(dir.as_fd(), at.name).map_err(fault("opening a metadata directory"))?;
-        lines::make(self.style, dir.as_fd(), own::USUAL, &record.to_line(false)).map_err(fault("making a record"))?;
+        self.make_line(dir.as_fd(), own::USUAL, &record.to_line(false)).map_err(fault("making a record"))?;
         if record.has_xattrs() {
             let pair = self.attributes()?;
             purge(&pair.files, at)?;
@@ -51,12 +51,20 @@ impl ShadowStore {
         }
     }
 
+    fn make_line(&self, dir: BorrowedFd<'_>, name: &CStr, line: &str) -> host::Fault<()> {
+        let made = lines::make(self.style, dir, name, line)?;
+        if let (Some(number), Some(writing)) = (made, &self.writing) {
+            writing.fresh.made(number);
+        }
+        Ok(())
+    }
+
     /// The records of what is no directory.
     fn put_file_records(&self, at: &At<'_>, record: &Record) -> Result<()> {
         let files = &self.lines.files;
         let dir = files.make(at.parent)?;
         let line = record.to_line(false);
-        over_stale(files, at.name, dir.as_fd(), || lines::make(self.style, dir.as_fd(), at.name, &line), "making a record")?;
+        over_stale(files, at.name, dir.as_fd(), || self.make_line(dir.as_fd(), at.name, &line), "making a record")?;
         if record.has_xattrs() {
             let files = &self.attributes()?.files;
             let dir = files.make(at.parent)?;

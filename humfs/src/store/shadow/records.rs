@@ -150,9 +150,9 @@ impl ShadowStore {
     fn save_line(&self, host: &Attr, record: &Record, home: &Home<'_>) -> Result<()> {
         let line = record.to_line(host.kind == record.kind);
         let shared = host.nlink > 1 && host.kind != FileKind::Directory;
-        let stage = &self.writing()?.stage;
+        let writing = self.writing()?;
         let _held = home.hold(&self.lines);
-        home.write(|dir, name| lines::write(self.style, stage, dir, name, &line, shared))
+        home.write(|dir, name| lines::write(self.style, writing, dir, name, &line, shared))
     }
 
     pub(super) fn sync_records_of(&self, object: &Object<'_>) -> Result<()> {
@@ -160,7 +160,10 @@ impl ShadowStore {
             let Some(home) = Home::find(pair, &object.place, object.host.kind, false)? else { continue };
             let _held = home.hold(pair);
             if let Some((dir, name)) = home.record()? {
-                sync(dir, &name)?;
+                let number = sync(dir, &name)?;
+                if let (Some(number), Some(writing)) = (number, &self.writing) {
+                    writing.fresh.sync(number);
+                }
             }
         }
         Ok(())
@@ -223,14 +226,16 @@ fn with_attributes_of(mut record: Record, cell: Option<&Cell>) -> Record {
     record
 }
 
-/// Makes one record durable. A link is whole as soon as it has its name.
-fn sync(dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+/// Makes one record durable, and returns the number of its file. A link is
+/// whole as soon as it has its name.
+fn sync(dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<u64>> {
     let failed = fault("fsync of a record");
-    let file = match host::open_file(dir, name, OFlags::RDONLY) {
-        Ok(file) => file,
-        Err(Host::LOOP) => host::open_listing(dir).map_err(&failed)?,
-        Err(Host::NOENT) => return Ok(()),
+    let (file, is_file) = match host::open_file(dir, name, OFlags::RDONLY) {
+        Ok(file) => (file, true),
+        Err(Host::LOOP) => (host::open_listing(dir).map_err(&failed)?, false),
+        Err(Host::NOENT) => return Ok(None),
         Err(other) => return Err(failed(other)),
     };
-    rustix::fs::fsync(file).map_err(failed)
+    rustix::fs::fsync(&file).map_err(&failed)?;
+    if is_file { rustix::fs::fstat(&file).map(|stat| Some(stat.st_ino)).map_err(failed) } else { Ok(None) }
 }

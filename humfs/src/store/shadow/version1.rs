@@ -164,7 +164,7 @@ impl Upgrade<'_> {
         let mode = rustix::fs::statat(&place.data, c"", AtFlags::EMPTY_PATH).map_err(wrong)?.st_mode;
         let Some(record) = self.record(place.old.as_ref(), own::USUAL, mode, FileKind::Directory, at)? else { return Ok(()) };
         let name = own::free(place.dirs.as_fd()).map_err(|error| self.cannot("converting the directory", at, error))?;
-        lines::make(Style::File, place.dirs.as_fd(), &name, &record.to_line(true)).map_err(wrong)
+        lines::make(Style::File, place.dirs.as_fd(), &name, &record.to_line(true)).map(drop).map_err(wrong)
     }
 
     /// What the old record `name` in `dir` says of the object `at`.
