@@ -133,7 +133,8 @@ fn look_below(
     for name in found {
         let shown = format!("{path}/{}", name.escape_ascii());
         let component = Name::new(&name).map_err(|errno| format!("'{shown}': {errno}"))?;
-        let child = guest.keep(guest.export.lookup(&guest.caller, id, component)).map_err(|errno| format!("'{shown}': lookup: {errno}"))?;
+        let looked_up = guest.export.lookup(&guest.caller, id, component).map_err(|error| format!("'{shown}': lookup: {error}"))?;
+        let child = guest.keep(Ok(looked_up)).map_err(|errno| format!("'{shown}': {errno}"))?;
         look_below(guest, child.id, &shown, names, nodes)?;
     }
     Ok(())
