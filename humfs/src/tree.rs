@@ -36,7 +36,7 @@ const CLOSING: &[u8] = b"closing";
 
 /// Marks of what was cut short, and what goes on with it. Such a tree is
 /// nobody else's to open.
-const UNFINISHED: [(&CStr, &str); 3] = [
+pub(crate) const UNFINISHED: [(&CStr, &str); 3] = [
     (crate::make::IMPORTING, "the same 'externfs create'"),
     (crate::humfsify::CONVERTING, "the same 'humfsify'"),
     (crate::humfsify::RESTORING, "'humfsify -r'"),
