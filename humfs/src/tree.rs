@@ -103,6 +103,8 @@ impl Tree {
 
     fn open_any(path: &Path, access: Access, held: Option<OwnedFd>) -> Result<Tree, UsageError> {
         let shown = path.display();
+        // While it can be read: the server goes into its sandbox next.
+        let _ = host::boot_id();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(rustix::fs::CWD, path, flags, Mode::empty()).map_err(|error| match error {
             Host::NOENT => UsageError(format!("'{shown}' does not exist: 'externfs create {shown} --size 1G' makes a humfs tree")),

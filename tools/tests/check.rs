@@ -114,6 +114,10 @@ fn a_mounted_tree_is_left_alone_and_a_killed_one_repaired() {
         succeeds(externfs(["umount", "--lazy"]).arg(&point));
         let (code, said) = check(&tree, &[]);
         assert!(matches!(code, 0 | 4), "{format}: {code}\n{said}");
+        // The server has known, in its sandbox too, which boot of the host it was.
+        assert!(!said.contains("the host went down"), "{format}: {said}");
+        let state = fs::read(tree.join("humfs/state")).expect("state");
+        assert_ne!(state[16..32], [0; 16], "{format}");
         let (code, said) = check(&tree, &["--repair"]);
         assert!(matches!(code, 0 | 1), "{format}: what a kill leaves can be repaired: {code}\n{said}");
         let (code, said) = check(&tree, &[]);
