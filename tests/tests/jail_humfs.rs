@@ -23,7 +23,9 @@ use tempfile::TempDir;
 
 const ROOT: NodeId = NodeId::ROOT;
 
-const CASES: &[(&str, fn(Format))] = &[
+type Attack = fn(Format);
+
+const CASES: &[(&str, Attack)] = &[
     ("hostile_names_are_refused_in_every_field", hostile_names_are_refused_in_every_field),
     ("links_in_the_data_lead_nowhere", links_in_the_data_lead_nowhere),
     ("links_anywhere_lead_nowhere", links_anywhere_lead_nowhere),
