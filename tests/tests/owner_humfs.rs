@@ -37,7 +37,8 @@ fn root_does_not_serve_another_users_tree() {
     let refused = fixture::output(&mut mount);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("belongs to user") && said.trim_end().lines().count() == 1, "{said}");
-    assert!(!tree.at("humfs").exists(), "something was made in it");
+    let strange = fixture::shell(&format!("find {} ! -user {}", tree.path().display(), ordinary::USER));
+    assert_eq!(strange, "", "something was made in it");
     let looking = fixture::output(mount.args(["-o", "ro"]));
     assert!(looking.status.success(), "{}", String::from_utf8_lossy(&looking.stderr));
     fixture::unmount(point.path());
