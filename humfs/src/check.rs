@@ -129,6 +129,10 @@ fn look_at(tree: Tree, options: &CheckOptions, progress: &Progress, beside_write
     let (tree, counters) = (&scene.tree, Counters::read(&scene.tree));
     let survey = Survey::new(tree, &options, progress, found);
     survey.take(parts::privacy(tree, false));
+    if let Some(finding) = parts::unfinished(tree) {
+        survey.only_take(finding);
+        return Ok(survey.report(&scene.tree, beside_writer));
+    }
     if !beside_writer {
         survey.take(parts::leftovers(tree));
         survey.take(counters.findings());

@@ -6,6 +6,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno as Host;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 /// The result of a bare system call.
 pub(crate) type Fault<T> = std::result::Result<T, Host>;
@@ -36,6 +37,18 @@ pub(crate) fn fault(what: &'static str) -> impl Fn(Host) -> Error {
 /// An error that says that the tree is not as it should be: EIO for the guest.
 pub(crate) fn damaged(reason: impl Into<String>) -> Error {
     Error::because(Errno::EIO, reason.into())
+}
+
+/// The boot id of the running kernel, which says whether the host was started
+/// anew since; None where it is hidden. The first look counts: a server's
+/// sandbox leaves it no /proc/sys.
+pub(crate) fn boot_id() -> Option<&'static str> {
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    let read = || {
+        let text = read_file(rustix::fs::CWD, c"/proc/sys/kernel/random/boot_id", 64).ok()?;
+        String::from_utf8(text).ok().map(|text| text.trim().to_owned())
+    };
+    BOOT.get_or_init(read).as_deref()
 }
 
 /// A directory below `dir`, as an `O_PATH` descriptor.

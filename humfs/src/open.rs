@@ -53,9 +53,7 @@ impl HumFs {
         let counters = match before {
             None => Counters::Unknown("it is mounted for the first time"),
             Some(_) if whiteouts > 0 => Counters::Unknown("a change of several steps was cut short"),
-            Some((state, _)) if !state.clean && state.boot_id != state::boot_id() => {
-                Counters::Unknown("the host went down while it was mounted")
-            }
+            Some((state, _)) if !state.clean && !state.is_of_this_boot() => Counters::Unknown("the host went down while it was mounted"),
             // Also after an unmount in good order: what had no name and was
             // still open then has gone since.
             Some((_, left)) => Counters::Settled(left),

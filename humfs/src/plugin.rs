@@ -4,6 +4,7 @@ use crate::fs::HumFs;
 use crate::options::{OPTIONS, Options};
 use crate::tree::{Access, Tree};
 use externfs::{Bridge, BridgeOptions, Connect, Error, Export, Plugin, Result, Source, UsageError};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,9 +36,26 @@ impl Plugin for HumFsPlugin {
     fn open(&self, source: &Source) -> std::result::Result<Arc<dyn Connect>, UsageError> {
         let options = Options::parse(&source.options)?;
         let access = if options.read_only { Access::Read } else { Access::Write };
+        if access == Access::Write {
+            refuse_for_root(&source.path)?;
+        }
         let tree = Tree::open(&source.path, access)?;
         Ok(Arc::new(Later(Mutex::new(Opening::Tree(Box::new(tree), options)))))
     }
+}
+
+/// What root's server makes is root's, and in the way of the owner's own
+/// server later.
+fn refuse_for_root(path: &Path) -> std::result::Result<(), UsageError> {
+    let Ok(there) = std::fs::metadata(path) else { return Ok(()) };
+    let owner = there.uid();
+    if !rustix::process::geteuid().is_root() || owner == 0 {
+        return Ok(());
+    }
+    let shown = path.display();
+    Err(UsageError(format!(
+        "'{shown}' belongs to user {owner}, and what root changes in it would be root's: do it as that user (setpriv --reuid={owner} ...), or with -o ro"
+    )))
 }
 
 /// Opens the tree at `path` in this process, at once.

@@ -295,6 +295,15 @@ pub trait MetaStore: Send + Sync {
         Ok(0)
     }
 
+    /// Whether the record of the object called `at` (None: of the root) stands
+    /// for one that a power failure has swallowed.
+    ///
+    /// # Errors
+    /// As for `load`.
+    fn is_unwritten(&self, _at: Option<&At<'_>>, _host: &Attr) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Why the record of `at` is that of an object which was replaced behind
     /// our back, where a format can tell.
     ///

@@ -36,7 +36,7 @@ const CLOSING: &[u8] = b"closing";
 
 /// Marks of what was cut short, and what goes on with it. Such a tree is
 /// nobody else's to open.
-const UNFINISHED: [(&CStr, &str); 3] = [
+pub(crate) const UNFINISHED: [(&CStr, &str); 3] = [
     (crate::make::IMPORTING, "the same 'externfs create'"),
     (crate::humfsify::CONVERTING, "the same 'humfsify'"),
     (crate::humfsify::RESTORING, "'humfsify -r'"),
@@ -103,6 +103,8 @@ impl Tree {
 
     fn open_any(path: &Path, access: Access, held: Option<OwnedFd>) -> Result<Tree, UsageError> {
         let shown = path.display();
+        // While it can be read: the server goes into its sandbox next.
+        let _ = host::boot_id();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(rustix::fs::CWD, path, flags, Mode::empty()).map_err(|error| match error {
             Host::NOENT => UsageError(format!("'{shown}' does not exist: 'externfs create {shown} --size 1G' makes a humfs tree")),

@@ -86,6 +86,11 @@ impl Seen<'_> {
         self.at.as_ref().map_or(0, |at| self.ground.store.identity(at).unwrap_or(0))
     }
 
+    /// See [`MetaStore::is_unwritten`].
+    pub(crate) fn is_unwritten(&self) -> bool {
+        self.ground.store.is_unwritten(self.at.as_ref(), self.host).unwrap_or(false)
+    }
+
     /// See [`MetaStore::stranger`].
     pub(crate) fn stranger(&self) -> Option<String> {
         self.at.as_ref().and_then(|at| self.ground.store.stranger(at, self.host).ok().flatten())

@@ -8,6 +8,7 @@
 //! * [`fixture`]: directories, mounts and servers that clean up after themselves;
 //!   [`ground`], [`ordinary`], [`humtree`]: an ext4, a user and a tree for them.
 //! * [`external`]: suites that others wrote.
+//! * [`escape`]: what a guest tries to get out.
 //! * [`machine`]: User Mode Linux and QEMU guests.
 //! * [`deed`], [`trial`], [`relapse`]: single changes cut short at each of their
 //!   steps, by [`mortal`], and what [`picture`] shows of the tree afterwards.
@@ -19,6 +20,7 @@ pub mod beside;
 pub mod conformance;
 pub mod deed;
 pub mod driver;
+pub mod escape;
 pub mod export_driver;
 pub mod external;
 pub mod fixture;

@@ -23,8 +23,25 @@ fn main() -> std::process::ExitCode {
             case("nobody_else_comes_in", nobody_else_comes_in);
             case("the_kernel_checks_where_others_may_come_in", the_kernel_checks_where_others_may_come_in);
         }
+        cases.push(Case::new("root_does_not_serve_another_users_tree", root_does_not_serve_another_users_tree));
         harness::main(cases)
     })
+}
+
+/// What it would make there would be root's, and shut the user out.
+fn root_does_not_serve_another_users_tree() {
+    let tree = HumTree::new(Format::Xattr, TOTAL);
+    let point = fixture::temp_dir();
+    let mut mount = Command::new(fixture::binary());
+    mount.args(["mount", "humfs"]).arg(tree.path()).arg(point.path());
+    let refused = fixture::output(&mut mount);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("belongs to user") && said.trim_end().lines().count() == 1, "{said}");
+    let strange = fixture::shell(&format!("find {} ! -user {}", tree.path().display(), ordinary::USER));
+    assert_eq!(strange, "", "something was made in it");
+    let looking = fixture::output(mount.args(["-o", "ro"]));
+    assert!(looking.status.success(), "{}", String::from_utf8_lossy(&looking.stderr));
+    fixture::unmount(point.path());
 }
 
 /// What a guest's root has made.

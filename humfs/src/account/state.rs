@@ -113,6 +113,11 @@ impl State {
         State { used: Usage { bytes, inodes: 1 }, ..State::fresh([0; 16]) }
     }
 
+    /// Whether the host has surely not gone down since this was written.
+    pub(crate) fn is_of_this_boot(&self) -> bool {
+        self.boot_id != [0; 16] && self.boot_id == boot_id()
+    }
+
     /// What a predecessor left; None for no such file, or not one of ours.
     pub(crate) fn parse(bytes: &[u8]) -> Option<(State, Vec<Left>)> {
         if bytes.len() < LEN || !bytes.starts_with(MAGIC) {
@@ -260,11 +265,9 @@ impl State {
     }
 }
 
-/// The boot id of the running kernel: 16 of its bytes, which say whether the
-/// host was started anew since.
+/// The host's boot id in 16 bytes; zeroes where it is hidden.
 pub(crate) fn boot_id() -> [u8; 16] {
-    let text = host::read_file(rustix::fs::CWD, c"/proc/sys/kernel/random/boot_id", 64).unwrap_or_default();
-    let digits: Vec<u8> = text.iter().filter_map(|b| (*b as char).to_digit(16)).map(|digit| digit as u8).collect();
+    let digits: Vec<u8> = host::boot_id().unwrap_or_default().chars().filter_map(|c| c.to_digit(16)).map(|digit| digit as u8).collect();
     let mut id = [0; 16];
     for (byte, pair) in id.iter_mut().zip(digits.chunks_exact(2)) {
         *byte = pair[0] << 4 | pair[1];

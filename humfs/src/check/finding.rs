@@ -20,6 +20,8 @@ pub enum Problem {
     WrongType(Box<str>),
     /// The record cannot be read.
     UnreadableRecord(Box<str>),
+    /// A power failure has swallowed the record.
+    UnwrittenRecord,
     /// The record can be read and says what cannot be.
     InvalidRecord(Box<str>),
     /// A directory, or a name in one, that cannot be looked at.
@@ -84,6 +86,8 @@ pub enum Problem {
     },
     /// What a change left that was cut short.
     CutChange(&'static str),
+    /// The tree is not complete; what completes it.
+    Unfinished(&'static str),
     /// A line of `humfs/settings` that means nothing.
     InvalidSetting(Box<str>),
     /// What was cut short can be neither completed nor taken back.
@@ -99,6 +103,7 @@ impl Problem {
             Problem::OrphanMetadata => "orphan-metadata",
             Problem::WrongType(_) => "wrong-type",
             Problem::UnreadableRecord(_) => "unreadable-record",
+            Problem::UnwrittenRecord => "unwritten-record",
             Problem::InvalidRecord(_) => "invalid-record",
             Problem::UnreadableDirectory(_) => "unreadable-directory",
             Problem::SplitHardLink { .. } => "split-hard-link",
@@ -114,6 +119,7 @@ impl Problem {
             Problem::WrongCounters { .. } => "wrong-counters",
             Problem::WrongUsed { .. } => "wrong-used",
             Problem::CutChange(_) => "cut-change",
+            Problem::Unfinished(_) => "unfinished",
             Problem::InvalidSetting(_) => "invalid-setting",
             Problem::RecoveryFailed(_) => "recovery-failed",
         }
@@ -126,6 +132,9 @@ impl fmt::Display for Problem {
             Problem::OrphanData { policy: Adopt::Root } => f.write_str("it has no record: adopt=root makes it root's"),
             Problem::OrphanData { policy: Adopt::OwnerMap } => f.write_str("it has no record: adopt=owner-map makes it its host owner's"),
             Problem::OrphanData { policy: Adopt::Refuse } => f.write_str("it has no record: adopt=refuse keeps everybody away from it"),
+            Problem::UnwrittenRecord => {
+                f.write_str("its record had not reached the disk when the host went down: it is root's, and closed to others")
+            }
             Problem::OrphanMetadata => f.write_str("there is a record and no object"),
             Problem::WrongType(why)
             | Problem::UnreadableRecord(why)
@@ -153,6 +162,7 @@ impl fmt::Display for Problem {
             ),
             Problem::WrongUsed { superblock, state } => write!(f, "it says that {superblock} bytes are used, and humfs/state says {state}"),
             Problem::CutChange(what) => f.write_str(what),
+            Problem::Unfinished(remedy) => write!(f, "the tree is not complete: run {remedy} again"),
             Problem::RecoveryFailed(why) => write!(f, "what was cut short cannot be put in order: {why}"),
         }
     }

@@ -177,6 +177,8 @@ impl Survey<'_> {
                     self.tell_at(seen, Problem::WrongType(why.into()), Some(Mend::Lose), None);
                 } else if let Some(why) = sanity::nonsense(&record, self.format) {
                     self.tell_at(seen, Problem::InvalidRecord(why.into()), None, None);
+                } else if sanity::is_closed(&record) && seen.is_unwritten() {
+                    self.tell_at(seen, Problem::UnwrittenRecord, Some(Mend::Adopt), Some(record.clone()));
                 } else if let Some(why) = seen.stranger() {
                     self.tell_at(seen, Problem::InodeReuse(why.into()), None, None);
                 }

@@ -5,7 +5,7 @@ use super::finding::{Finding, Mend, Problem};
 use crate::account::{Usage, state};
 use crate::host;
 use crate::store::Format;
-use crate::tree::Tree;
+use crate::tree::{Tree, UNFINISHED};
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno as Host;
 use std::ffi::{CStr, CString};
@@ -98,6 +98,15 @@ pub(super) fn leftovers(tree: &Tree) -> Vec<Finding> {
         }
     }
     found
+}
+
+/// The mark of a tree that is not complete, and is somebody's to complete:
+/// records that it lacks are still to come.
+pub(super) fn unfinished(tree: &Tree) -> Option<Finding> {
+    let (mark, remedy) =
+        UNFINISHED.into_iter().find(|(mark, _)| tree.control().is_some_and(|control| host::child(control, mark).is_ok()))?;
+    let problem = Problem::Unfinished(remedy);
+    Some(Finding::of_part(format!("humfs/{}", mark.to_string_lossy()), problem, None))
 }
 
 /// Whether a conversion is under way, which gives files second names.

@@ -28,6 +28,9 @@ pub(super) fn run(path: &Path, options: &CheckOptions, progress: &Progress) -> s
     let tree = Tree::open_exposed(path, Access::Write)?;
     let shown = path.display();
     let failed = |error: Error| UsageError(format!("'{shown}': {}", reason(&error)));
+    if parts::unfinished(&tree).is_some() {
+        return look_at(tree, options, progress, false, Vec::new());
+    }
     let counters = Counters::read(&tree);
     let mut before: Vec<Finding> = parts::privacy(&tree, true);
     before.extend(parts::leftovers(&tree));
@@ -175,7 +178,7 @@ impl Bench<'_> {
         let at = spot.name.as_ref().map(|name| At { parent: inode, dir: (*dir).as_fd(), name });
         match (finding.mend, at) {
             (Some(Mend::Discard), Some(at)) => self.store().discard(&at).map(|()| "removed".into()),
-            (Some(Mend::Adopt), at) => self.adopt(spot, at.as_ref()),
+            (Some(Mend::Adopt), at) => self.adopt(spot, at.as_ref(), finding.problem == Problem::UnwrittenRecord),
             (Some(Mend::Lose), Some(at)) => self.lose(spot, &at),
             _ => Err(damaged("nothing is known that would mend it")),
         }
@@ -191,7 +194,9 @@ impl Bench<'_> {
         Ok((host, held))
     }
 
-    fn adopt(&self, spot: &Spot, at: Option<&At<'_>>) -> Result<String> {
+    /// Gives an object its record. `has_record`: over one that is empty, which
+    /// its names share as they should.
+    fn adopt(&self, spot: &Spot, at: Option<&At<'_>>, has_record: bool) -> Result<String> {
         let record = spot.adopted.as_deref().ok_or_else(|| damaged("it has no owner"))?;
         let owner = format!("{}:{} {:04o}", record.uid.0, record.gid.0, record.mode.bits());
         let Some(at) = at else {
@@ -201,7 +206,9 @@ impl Bench<'_> {
             return self.store().save(&object, record).map(|()| format!("recorded as {owner}"));
         };
         let (host, held) = self.still(spot, at)?;
-        self.must_be_alone(spot, &host)?;
+        if !has_record {
+            self.must_be_alone(spot, &host)?;
+        }
         if self.store().format() == Format::Xattr && !matches!(host.kind, FileKind::Regular | FileKind::Directory) {
             return self.stand_in(at, &host, record).map(|()| format!("replaced by a file that stands for it, recorded as {owner}"));
         }

@@ -262,6 +262,10 @@ impl MetaStore for ShadowStore {
         self.with_spare_fds(|| self.reset_record(object, record))
     }
 
+    fn is_unwritten(&self, at: Option<&At<'_>>, host: &Attr) -> Result<bool> {
+        self.with_spare_fds(|| self.is_record_unwritten(at, host))
+    }
+
     fn identity(&self, at: &At<'_>) -> Result<u64> {
         self.with_spare_fds(|| self.record_number(at))
     }

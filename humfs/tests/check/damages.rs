@@ -47,7 +47,7 @@ fn try_out(damage: &Damage, format: Format) {
             path == changed.as_bytes() || (damage.changed.contains(changed) && path.starts_with(format!("{changed}/").as_bytes()))
         })
     };
-    if damage.found.iter().any(|(path, _)| *path == ".") && damage.after == Left {
+    if damage.found.iter().any(|(path, kind)| *path == "." || *kind == "unfinished") && damage.after == Left {
         // It cannot be served.
         return;
     }

@@ -108,6 +108,7 @@ pub(crate) const ON_EVERY_FORMAT: &[Damage] = &[
         &[("humfs/settings", "invalid-setting")],
         Left,
     ),
+    damage("an import", |s| write(s.tree.join("humfs/importing"), ""), &[("humfs/importing", "unfinished")], Left),
     damage("a conversion", |s| std::fs::create_dir(s.tree.join("humfs/convert")).unwrap(), &[("humfs/convert", "cut-change")], Left),
     damage(
         "a name elsewhere",
@@ -296,6 +297,18 @@ pub(crate) const ON_SHADOW: &[Damage] = &[
         &[],
     ),
     shadow("two records of a directory", |s| replace_record(s, "dir_metadata/etc/other", "493 0 0"), &[("/etc", "format-flaw")], Left, &[]),
+    shadow(
+        "records that a power failure swallowed",
+        |s| {
+            for part in ["file_metadata/bin/su", "dir_metadata/etc/metadata", "dir_metadata/metadata.1"] {
+                std::fs::remove_file(s.tree.join(part)).unwrap();
+                write(s.tree.join(part), "");
+            }
+        },
+        &[("/", "unwritten-record"), ("/bin/su", "unwritten-record"), ("/etc", "unwritten-record")],
+        Clean,
+        &[],
+    ),
     shadow(
         "a FIFO for a record",
         |s| {

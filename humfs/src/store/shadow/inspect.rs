@@ -6,7 +6,7 @@ use crate::host::{self, fault};
 use crate::path;
 use crate::record::Record;
 use crate::store::{At, Object, Place};
-use externfs::{FileKind, Result};
+use externfs::{Attr, FileKind, Result};
 use rustix::fs::FileType;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -41,6 +41,14 @@ impl ShadowStore {
     pub(super) fn record_number(&self, at: &At<'_>) -> Result<u64> {
         let Some(dir) = self.lines.files.find(at.parent)? else { return Ok(0) };
         self.lines.files.number(dir.as_fd(), at.name)
+    }
+
+    pub(super) fn is_record_unwritten(&self, at: Option<&At<'_>>, host: &Attr) -> Result<bool> {
+        let is_dir = host.kind == FileKind::Directory;
+        let found = if is_dir { self.own_record(at)? } else { self.file_record(at)? };
+        let Some((dir, name)) = found else { return Ok(false) };
+        let text = lines::read_text(self.style, dir.as_fd(), &name)?;
+        Ok(text.is_some_and(|text| lines::is_unwritten(&text)))
     }
 
     /// Where the record is, and its text.

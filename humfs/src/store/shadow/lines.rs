@@ -39,8 +39,7 @@ pub(super) enum Style {
 /// EIO for what is no record.
 pub(super) fn read(style: Style, dir: BorrowedFd<'_>, name: &CStr, host: &Attr) -> Result<Option<Record>> {
     let Some(text) = read_text(style, dir, name)? else { return Ok(None) };
-    // Blocks that the host had not written yet when the power failed.
-    if text.iter().all(|&byte| byte == 0) {
+    if is_unwritten(&text) {
         return Ok(Some(unwritten(host.kind)));
     }
     let why = |why| damaged(format!("the record of '{}' (inode {}): {why}", path::shown(name), host.ino));
@@ -50,6 +49,11 @@ pub(super) fn read(style: Style, dir: BorrowedFd<'_>, name: &CStr, host: &Attr) 
         record.device = host.device;
     }
     Ok(Some(record))
+}
+
+/// Blocks that the host had not written yet when the power failed.
+pub(super) fn is_unwritten(text: &[u8]) -> bool {
+    text.iter().all(|&byte| byte == 0)
 }
 
 /// The record of what was made so shortly before a power failure that its own

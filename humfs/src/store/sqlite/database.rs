@@ -12,7 +12,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno as Host;
 use std::ffi::{CStr, OsStr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -242,8 +242,7 @@ pub(super) fn set(conn: &Connection, key: &str, value: impl ToSql) -> Result<()>
 
 /// The number of this boot of the host. None where /proc does not tell.
 pub(super) fn boot() -> Option<String> {
-    let text = host::read_file(rustix::fs::CWD.as_fd(), c"/proc/sys/kernel/random/boot_id", 64).ok()?;
-    String::from_utf8(text).ok().map(|text| text.trim().to_owned())
+    host::boot_id().map(str::to_owned)
 }
 
 /// Makes the transactions that are committed durable.
