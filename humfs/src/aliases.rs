@@ -2,15 +2,17 @@
 //!
 //! Most formats keep a record by one of the object's names. The one that its
 //! node goes by may be removed while the kernel goes on using another that it
-//! has looked up before, without saying so again.
+//! has looked up before, without saying so again; or while a descriptor is open
+//! and nobody has ever looked up the others, which are searched for then.
 
 use crate::fs::HumFs;
 use crate::node::HumNode;
 use crate::store::{At, Format};
-use externfs::{Errno, Error, ExternFs, Result};
+use crate::walk::{self, Folder, Ground, Seen, Visit};
+use externfs::{Attr, Errno, Error, ExternFs, FileKind, Result};
 use hostfs::Inode;
 use std::ffi::{CStr, CString};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Names that are remembered of one object; the oldest goes beyond that.
 const NAMES_MAX: usize = 16;
@@ -31,6 +33,15 @@ impl Aliases {
             names.remove(0);
         }
         names.push((parent.clone(), name.to_owned()));
+    }
+
+    /// `name` in `parent` does not lead to the object any more.
+    pub(crate) fn unlearn(&mut self, parent: &Inode, name: &CStr) {
+        let Some(names) = self.0.as_mut() else { return };
+        names.retain(|(known, called)| **called != *name || known.host_key() != parent.host_key());
+        if names.is_empty() {
+            self.0 = None;
+        }
     }
 
     /// The one learned last, which is forgotten.
@@ -60,28 +71,85 @@ impl HumFs {
         }
     }
 
-    /// Lets `node`, whose name is gone, go by another one. False if none is
-    /// known. No directory is held by the caller.
+    /// The object `host`, known or not, has moved from `old` to `new`.
+    pub(crate) fn follow(&self, host: &Attr, old: &At<'_>, new: &At<'_>) {
+        if host.nlink <= 1 || host.kind == FileKind::Directory {
+            return;
+        }
+        let Ok((moved, _)) = self.base.enroll(new.parent, new.name) else { return };
+        if let Some(node) = self.nodes.get(moved.host_key()) {
+            let mut state = node.state();
+            state.aliases.unlearn(old.parent, old.name);
+            state.aliases.learn(new.parent, new.name);
+        }
+    }
+
+    /// Lets `node`, whose name is gone, go by another one. False if it has
+    /// none. No directory is held by the caller.
     pub(crate) fn take_alias(&self, node: &HumNode) -> bool {
         loop {
             // A statement of its own, for the lock's sake.
             let alias = node.state().aliases.take();
-            let Some((parent, name)) = alias else { return false };
-            let _looking = self.dirs.look(&parent);
-            let Ok((again, _)) = self.base.enroll(&parent, &name) else { continue };
-            if again.host_key() == node.key() {
-                self.base.found_again(&node.inner, again);
+            let Some((parent, name)) = alias else { break };
+            if self.go_by(node, &parent, &name) {
                 return true;
             }
         }
+        if node.state().orphan || self.store.format() == Format::Xattr {
+            return false;
+        }
+        self.search(node).is_some_and(|(parent, name)| self.go_by(node, &parent, &name))
+    }
+
+    /// Lets `node` go by `name` in `parent`, if that leads to it.
+    fn go_by(&self, node: &HumNode, parent: &Arc<Inode>, name: &CStr) -> bool {
+        let _looking = self.dirs.look(parent);
+        let Ok((again, _)) = self.base.enroll(parent, name) else { return false };
+        let leads_to_it = again.host_key() == node.key();
+        if leads_to_it {
+            self.base.found_again(&node.inner, again);
+        }
+        leads_to_it
+    }
+
+    /// Looks for a name of `node` in the whole tree: slow, but once for each
+    /// name that is lost, and without it the change would be.
+    fn search(&self, node: &HumNode) -> Option<(Arc<Inode>, CString)> {
+        let root = self.root().ok()?.inner.clone();
+        let search = Search { wanted: node.key().number, found: Mutex::default() };
+        // The end of the search is told as an error; others are not this one's.
+        let _ = walk::walk(&Ground { base: &self.base, store: self.store.as_ref(), root }, &search);
+        search.found.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Refuses to save a record that would be kept by a name, when the object
-    /// has some but none is known.
+    /// has some but none was found: others move them about. The kernel looks up
+    /// the path that it was given once more, if it was given one.
     pub(crate) fn check_named(&self, is_orphan: bool) -> Result<()> {
         if is_orphan || self.store.format() == Format::Xattr {
             return Ok(());
         }
-        Err(Error::because(Errno::EIO, "the name that it was opened by is gone, and none of its others has been looked up"))
+        Err(Error::because(Errno::ESTALE, "the name that it was opened by is gone, and none of its others was found"))
+    }
+}
+
+struct Search {
+    /// Its number on the host.
+    wanted: u64,
+    found: Mutex<Option<(Arc<Inode>, CString)>>,
+}
+
+impl Visit for Search {
+    fn see(&self, seen: &Seen<'_>) -> Result<()> {
+        let Some(at) = &seen.at else { return Ok(()) };
+        if seen.host.ino != self.wanted {
+            return Ok(());
+        }
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some((at.parent.clone(), at.name.to_owned()));
+        Err(Errno::EINTR.into())
+    }
+
+    fn fail(&self, _folder: &Folder, _name: Option<&CStr>, _error: Error) -> Result<()> {
+        Ok(())
     }
 }

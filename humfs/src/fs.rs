@@ -149,7 +149,7 @@ impl HumFs {
     }
 
     /// Calls `act` with one of the node's names, whose directory is held; None
-    /// if none is known. A name may change until the directory is held, so it is
+    /// if it has none. A name may change until the directory is held, so it is
     /// looked at again then.
     pub(crate) fn with_place<T>(&self, node: &HumNode, act: impl FnOnce(Option<At<'_>>) -> Result<T>) -> Result<T> {
         loop {
@@ -163,7 +163,13 @@ impl HumFs {
             if node.inner.whereabouts().is_none_or(|(now, called)| now.host_key() != parent.host_key() || called != name) {
                 continue;
             }
-            let Ok(dir) = self.base.dir_fd(&parent) else { return act(None) };
+            let Ok(dir) = self.base.dir_fd(&parent) else {
+                drop(_looking);
+                if self.take_alias(node) {
+                    continue;
+                }
+                return act(None);
+            };
             return act(Some(At { parent: &parent, dir: dir.as_fd(), name: &name }));
         }
     }

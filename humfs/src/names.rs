@@ -132,14 +132,24 @@ impl HumFs {
 
     /// See [`externfs::ExternFs::link`].
     pub(crate) fn link_node(&self, node: &Node, parent: &Node, name: Name<'_>) -> Result<Attr> {
-        if node.inner.whereabouts().is_none() && !node.state().orphan && !self.take_alias(node) {
-            self.check_named(false)?;
-        }
-        // Its present name's directory and the new one's are both looked at by
-        // stores; the whole way up must hold still.
-        let (old, _) = node.inner.whereabouts().unzip();
-        let old = old.unwrap_or_else(|| parent.inner.clone());
-        let _changing = self.dirs.change_two(&parent.inner, &old, false);
+        let _changing = loop {
+            if node.inner.whereabouts().is_none() && !node.state().orphan && !self.take_alias(node) {
+                self.check_named(false)?;
+            }
+            // Its present name's directory and the new one's are both looked at
+            // by stores; the whole way up must hold still.
+            let place = || node.inner.whereabouts().map(|(above, name)| (above.host_key(), above, name));
+            let before = place();
+            let old = before.as_ref().map_or(&parent.inner, |(_, above, _)| above);
+            let changing = self.dirs.change_two(&parent.inner, old, false);
+            let same = match (place(), &before) {
+                (Some((now, _, called)), Some((then, _, name))) => now == *then && called == *name,
+                (now, then) => now.is_none() && then.is_none(),
+            };
+            if same {
+                break changing;
+            }
+        };
         let mut state = node.state();
         let (announced, homed) = if state.orphan {
             let c_name = c_name(name)?;
@@ -186,6 +196,9 @@ impl HumFs {
             let announced = self.announce(entry.as_slice(), Usage::default())?;
             self.store.remove(&at, facts(&host))?;
             announced.end(&victim.gone(self));
+            if let Some(node) = victim.node {
+                node.state().aliases.unlearn(at.parent, at.name);
+            }
             Ok(())
         })
     }
@@ -238,9 +251,15 @@ impl HumFs {
                 replaced: there.as_ref().map(facts),
             };
             if flags.contains(RenameFlags::WHITEOUT) {
-                return self.rename_with_whiteout(caller, (from.0, &old), (&new, to.1.node), &how);
+                self.rename_with_whiteout(caller, (from.0, &old), (&new, to.1.node), &how)?;
+            } else {
+                self.rename_plainly(&old, &new, to.1.node, there.as_ref(), &how)?;
             }
-            self.rename_plainly(&old, &new, to.1.node, there.as_ref(), &how)
+            self.follow(&moved, &old, &new);
+            if let Some(there) = there.as_ref().filter(|_| exchange) {
+                self.follow(there, &new, &old);
+            }
+            Ok(())
         })
     }
 

@@ -115,8 +115,8 @@ impl Realm {
     /// # Errors
     /// As for [`Realm::look`].
     pub fn look_after_power_cut(self, tree: &Path) -> Result<Picture, String> {
-        let lost: &[&str] = if self.may_lose_records() { &["orphan-metadata", "orphan-data"] } else { &["orphan-metadata"] };
-        self.look_but(tree, lost)
+        const LOST: [&str; 3] = ["orphan-metadata", "orphan-data", "unwritten-record"];
+        self.look_but(tree, if self.may_lose_records() { &LOST } else { &LOST[..1] })
     }
 
     fn look_but(self, tree: &Path, tolerated: &[&str]) -> Result<Picture, String> {

@@ -31,6 +31,8 @@ const CASES: &[(&str, Check)] = &[
     ("changes_move_the_ctime", attributes::changes_move_the_ctime),
     ("hard_links_are_one_file", names::hard_links_are_one_file),
     ("one_name_of_several_can_go", names::one_name_of_several_can_go),
+    ("a_name_is_found_that_nobody_looked_up", names::a_name_is_found_that_nobody_looked_up),
+    ("names_of_one_file_may_race", names::names_of_one_file_may_race),
     ("renames_keep_both_sides_together", names::renames_keep_both_sides_together),
     ("what_has_no_name_yet_gets_one", names::what_has_no_name_yet_gets_one),
     ("what_has_lost_its_name_goes_on", names::what_has_lost_its_name_goes_on),

@@ -1,11 +1,12 @@
 //! Names: several of one object, changed, odd, long, none at all.
 
 use super::{Scene, what};
+use proptest::prelude::Rng;
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, XattrFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::{self, File, Permissions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
@@ -93,6 +94,57 @@ pub(super) fn one_name_of_several_can_go(scene: &mut Scene) {
         assert_eq!(what(&scene.at("two")), if changed { "100604 0:0 0" } else { "100644 0:0 0" });
         assert_eq!(note_of(&scene.at("two")).as_deref(), Some(if noted { &b"late"[..] } else { &b"early"[..] }));
     });
+}
+
+/// The record is kept by a name in most formats. Here the one that the file was
+/// opened by is gone, and another has moved, or is as yet unknown.
+pub(super) fn a_name_is_found_that_nobody_looked_up(scene: &mut Scene) {
+    fs::create_dir_all(scene.at("deep/down")).unwrap();
+    for (first, second) in [("moved", "deep/moved"), ("unknown", "deep/down/unknown")] {
+        File::create(scene.at(first)).unwrap();
+        fs::hard_link(scene.at(first), scene.at(second)).unwrap();
+    }
+    scene.remount();
+    let change = |file: File| file.set_permissions(Permissions::from_mode(0o751)).unwrap();
+    let moved = File::open(scene.at("moved")).unwrap();
+    fs::rename(scene.at("deep/moved"), scene.at("deep/down/again")).unwrap();
+    fs::remove_file(scene.at("moved")).unwrap();
+    change(moved);
+    let unknown = File::open(scene.at("unknown")).unwrap();
+    fs::remove_file(scene.at("unknown")).unwrap();
+    change(unknown);
+    for _ in 0..2 {
+        for name in ["deep/down/again", "deep/down/unknown"] {
+            assert_eq!(fs::metadata(scene.at(name)).unwrap().mode(), 0o100_751, "{name}");
+        }
+        scene.remount();
+    }
+}
+
+/// Four threads make, link, rename and remove the same seven names.
+pub(super) fn names_of_one_file_may_race(scene: &mut Scene) {
+    let scene = &*scene;
+    let work = |seed: u64| {
+        let mut rng = externfs_tests::random::rng(seed);
+        let mut dice = |sides: u32| rng.next_u32() % sides;
+        for _ in 0..3000 {
+            let [one, two] = [(); 2].map(|()| scene.at(&format!("f{}", dice(7))));
+            let done = match dice(5) {
+                0 => fs::write(&one, "contents"),
+                1 => fs::rename(&one, &two),
+                2 => fs::remove_file(&one),
+                3 => fs::hard_link(&one, &two),
+                _ => fs::set_permissions(&one, Permissions::from_mode(0o640)),
+            };
+            if let Err(error) = done {
+                assert!(matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists), "{}: {error}", one.display());
+            }
+        }
+    };
+    std::thread::scope(|scope| (1..=4).for_each(|seed| drop(scope.spawn(move || work(seed)))));
+    for entry in fs::read_dir(scene.root()).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
 }
 
 pub(super) fn renames_keep_both_sides_together(scene: &mut Scene) {
