@@ -117,6 +117,8 @@ impl Scene {
 fn look(path: &Path, options: &CheckOptions, progress: &Progress) -> Result<Report, UsageError> {
     let tree = Tree::open_exposed(path, Access::Read)?;
     let (_held, beside_writer) = hold_still(&tree, options.live)?;
+    // A writer that was waited for has changed the superblock meanwhile.
+    let tree = Tree::open_exposed(path, Access::Read)?;
     look_at(tree, options, progress, beside_writer, Vec::new())
 }
 

@@ -53,6 +53,61 @@ pub struct Steps {
     pub others: usize,
 }
 
+/// Of a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// It is about to be made.
+    Before,
+    /// It has been made.
+    After,
+}
+
+impl Side {
+    fn name(self) -> &'static str {
+        match self {
+            Side::Before => "before",
+            Side::After => "after",
+        }
+    }
+}
+
+/// Calls that change something, or make it durable.
+const CHANGING: [&str; 24] = [
+    "copy_file_range",
+    "fallocate",
+    "fchmod",
+    "fchmodat",
+    "fchownat",
+    "fdatasync",
+    "fsetxattr",
+    "fsync",
+    "ftruncate",
+    "linkat",
+    "mkdirat",
+    "munmap",
+    "pwrite64",
+    "pwritev2",
+    "rename",
+    "renameat",
+    "renameat2",
+    "setxattr",
+    "symlinkat",
+    "syncfs",
+    "unlink",
+    "unlinkat",
+    "utimensat",
+    "write",
+];
+
+/// The steps among `calls`, counted from 1, on these sides of a call that
+/// changes something. The others find what their neighbours find.
+#[must_use]
+pub fn changing(calls: &[String], sides: &[Side]) -> Vec<usize> {
+    let changes =
+        |call: &str| sides.iter().any(|side| call.strip_prefix(side.name()).is_some_and(|name| CHANGING.contains(&name.trim_start())));
+    calls.iter().enumerate().filter(|(_, call)| changes(call)).map(|(index, _)| index + 1).collect()
+}
+
 /// The program's first call: from now on its parent watches it.
 ///
 /// # Panics
@@ -185,7 +240,7 @@ impl Tracer {
         if self.marks == 2 && self.killed_at.is_none() {
             let own = pid == self.leader;
             *if own { &mut self.steps.own } else { &mut self.steps.others } += 1;
-            let named = || format!("{} {}", if enters { "before" } else { "after" }, call_of(pid));
+            let named = || format!("{} {}", if enters { Side::Before } else { Side::After }.name(), call_of(pid));
             if let Some(calls) = self.calls.as_mut().filter(|_| own) {
                 calls.push(named());
             }

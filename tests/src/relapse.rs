@@ -5,39 +5,14 @@
 //! Of both only those steps are tried before which something has just been
 //! changed or is about to be: the others find what their neighbours find.
 
-use crate::mortal::{self, End, Fate};
+use crate::mortal::{self, End, Fate, Side};
 use crate::realm::Realm;
-use crate::trial::{Part, Trial, Verdict};
+use crate::trial::{Part, Trial, Verdict, Which};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The first argument of a process that only mounts.
 pub const MOUNT: &str = "mount-and-leave";
-
-/// Calls that change something, or make it durable.
-const CHANGING: [&str; 21] = [
-    "write",
-    "pwrite64",
-    "pwritev2",
-    "linkat",
-    "unlink",
-    "unlinkat",
-    "mkdirat",
-    "symlinkat",
-    "rename",
-    "renameat",
-    "renameat2",
-    "setxattr",
-    "fsetxattr",
-    "fchownat",
-    "fchmod",
-    "fchmodat",
-    "utimensat",
-    "ftruncate",
-    "fsync",
-    "fdatasync",
-    "syncfs",
-];
 
 /// The mounter's side: `REALM TREE`.
 ///
@@ -58,25 +33,26 @@ pub fn mount(words: &[String]) -> Result<(), String> {
 pub struct Relapse<'a>(pub Trial<'a>);
 
 impl Relapse<'_> {
-    /// Dies twice.
-    pub fn run(&self) -> Verdict {
+    /// Dies twice: at each step of the deed, and of its recovery at those that
+    /// `which` has.
+    pub fn run(&self, which: Which) -> Verdict {
         let mut verdict = Verdict::default();
-        if let Err(why) = self.try_all(&mut verdict) {
+        if let Err(why) = self.try_all(which, &mut verdict) {
             verdict.violations.push(format!("{}: {why}", self.0.deed.name));
         }
         verdict
     }
 
-    fn try_all(&self, verdict: &mut Verdict) -> Result<(), String> {
+    fn try_all(&self, which: Which, verdict: &mut Verdict) -> Result<(), String> {
         let states = self.0.states()?;
         let tree = self.0.fresh("recorded");
         let calls = mortal::calls(&mut self.0.performer(&tree, Part::Whole))?;
         self.0.remove(&tree);
-        for first in changing(&calls[..states.steps.own.min(calls.len())]) {
+        for first in mortal::changing(&calls[..states.steps.own.min(calls.len())], &[Side::Before]) {
             let tree = self.killed(first)?;
             let mounting = mortal::calls(&mut self.mounter(&tree))?;
             self.0.remove(&tree);
-            for second in changing(&mounting) {
+            for second in which.choose(mortal::changing(&mounting, &[Side::Before])) {
                 let tree = self.killed(first)?;
                 verdict.points += 1;
                 let seen = match mortal::live(&mut self.mounter(&tree), Fate::Step(second)) {
@@ -107,10 +83,4 @@ impl Relapse<'_> {
         command.args([MOUNT, self.0.realm.name()]).arg(tree);
         command
     }
-}
-
-/// The steps, counted from 1, at which something is about to change.
-fn changing(calls: &[String]) -> Vec<usize> {
-    let changes = |call: &str| call.strip_prefix("before ").is_some_and(|name| CHANGING.contains(&name));
-    calls.iter().enumerate().filter(|(_, call)| changes(call)).map(|(index, _)| index + 1).collect()
 }

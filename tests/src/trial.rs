@@ -4,7 +4,7 @@
 
 use crate::deed::{self, Deed};
 use crate::guest::Guest;
-use crate::mortal::{self, End, Fate, Steps};
+use crate::mortal::{self, End, Fate, Side, Steps};
 use crate::picture::Picture;
 use crate::realm::Realm;
 use std::path::{Path, PathBuf};
@@ -78,6 +78,29 @@ pub fn perform(words: &[String]) -> Result<(), String> {
     close()
 }
 
+/// At which of its steps a deed is cut short.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Which {
+    /// All of them.
+    All,
+    /// Of the first thread, those on both sides of a call that changes
+    /// something: what may lie between two of them is another call that
+    /// changes nothing.
+    Changing,
+    /// So many of those, evenly spread from a random one on.
+    Some(usize),
+}
+
+impl Which {
+    /// Those of `steps` that are tried.
+    pub(crate) fn choose(self, steps: Vec<usize>) -> Vec<usize> {
+        let Which::Some(most) = self else { return steps };
+        let stride = steps.len().div_ceil(most.max(1)).max(1);
+        let start = crate::random::seed() as usize % stride;
+        steps.into_iter().skip(start).step_by(stride).collect()
+    }
+}
+
 /// How a trial ended.
 #[derive(Debug, Default)]
 pub struct Verdict {
@@ -121,17 +144,18 @@ impl Trial<'_> {
         self.state(Part::Whole).map(|(_, seen)| seen)
     }
 
-    /// Dies at each step.
-    pub fn run(&self) -> Verdict {
+    /// Dies at each step that `which` has.
+    pub fn run(&self, which: Which) -> Verdict {
         let mut verdict = Verdict::default();
-        let states = match self.states() {
-            Ok(states) => states,
+        let known = self.states().and_then(|states| Ok((self.steps(Part::Whole, states.steps.own, which)?, states)));
+        let (steps, states) = match known {
+            Ok(known) => known,
             Err(why) => {
                 verdict.violations.push(format!("{}: uninterrupted: {why}", self.deed.name));
                 return verdict;
             }
         };
-        for step in 1..=states.steps.own {
+        for step in steps {
             let (call, seen) = self.cut(Part::Whole, Fate::Step(step), &states, &mut verdict);
             verdict.is_new.push(seen.is_some_and(|seen| seen.difference(&states.new).is_none()));
             verdict.calls.push(call);
@@ -145,12 +169,16 @@ impl Trial<'_> {
         verdict
     }
 
-    /// Dies at each step of leaving the tree after the deed, whose outcome
-    /// must be there whatever happens then.
-    pub fn leave(&self) -> Verdict {
+    /// Dies at each step of leaving the tree after the deed that `which` has.
+    /// The outcome must be there whatever happens then.
+    pub fn leave(&self, which: Which) -> Verdict {
         let mut verdict = Verdict::default();
-        let known = self.states().and_then(|states| Ok((self.state(Part::Leaving)?.0, states)));
-        let (leaving, states) = match known {
+        let known = self.states().and_then(|states| {
+            let (leaving, _) = self.state(Part::Leaving)?;
+            let steps = self.steps(Part::Leaving, leaving.own.saturating_sub(states.idle), which)?;
+            Ok((leaving, steps, states))
+        });
+        let (leaving, steps, states) = match known {
             Ok(known) => known,
             Err(why) => {
                 verdict.violations.push(format!("{}: uninterrupted: {why}", self.deed.name));
@@ -158,13 +186,24 @@ impl Trial<'_> {
             }
         };
         let answered = States { old: states.new.clone(), between: None, ..states };
-        for step in 1..=leaving.own.saturating_sub(answered.idle) {
+        for step in steps {
             self.cut(Part::Leaving, Fate::Step(step), &answered, &mut verdict);
         }
         for step in 1..=leaving.others {
             self.cut(Part::Leaving, Fate::Other(step), &answered, &mut verdict);
         }
         verdict
+    }
+
+    /// Those of the first `count` steps at which to die.
+    fn steps(&self, part: Part, count: usize, which: Which) -> Result<Vec<usize>, String> {
+        if which == Which::All {
+            return Ok((1..=count).collect());
+        }
+        let tree = self.fresh("recorded");
+        let calls = mortal::calls(&mut self.performer(&tree, part))?;
+        self.remove(&tree);
+        Ok(which.choose(mortal::changing(&calls[..count.min(calls.len())], &[Side::Before, Side::After])))
     }
 
     /// Dies there. Returns the call, and what is seen then.
