@@ -1,0 +1,98 @@
+//! What is told to a [`Catalog`](crate::Catalog).
+
+use externfs::{Attr, Timestamp};
+
+/// How some of a tree's names and objects are now.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Names by their directory's number: what they lead to, or that they are gone.
+    pub names: Vec<(u64, Box<[u8]>, Option<Link>)>,
+    /// Objects by number; None for one that has lost its last name.
+    pub objects: Vec<(u64, Option<Object>)>,
+    /// Objects that have lost so many of their names, of which no more is known.
+    pub lost: Vec<(u64, u32)>,
+    /// What happened, oldest first.
+    pub changes: Vec<Change>,
+}
+
+impl Batch {
+    /// Whether it says nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.objects.is_empty() && self.lost.is_empty() && self.changes.is_empty()
+    }
+
+    /// Rows that it is about.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.names.len() + self.objects.len() + self.lost.len()
+    }
+}
+
+/// What a name leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// The object's number. Corresponds to `st_ino`.
+    pub ino: u64,
+    /// It is a directory.
+    pub is_dir: bool,
+}
+
+/// What an object is.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// As stat(2) tells it.
+    pub attr: Attr,
+    /// What is not in there; None leaves what is known.
+    pub extra: Option<Extra>,
+}
+
+/// What stat(2) does not tell of an object.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Extra {
+    /// A symbolic link's target.
+    pub target: Option<Box<[u8]>>,
+    /// All extended attributes.
+    pub xattrs: Vec<(Box<[u8]>, Box<[u8]>)>,
+}
+
+/// What happened to a name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Op {
+    Create,
+    Link,
+    Remove,
+    Rename,
+    Attributes,
+    Write,
+}
+
+impl Op {
+    /// As `root_changes` spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Op::Create => "create",
+            Op::Link => "link",
+            Op::Remove => "remove",
+            Op::Rename => "rename",
+            Op::Attributes => "attributes",
+            Op::Write => "write",
+        }
+    }
+}
+
+/// One line of the recent past.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// When.
+    pub time: Timestamp,
+    /// What.
+    pub op: Op,
+    /// The object's number.
+    pub ino: u64,
+    /// Its directory and its name there (the new one of a rename), if the
+    /// change was one of names.
+    pub place: Option<(u64, Box<[u8]>)>,
+}

@@ -1,0 +1,272 @@
+//! [`Catalog`]: the database, and what changes in it.
+
+use crate::accounts::Accounts;
+use crate::batch::Batch;
+use crate::objects;
+use crate::paths::Moved;
+use crate::schema::{APPLICATION, TABLES, VERSION, view_statements};
+use crate::usage::Differences;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Result};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Lines of the recent past that are kept.
+const CHANGES_KEPT: i64 = 10_000;
+
+/// Bytes of log from which on it is written back into the database.
+const LOG_USUAL: u64 = 8 << 20;
+
+/// Bytes of log beyond which nothing more is written, because a reader who
+/// does not end keeps it from being written back.
+const LOG_MOST: u64 = 48 << 20;
+
+/// The database of one tree, open for writing. There is one writer at a time:
+/// whoever has locked the tree.
+#[derive(Debug)]
+pub struct Catalog {
+    conn: Connection,
+    path: PathBuf,
+}
+
+/// What a catalog says of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// What its views are called by.
+    pub label: String,
+    /// The root's number.
+    pub root: u64,
+    /// Everything is in it: it has been scanned to the end.
+    pub is_complete: bool,
+}
+
+/// A regular file; anything else in its place would be opened for its effects.
+fn is_file(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|there| there.is_file())
+}
+
+fn connect(path: &Path, access: OpenFlags) -> Result<Connection> {
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let conn = Connection::open_with_flags(path, flags)?;
+    for (switch, on) in [
+        (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
+        (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+        (DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false),
+    ] {
+        conn.set_db_config(switch, on)?;
+    }
+    Ok(conn)
+}
+
+fn statements(label: &str) -> String {
+    format!("{TABLES}{}", view_statements(label))
+}
+
+/// The schema as SQLite has it, in a fixed order.
+fn schema(conn: &Connection) -> Result<Vec<(String, String, Option<String>)>> {
+    let mut list = conn.prepare("SELECT type, name, sql FROM sqlite_schema ORDER BY 1, 2")?;
+    list.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+}
+
+fn state<T: rusqlite::types::FromSql>(conn: &Connection, key: &str) -> Result<Option<T>> {
+    conn.query_row("SELECT v FROM state WHERE k=?", [key], |row| row.get(0)).optional()
+}
+
+/// What the catalog at `path` says of itself; None if it is none of this version.
+///
+/// # Errors
+/// What SQLite says.
+pub fn facts(path: &Path) -> Result<Option<Facts>> {
+    if !is_file(path) {
+        return Ok(None);
+    }
+    facts_of(&connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?)
+}
+
+fn facts_of(conn: &Connection) -> Result<Option<Facts>> {
+    let number = |pragma: &str| conn.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    if (number("application_id")?, number("user_version")?) != (APPLICATION, VERSION) {
+        return Ok(None);
+    }
+    let Some(label) = state::<String>(conn, "label")?.filter(|label| crate::is_label(label)) else { return Ok(None) };
+    // A trigger or a view of somebody else's would act in our name.
+    let ours = Connection::open_in_memory()?;
+    ours.execute_batch(&statements(&label))?;
+    if schema(&ours)? != schema(conn)? {
+        return Ok(None);
+    }
+    let root = state::<i64>(conn, "root")?.unwrap_or_default() as u64;
+    Ok(Some(Facts { label, root, is_complete: state::<i64>(conn, "complete")? == Some(1) }))
+}
+
+impl Catalog {
+    /// The catalog at `path`, if there is one of this version, called `label`, of a
+    /// tree whose root has the number `root`, with everything in it.
+    ///
+    /// # Errors
+    /// What SQLite says: it is damaged.
+    pub fn open(path: &Path, label: &str, root: u64) -> Result<Option<Catalog>> {
+        if !is_file(path) {
+            return Ok(None);
+        }
+        let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let wanted = Facts { label: label.to_owned(), root, is_complete: true };
+        if facts_of(&conn)? != Some(wanted) {
+            return Ok(None);
+        }
+        Catalog::set_up(conn, path).map(Some)
+    }
+
+    /// A new catalog at `path`, with nothing in it but the root's path. What is
+    /// there is removed.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn create(path: &Path, label: &str, root: u64) -> Result<Catalog> {
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            let mut file = path.as_os_str().to_owned();
+            file.push(suffix);
+            match std::fs::remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(&error)),
+                _ => {}
+            }
+        }
+        // SQLite gives its other files the mode of this one.
+        use std::os::unix::fs::OpenOptionsExt;
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| refused(&error))?;
+        let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        conn.execute_batch(&format!(
+            "BEGIN; PRAGMA application_id={APPLICATION}; PRAGMA user_version={VERSION}; {} COMMIT;",
+            statements(label)
+        ))?;
+        conn.execute("INSERT INTO state VALUES('label', ?), ('root', ?), ('complete', 0)", (label, root as i64))?;
+        conn.execute("INSERT INTO dir VALUES(?, 0, x'', x'2f')", [root as i64])?;
+        Catalog::set_up(conn, path)
+    }
+
+    fn set_up(conn: Connection, path: &Path) -> Result<Catalog> {
+        conn.pragma_update(None, "journal_mode", "WAL")?;
+        // What a power failure takes is scanned anew.
+        conn.pragma_update(None, "synchronous", "OFF")?;
+        conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+        conn.pragma_update(None, "journal_size_limit", LOG_USUAL as i64)?;
+        conn.pragma_update(None, "cache_size", -8192)?;
+        conn.busy_timeout(Duration::ZERO)?;
+        conn.set_prepared_statement_cache_capacity(64);
+        Ok(Catalog { conn, path: path.to_owned() })
+    }
+
+    /// Says how things are now; all of it or, where that fails, nothing.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn apply(&mut self, batch: &Batch) -> Result<()> {
+        let transaction = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        write(&transaction, batch)?;
+        transaction.commit()
+    }
+
+    /// Says what users and groups are called.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn name_accounts(&mut self, accounts: &Accounts) -> Result<()> {
+        let transaction = self.conn.transaction()?;
+        accounts.put(&transaction)?;
+        transaction.commit()
+    }
+
+    /// Everything is in it now.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn complete(&mut self) -> Result<()> {
+        self.conn.execute("UPDATE state SET v=1 WHERE k='complete'", [])?;
+        self.conn.execute_batch("PRAGMA analysis_limit=1000; PRAGMA optimize=0x10002;")
+    }
+
+    /// Writes the log back if it has grown. False if a reader who does not end
+    /// keeps it as large as it may become: then nothing should be applied.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn tidy_log(&mut self) -> Result<bool> {
+        let mut log = self.path.as_os_str().to_owned();
+        log.push("-wal");
+        let size = || std::fs::metadata(&log).map_or(0, |log| log.len());
+        if size() <= LOG_USUAL {
+            return Ok(true);
+        }
+        let how = if size() > LOG_MOST { "TRUNCATE" } else { "PASSIVE" };
+        let is_busy: bool = self.conn.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |row| row.get(0))?;
+        Ok(!(is_busy && size() > LOG_MOST))
+    }
+
+    /// Puts everything into the one file and onto the disk.
+    ///
+    /// # Errors
+    /// What SQLite or the host says.
+    pub fn close(self) -> Result<()> {
+        self.conn.execute_batch("PRAGMA optimize;")?;
+        // A reader may be in the way; what is in the log is as good.
+        self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        let path = self.path;
+        self.conn.close().map_err(|(_, error)| error)?;
+        std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(|error| refused(&error))
+    }
+}
+
+fn refused(error: &io::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(error.to_string().into())
+}
+
+fn write(conn: &Connection, batch: &Batch) -> Result<()> {
+    let mut usage = Differences::default();
+    for (ino, object) in &batch.objects {
+        match object {
+            Some(object) => objects::put(conn, *ino, object, &mut usage)?,
+            None => objects::remove(conn, *ino, &mut usage)?,
+        }
+    }
+    for &(ino, names) in &batch.lost {
+        objects::lose(conn, ino, names)?;
+    }
+    usage.settle(conn)?;
+    let mut moved = Moved::default();
+    for (parent, name, link) in &batch.names {
+        match link {
+            Some(link) => {
+                conn.prepare_cached("INSERT OR REPLACE INTO dentry VALUES(?, ?, ?)")?.execute((
+                    *parent as i64,
+                    &**name,
+                    link.ino as i64,
+                ))?;
+                if link.is_dir {
+                    moved.put(conn, link.ino, *parent, name)?;
+                }
+            }
+            None => {
+                conn.prepare_cached("DELETE FROM dentry WHERE parent=? AND name=?")?.execute((*parent as i64, &**name))?;
+            }
+        }
+    }
+    moved.settle(conn)?;
+    let begin = batch.changes.len().saturating_sub(CHANGES_KEPT as usize);
+    for change in &batch.changes[begin..] {
+        let (parent, name) = change.place.as_ref().map(|(parent, name)| (*parent as i64, &**name)).unzip();
+        conn.prepare_cached("INSERT INTO change(time, time_ns, op, ino, parent, name) VALUES(?, ?, ?, ?, ?, ?)")?.execute((
+            change.time.seconds,
+            change.time.nanoseconds,
+            change.op.name(),
+            change.ino as i64,
+            parent,
+            name,
+        ))?;
+    }
+    if begin < batch.changes.len() {
+        let last = conn.last_insert_rowid();
+        conn.prepare_cached("DELETE FROM change WHERE seq<=?")?.execute([last - CHANGES_KEPT])?;
+    }
+    Ok(())
+}
