@@ -48,7 +48,10 @@ fn is_file(path: &Path) -> bool {
 
 fn connect(path: &Path, access: OpenFlags) -> Result<Connection> {
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let conn = Connection::open_with_flags(path, flags)?;
+    // SQLite means every component; who named the tree by a link is in his right.
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = dir.canonicalize().map_err(|error| refused(&error))?;
+    let conn = Connection::open_with_flags(dir.join(path.file_name().unwrap_or_default()), flags)?;
     for (switch, on) in [
         (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
         (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
@@ -63,9 +66,13 @@ fn statements(label: &str) -> String {
     format!("{TABLES}{}", view_statements(label))
 }
 
-/// The schema as SQLite has it, in a fixed order.
+/// The schema as SQLite has it, in a fixed order, but for what its planner has
+/// gathered.
 fn schema(conn: &Connection) -> Result<Vec<(String, String, Option<String>)>> {
-    let mut list = conn.prepare("SELECT type, name, sql FROM sqlite_schema ORDER BY 1, 2")?;
+    let mut list = conn.prepare(
+        "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NULL OR type<>'table' OR sql NOT IN(
+         'CREATE TABLE sqlite_stat1(tbl,idx,stat)', 'CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)') ORDER BY 1, 2",
+    )?;
     list.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
 }
 
