@@ -59,7 +59,9 @@ impl Plugin for SqlFsPlugin {
 
 /// That it is no database is to be known now, not at the first query.
 fn check(path: &Path) -> Result<(), UsageError> {
-    let cannot = |error: std::io::Error| UsageError(format!("cannot read '{}': {error}: sqlfs needs an SQLite database or a humfs tree", path.display()));
+    let cannot = |error: std::io::Error| {
+        UsageError(format!("cannot read '{}': {error}: sqlfs needs an SQLite database or a humfs tree", path.display()))
+    };
     let kind = fs::metadata(path).map_err(cannot)?;
     if !kind.is_file() {
         return Err(UsageError(format!("'{}' is no file and no humfs tree: sqlfs needs an SQLite database or a tree", path.display())));

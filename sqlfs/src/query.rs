@@ -150,6 +150,13 @@ pub struct Deed {
     pub arguments: Vec<Value>,
 }
 
+/// Whether a statement that is being typed is over: it ends in `;`, which no quote,
+/// parenthesis or comment has in it.
+#[must_use]
+pub fn is_whole(text: &str) -> bool {
+    text.trim_end().ends_with(';') && !crate::words::shape(text).is_open
+}
+
 /// `name` as SQL spells an identifier, whatever is in it.
 #[must_use]
 pub fn quoted(name: &str) -> String {

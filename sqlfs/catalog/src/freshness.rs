@@ -23,6 +23,9 @@ pub enum Freshness {
     AtRest,
     /// They may not, for this reason. What is there is complete all the same.
     Behind(String),
+    /// They may not: nobody serves the tree, and whoever changed it last has not
+    /// told the catalog. What is there is complete.
+    Abandoned,
     /// It is being made: names so far, and about how many there are (0: unknown).
     Building(u64, u64),
     /// There is none that is complete, and nobody makes it.
@@ -35,14 +38,14 @@ impl Freshness {
     #[must_use]
     pub fn seek(dir: &Path, patience: Duration) -> Freshness {
         let is_complete = || crate::facts(&dir.join(DATABASE)).is_ok_and(|facts| facts.is_some_and(|facts| facts.is_complete));
-        let behind = |why: String| if is_complete() { Freshness::Behind(why) } else { Freshness::Missing };
+        let or_missing = |found| if is_complete() { found } else { Freshness::Missing };
         match barrier::flush(dir, patience) {
             Ok(Some(Standing::Current)) => Freshness::Current,
             Ok(Some(Standing::Building(seen, expected))) => Freshness::Building(seen, expected),
-            Ok(Some(Standing::Failed(why))) => behind(why),
-            Err(error) => behind(format!("whoever serves the tree does not answer: {error}")),
+            Ok(Some(Standing::Failed(why))) => or_missing(Freshness::Behind(why)),
+            Err(error) => or_missing(Freshness::Behind(format!("whoever serves the tree does not answer: {error}"))),
             Ok(None) if dir.join(MARKER).symlink_metadata().is_ok_and(|there| there.is_file()) => Freshness::AtRest,
-            Ok(None) => behind("whoever changed the tree last has not told the catalog: mount it once".into()),
+            Ok(None) => or_missing(Freshness::Abandoned),
         }
     }
 
@@ -53,6 +56,7 @@ impl Freshness {
             Freshness::Current => "current".into(),
             Freshness::AtRest => "rest".into(),
             Freshness::Behind(why) => format!("behind {why}"),
+            Freshness::Abandoned => "abandoned".into(),
             Freshness::Building(seen, expected) => format!("building {seen} {expected}"),
             Freshness::Missing => "missing".into(),
         }
@@ -66,6 +70,7 @@ impl Freshness {
             "current" => Freshness::Current,
             "rest" => Freshness::AtRest,
             "behind" => Freshness::Behind(rest.into()),
+            "abandoned" => Freshness::Abandoned,
             "building" => {
                 let (seen, expected) = rest.split_once(' ')?;
                 Freshness::Building(seen.parse().ok()?, expected.parse().ok()?)
@@ -82,6 +87,7 @@ impl fmt::Display for Freshness {
             Freshness::Current => f.write_str("up to date"),
             Freshness::AtRest => f.write_str("up to date: nobody serves the tree"),
             Freshness::Behind(why) => write!(f, "may be behind: {why}"),
+            Freshness::Abandoned => f.write_str("may be behind: whoever changed the tree last has not told the catalog: mount it once"),
             Freshness::Building(seen, 0) => write!(f, "the catalog is being made: {seen} names so far"),
             Freshness::Building(seen, expected) => write!(f, "the catalog is being made: {seen} of about {expected} names"),
             Freshness::Missing => f.write_str("the catalog is not complete: mount the tree, and wait until it is"),
@@ -103,7 +109,7 @@ mod tests {
         let mut catalog = Catalog::create(&dir.path().join(DATABASE), "root", 1).unwrap();
         assert_eq!(Freshness::seek(dir.path(), PATIENCE), Freshness::Missing);
         catalog.complete().unwrap();
-        assert!(matches!(Freshness::seek(dir.path(), PATIENCE), Freshness::Behind(why) if why.contains("mount it once")));
+        assert_eq!(Freshness::seek(dir.path(), PATIENCE), Freshness::Abandoned);
         std::fs::write(dir.path().join(MARKER), "").unwrap();
         assert_eq!(Freshness::seek(dir.path(), PATIENCE), Freshness::AtRest);
     }
@@ -114,11 +120,14 @@ mod tests {
         Catalog::create(&dir.path().join(DATABASE), "root", 1).unwrap().complete().unwrap();
         let listener = barrier::listen(dir.path()).unwrap();
         for standing in [Standing::Current, Standing::Building(17, 40), Standing::Failed("the disk is full".into())] {
-            let (told, expected) = (standing.clone(), match standing {
-                Standing::Current => Freshness::Current,
-                Standing::Building(seen, expected) => Freshness::Building(seen, expected),
-                Standing::Failed(why) => Freshness::Behind(why),
-            });
+            let (told, expected) = (
+                standing.clone(),
+                match standing {
+                    Standing::Current => Freshness::Current,
+                    Standing::Building(seen, expected) => Freshness::Building(seen, expected),
+                    Standing::Failed(why) => Freshness::Behind(why),
+                },
+            );
             std::thread::scope(|scope| {
                 scope.spawn(|| barrier::answer(&listener.accept().unwrap().0, || told));
                 assert_eq!(Freshness::seek(dir.path(), PATIENCE * 10), expected);
@@ -134,6 +143,7 @@ mod tests {
         for freshness in [
             Freshness::Current,
             Freshness::AtRest,
+            Freshness::Abandoned,
             Freshness::Behind("a  reason\nof two lines".into()),
             Freshness::Building(0, u64::MAX),
             Freshness::Missing,

@@ -28,4 +28,5 @@ pub use accounts::Accounts;
 pub use batch::{Batch, Change, Extra, Link, Object, Op};
 pub use catalog::{Catalog, Facts, facts};
 pub use freshness::{DATABASE, DIRECTORY, Freshness};
+pub use rusqlite::Error;
 pub use schema::{LABEL, VERSION, is_label, tables, views};
