@@ -4,7 +4,7 @@ use crate::accounts::Accounts;
 use crate::batch::Batch;
 use crate::objects;
 use crate::paths::Moved;
-use crate::schema::{APPLICATION, TABLES, VERSION, view_statements};
+use crate::schema::{APPLICATION, EXPECTED, TABLES, VERSION, view_statements};
 use crate::usage::Differences;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Result};
@@ -66,8 +66,8 @@ fn statements(label: &str) -> String {
     format!("{TABLES}{}", view_statements(label))
 }
 
-/// The schema as SQLite has it, in a fixed order, but for what its planner has
-/// gathered.
+/// The schema as SQLite has it, in a fixed order, but for what its planner is
+/// told of sizes.
 fn schema(conn: &Connection) -> Result<Vec<(String, String, Option<String>)>> {
     let mut list = conn.prepare(
         "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NULL OR type<>'table' OR sql NOT IN(
@@ -149,6 +149,8 @@ impl Catalog {
         ))?;
         conn.execute("INSERT INTO state VALUES('label', ?), ('root', ?), ('complete', 0)", (label, root as i64))?;
         conn.execute("INSERT INTO dir VALUES(?, 0, x'', x'2f')", [root as i64])?;
+        // After ANALYZE they are read by whoever opens the database.
+        conn.execute_batch(&format!("ANALYZE; DELETE FROM sqlite_stat1; {EXPECTED}"))?;
         Catalog::set_up(conn, path)
     }
 
@@ -189,8 +191,7 @@ impl Catalog {
     /// # Errors
     /// What SQLite says.
     pub fn complete(&mut self) -> Result<()> {
-        self.conn.execute("UPDATE state SET v=1 WHERE k='complete'", [])?;
-        self.conn.execute_batch("PRAGMA analysis_limit=1000; PRAGMA optimize=0x10002;")
+        self.conn.execute("UPDATE state SET v=1 WHERE k='complete'", []).map(drop)
     }
 
     /// Writes the log back if it has grown. False if a reader who does not end
@@ -215,7 +216,6 @@ impl Catalog {
     /// # Errors
     /// What SQLite or the host says.
     pub fn close(self) -> Result<()> {
-        self.conn.execute_batch("PRAGMA optimize;")?;
         // A reader may be in the way; what is in the log is as good.
         self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         let path = self.path;
