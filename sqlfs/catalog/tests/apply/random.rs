@@ -181,7 +181,7 @@ impl Model {
 
 #[test]
 fn any_stream_of_operations_is_followed() {
-    for seed in 1..=12 {
+    for seed in 1..=6 {
         let mut dice = Dice(seed * 0x9e37_79b9);
         let (mut rig, mut model) = (Rig::new(), Model::default());
         for round in 0..60 {
