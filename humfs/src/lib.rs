@@ -22,6 +22,7 @@
 //! ```
 
 pub mod account;
+pub mod catalog;
 pub mod check;
 pub mod convert;
 pub mod explain;
@@ -54,5 +55,5 @@ mod whiteout;
 
 pub use fs::HumFs;
 pub use node::{HumDir, HumFile, HumNode};
-pub use options::{Adopt, Options};
+pub use options::{Adopt, Label, Options};
 pub use plugin::{HumFsPlugin, open};

@@ -58,7 +58,9 @@ CREATE VIEW {label}_xattrs AS SELECT x.ino, CAST(x.name AS TEXT) AS name, x.valu
 CREATE VIEW {label}_usage AS SELECT CASE z.kind WHEN 0 THEN 'user' WHEN 1 THEN 'group' ELSE 'all' END AS kind,
   CASE WHEN z.kind<2 THEN z.id END AS id, CASE z.kind WHEN 0 THEN u.name WHEN 1 THEN g.name END AS name, z.inodes, z.bytes
   FROM usage z LEFT JOIN user_name u ON u.id=z.id LEFT JOIN group_name g ON g.id=z.id;
-CREATE VIEW {label}_changes AS SELECT c.seq, c.time, c.time_ns, c.op, c.ino, CAST(p.path||c.name AS TEXT) AS name
+CREATE VIEW {label}_changes AS SELECT c.seq, c.time, c.time_ns, c.op, c.ino,
+  CAST(CASE WHEN c.name IS NULL THEN (SELECT q.path||d.name FROM dentry d JOIN dir q ON q.ino=d.parent WHERE d.ino=c.ino LIMIT 1)
+  ELSE p.path||c.name END AS TEXT) AS name
   FROM change c LEFT JOIN dir p ON p.ino=c.parent;
 "
     )
