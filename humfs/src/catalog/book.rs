@@ -260,8 +260,8 @@ impl Writer {
             return None;
         }
         let attr = told.or_else(|| host.map(|host| merged(&host, &record)))?;
-        let target = || self.parts.base.read_link(&node.inner).ok();
-        Some(Object { attr, extra: Some(entry(&record, target)) })
+        // The target was told when the link was made; reading it would move its atime.
+        Some(Object { attr, extra: Some(entry(&record, || None)) })
     }
 
     /// What is to be said of the object that was called `name` in `parent`.
