@@ -2,7 +2,7 @@
 
 use crate::account::{self, BLOCK, Entry, EntryKind, Outcome, Usage};
 use crate::acl::{self, Acl};
-use crate::fs::HumFs;
+use crate::fs::{HumFs, merged};
 use crate::host::{self, fault};
 use crate::node::{HumFile, HumNode, NodeState};
 use crate::record::Record;
@@ -40,7 +40,11 @@ impl HumFs {
                 host = Some(self.base.set_attr(&Caller::root(), &node.inner, file.map(|file| &file.inner), &times)?);
             }
             let host = host.map_or_else(|| self.host_attr(node, file), Ok)?;
-            Ok(self.merged(&host, &state.record))
+            let attr = merged(&host, &state.record);
+            if let Some(feed) = self.feed() {
+                feed.changed(node, Some(&attr));
+            }
+            Ok(attr)
         })
     }
 
@@ -162,7 +166,7 @@ impl HumFs {
             if flags.contains(XattrFlags::KILL_SGID) {
                 record.mode = Mode::new(record.mode.bits() & !SETGID);
             }
-            self.save(node, &mut state, at.as_ref(), record)
+            self.save_and_tell(node, &mut state, at.as_ref(), record)
         })
     }
 
@@ -176,8 +180,16 @@ impl HumFs {
                 let is_acl = name == acl::ACCESS || name == acl::DEFAULT;
                 return if is_acl { Ok(()) } else { Err(Errno::ENODATA.into()) };
             }
-            self.save(node, &mut state, at.as_ref(), record)
+            self.save_and_tell(node, &mut state, at.as_ref(), record)
         })
+    }
+
+    fn save_and_tell(&self, node: &Arc<HumNode>, state: &mut NodeState, at: Option<&At<'_>>, record: Record) -> Result<()> {
+        self.save(node, state, at, record)?;
+        if let Some(feed) = self.feed() {
+            feed.changed(node, None);
+        }
+        Ok(())
     }
 
     /// See [`externfs::ExternFs::access`]. By the mode bits and the one

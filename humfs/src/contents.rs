@@ -80,6 +80,9 @@ impl HumFs {
             self.recosted(&mut state, &host)
         };
         announced.end(&outcome);
+        if let Some(feed) = self.feed() {
+            feed.written(&file.node);
+        }
         // What has no name is to be gone when nobody holds it any more.
         if !file.node.state().orphan {
             let more = self.unsettled().written(&file.node, range);
@@ -209,6 +212,9 @@ impl HumFs {
         }
         self.tree.announce_closing();
         self.sync_all()?;
+        if let Some(book) = self.book() {
+            book.close();
+        }
         // A server ends without dropping anything, so this is to be said.
         self.store.close()?;
         self.account.mark_clean(true).map_err(fault("writing humfs/state"))

@@ -2,6 +2,7 @@
 //! or is one call into the file of its family.
 
 use crate::account::{self, Account, Usage};
+use crate::catalog::{Book, Feed, Parts};
 use crate::host::{damaged, fault};
 use crate::intent::Journal;
 use crate::locks::DirLocks;
@@ -15,23 +16,25 @@ use externfs::*;
 use hostfs::{HostFs, Inode};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// One humfs tree. See the [crate](crate).
 pub struct HumFs {
     pub(crate) tree: Tree,
-    pub(crate) base: HostFs,
-    pub(crate) store: Box<dyn MetaStore>,
+    pub(crate) base: Arc<HostFs>,
+    pub(crate) store: Arc<dyn MetaStore>,
     pub(crate) options: Options,
     pub(crate) account: Arc<Account>,
     pub(crate) nodes: Arc<NodeTable>,
-    pub(crate) dirs: DirLocks,
+    pub(crate) dirs: Arc<DirLocks>,
     /// Changes of several steps that no store knows of; None where nothing changes.
     pub(crate) journal: Option<Journal>,
     pub(crate) unsettled: Mutex<Unsettled>,
     pub(crate) root_key: NodeKey,
     root_node: Arc<HumNode>,
+    book: Option<Book>,
 }
 
 /// What is remembered of a tree that we alone change.
@@ -46,10 +49,15 @@ impl HumFs {
     /// # Errors
     /// EIO with the reason, for a tree that cannot be served.
     pub fn new(tree: Tree, options: Options) -> Result<HumFs> {
+        HumFs::open(tree, options, None)
+    }
+
+    /// The same; who queries the catalog asks at `listener`.
+    pub(crate) fn open(tree: Tree, options: Options, listener: Option<UnixListener>) -> Result<HumFs> {
         let read_only = tree.access() == TreeAccess::Read;
         let data = rustix::io::fcntl_dupfd_cloexec(tree.data(), 0).map_err(fault("opening data/"))?;
-        let base = HostFs::layer(data, read_only)?;
-        let store = tree.store().map_err(|error| damaged(error.0))?;
+        let base = Arc::new(HostFs::layer(data, read_only)?);
+        let store: Arc<dyn MetaStore> = tree.store().map_err(|error| damaged(error.0))?.into();
         let inner = base.root()?;
         let host = base.attr(&inner, None)?;
         let recovered = if read_only { Default::default() } else { store.recover(&inner)? };
@@ -64,23 +72,50 @@ impl HumFs {
         let cost = account::cost(&host, record.xattrs.bytes());
         let (root_node, _) = nodes.intern(inner, record, cost, false);
         let root_key = root_node.key();
-        let fs = HumFs {
+        let mut fs = HumFs {
             tree,
             base,
             store,
             options,
             account,
             nodes,
-            dirs: DirLocks::new(),
+            dirs: Arc::new(DirLocks::new()),
             journal,
             unsettled: Mutex::default(),
             root_key,
             root_node,
+            book: None,
         };
         if !read_only {
             fs.put_in_order(recovered)?;
+            fs.book = Book::open(&fs.tree, &fs.parts(), &fs.options, listener)?;
+            if let Some(feed) = fs.feed() {
+                fs.nodes.tell(feed.clone());
+            }
         }
         Ok(fs)
+    }
+
+    /// What the catalog's keeper needs.
+    pub(crate) fn parts(&self) -> Parts {
+        Parts {
+            base: self.base.clone(),
+            store: self.store.clone(),
+            dirs: self.dirs.clone(),
+            account: self.account.clone(),
+            root: self.root_node.clone(),
+            adopt: self.options.adopt,
+        }
+    }
+
+    /// Who is told of changes, if anybody is.
+    pub(crate) fn feed(&self) -> Option<&Arc<Feed>> {
+        self.book.as_ref().map(|book| &book.feed)
+    }
+
+    /// The catalog's keeper.
+    pub(crate) fn book(&self) -> Option<&Book> {
+        self.book.as_ref()
     }
 
     /// Who keeps count.
@@ -174,24 +209,6 @@ impl HumFs {
         }
     }
 
-    /// `host` as the guest sees it with `record`.
-    pub(crate) fn merged(&self, host: &Attr, record: &Record) -> Attr {
-        let mut attr = *host;
-        (attr.kind, attr.mode, attr.uid, attr.gid) = (record.kind, record.mode, record.uid, record.gid);
-        attr.device = if record.kind.is_device() { record.device } else { DeviceNumber::default() };
-        match record.kind {
-            FileKind::Symlink => {
-                if let Some(target) = &record.target {
-                    attr.size = target.len() as u64;
-                }
-            }
-            FileKind::Regular | FileKind::Directory => {}
-            // What stands for it on the host has no size worth telling.
-            _ => (attr.size, attr.blocks) = (0, 0),
-        }
-        attr
-    }
-
     pub(crate) fn host_attr(&self, node: &HumNode, file: Option<&HumFile>) -> Result<Attr> {
         self.base.attr(&node.inner, file.map(|file| &file.inner))
     }
@@ -201,12 +218,30 @@ impl HumFs {
         if self.is_read_only() && !self.is_root(&node.inner) {
             self.with_place(node, |at| at.map_or(Ok(()), |at| self.reload(node, &host, &at)))?;
         }
-        Ok(self.merged(&host, &node.state().record))
+        Ok(merged(&host, &node.state().record))
     }
 
     pub(crate) fn unsettled(&self) -> std::sync::MutexGuard<'_, Unsettled> {
         self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// `host` as the guest sees it with `record`.
+pub(crate) fn merged(host: &Attr, record: &Record) -> Attr {
+    let mut attr = *host;
+    (attr.kind, attr.mode, attr.uid, attr.gid) = (record.kind, record.mode, record.uid, record.gid);
+    attr.device = if record.kind.is_device() { record.device } else { DeviceNumber::default() };
+    match record.kind {
+        FileKind::Symlink => {
+            if let Some(target) = &record.target {
+                attr.size = target.len() as u64;
+            }
+        }
+        FileKind::Regular | FileKind::Directory => {}
+        // What stands for it on the host has no size worth telling.
+        _ => (attr.size, attr.blocks) = (0, 0),
+    }
+    attr
 }
 
 /// The record of an object that has none.
@@ -261,7 +296,7 @@ impl ExternFs for HumFs {
         let _looking = self.dirs.look(&parent.inner);
         let (inner, host) = self.base.enroll(&parent.inner, &name)?;
         let node = self.found(inner, &host, &at(parent, dir.as_fd(), &name))?;
-        let attr = self.merged(&host, &node.state().record);
+        let attr = merged(&host, &node.state().record);
         Ok((node, attr))
     }
 

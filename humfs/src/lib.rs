@@ -17,11 +17,15 @@
 //!     HumNode::state              during a change of its record, host calls included
 //!       a store's own
 //!         Account::inner            during a write to humfs/state
+//!       catalog::Feed
+//!         NodeTable::shards
+//! Scan::sink                  while the catalog is made; nothing is held with it
 //! NodeTable::shards
 //! HumFs::unsettled
 //! ```
 
 pub mod account;
+pub mod catalog;
 pub mod check;
 pub mod convert;
 pub mod explain;
@@ -54,5 +58,5 @@ mod whiteout;
 
 pub use fs::HumFs;
 pub use node::{HumDir, HumFile, HumNode};
-pub use options::{Adopt, Options};
+pub use options::{Adopt, Label, Options};
 pub use plugin::{HumFsPlugin, open};

@@ -2,7 +2,8 @@
 
 use crate::account::{self, BLOCK, DIRECTORY_COST, Entry, EntryKind, INODE_COST, Outcome, Usage};
 use crate::birth::born;
-use crate::fs::{HumFs, at, c_name, inner_child, one};
+use crate::catalog::Loss;
+use crate::fs::{HumFs, at, c_name, inner_child, merged, one};
 use crate::host::{fault, stat_at};
 use crate::node::{HumFile, HumNode};
 use crate::record::Record;
@@ -11,6 +12,7 @@ use externfs::{
     Attr, Caller, Child, CreateFlags, Created, DeviceNumber, Errno, ExternFs, FileCache, FileKind, Mode, Name, NewNode, Opened,
     RenameFlags, Result,
 };
+use externfs_catalog::{Link, Op};
 use hostfs::Inode;
 use hostfs::layer::NewFile;
 use std::os::fd::AsFd;
@@ -18,6 +20,10 @@ use std::sync::Arc;
 
 type Node = Arc<HumNode>;
 type File = Created<Node, HumFile>;
+
+/// Of a rename: the directory, what was there if it is known, its place, and
+/// what the host says of it.
+type End<'a> = (&'a Node, Option<&'a Node>, &'a At<'a>, &'a Attr);
 
 /// Attempts to create or else open a name that others make and remove at the
 /// same time.
@@ -39,9 +45,12 @@ impl HumFs {
         let (inner, host) = self.base.enroll(&parent.inner, &name)?;
         drop(fd);
         let used = one(&host, &record);
-        let attr = self.merged(&host, &record);
+        let attr = merged(&host, &record);
         let (node, _) = self.nodes.intern(inner, record, used.bytes, false);
         announced.end(&Outcome { added: used, ..Outcome::default() });
+        if let Some(feed) = self.feed() {
+            feed.made(parent, name.to_bytes(), &node, &attr);
+        }
         Ok((node, attr))
     }
 
@@ -94,11 +103,14 @@ impl HumFs {
         let used = one(&created.attr, &record);
         let file = self.admit_new(created, record, used, false);
         announced.end(&Outcome { added: used, ..Outcome::default() });
+        if let Some(feed) = self.feed() {
+            feed.made(parent, name.to_bytes(), &file.node, &file.attr);
+        }
         Ok(file)
     }
 
     fn admit_new(&self, created: NewFile, record: Record, used: Usage, orphan: bool) -> File {
-        let attr = self.merged(&created.attr, &record);
+        let attr = merged(&created.attr, &record);
         let (node, _) = self.nodes.intern(created.node, record, used.bytes, orphan);
         let file = HumFile { inner: created.opened.file, node: node.clone() };
         Created { node, attr, opened: Opened { file, cache: FileCache::Keep, size: 0 } }
@@ -176,7 +188,11 @@ impl HumFs {
         if let Some(announced) = announced {
             announced.end(&Outcome { homed, ..Outcome::default() });
         }
-        Ok(self.merged(&host, &state.record))
+        let attr = merged(&host, &state.record);
+        if let Some(feed) = self.feed() {
+            feed.named(Op::Link, parent, name.as_bytes(), node, Some(&attr));
+        }
+        Ok(attr)
     }
 
     /// See [`externfs::ExternFs::remove`].
@@ -198,6 +214,9 @@ impl HumFs {
             announced.end(&victim.gone(self));
             if let Some(node) = victim.node {
                 node.state().aliases.unlearn(at.parent, at.name);
+            }
+            if let Some(feed) = self.feed() {
+                feed.removed(Loss { parent, name, host: &host, node: victim.node });
             }
             Ok(())
         })
@@ -259,8 +278,30 @@ impl HumFs {
             if let Some(there) = there.as_ref().filter(|_| exchange) {
                 self.follow(there, &new, &old);
             }
+            self.tell_renamed((from.0, from.1.node, &old, &moved), (to.0, to.1.node, &new, there.as_ref()), flags);
             Ok(())
         })
+    }
+
+    /// Tells the catalog of what was moved, of what was at the new name before,
+    /// and of what is at the old one now.
+    fn tell_renamed(&self, from: End<'_>, to: (&Node, Option<&Node>, &At<'_>, Option<&Attr>), flags: RenameFlags) {
+        let Some(feed) = self.feed() else { return };
+        let same = |node: Option<&'_ Node>, host: &Attr| node.is_some_and(|node| node.key().number == host.ino);
+        let link = |host: &Attr| Link { ino: host.ino, is_dir: host.kind == FileKind::Directory };
+        let moved = (link(from.3), from.1.filter(|node| same(Some(node), from.3)));
+        let there = to.3.map(|host| (host, to.1.filter(|node| same(Some(node), host))));
+        let (stays, replaced) = match there {
+            Some((host, node)) if flags.contains(RenameFlags::EXCHANGE) => (Some((link(host), node)), None),
+            Some((host, node)) => (None, Some(Loss { parent: to.0, name: to.2.name, host, node })),
+            None => (None, None),
+        };
+        feed.renamed((from.0, from.2.name), (to.0, to.2.name), moved, (stays, replaced));
+        if flags.contains(RenameFlags::WHITEOUT)
+            && let Ok(host) = stat_at(from.2.dir, from.2.name)
+        {
+            feed.appeared(from.0, from.2.name, link(&host));
+        }
     }
 
     /// The rename itself, with the account's part where something goes.

@@ -6,11 +6,13 @@
 
 use crate::account::{Account, Outcome, Usage};
 use crate::aliases::Aliases;
+use crate::catalog::Feed;
 use crate::record::Record;
 use externfs::NodeKey;
 use hostfs::{Inode, Listing, OpenFile};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 const SHARDS: usize = 16;
 
@@ -20,6 +22,10 @@ pub struct HumNode {
     pub(crate) inner: Arc<Inode>,
     state: Mutex<NodeState>,
     table: Weak<NodeTable>,
+    /// The catalog is about to be told of it, and to ask it.
+    pub(crate) is_awaited: AtomicBool,
+    /// Its contents have changed since the catalog was told.
+    pub(crate) is_written: AtomicBool,
 }
 
 /// What changes of it.
@@ -49,6 +55,13 @@ impl Drop for HumNode {
     fn drop(&mut self) {
         let Some(table) = self.table.upgrade() else { return };
         table.remove(self.key(), self);
+        let is_orphan = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).orphan;
+        if *self.is_awaited.get_mut()
+            && !is_orphan
+            && let Some(feed) = table.feed.get()
+        {
+            feed.forgotten(self);
+        }
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if state.orphan {
             let gone = Usage::one(state.cost);
@@ -82,11 +95,18 @@ pub struct HumDir {
 pub(crate) struct NodeTable {
     shards: [Mutex<HashMap<NodeKey, Weak<HumNode>>>; SHARDS],
     account: Arc<Account>,
+    /// Set once, before anything is served.
+    feed: OnceLock<Arc<Feed>>,
 }
 
 impl NodeTable {
     pub(crate) fn new(account: Arc<Account>) -> Arc<NodeTable> {
-        Arc::new(NodeTable { shards: std::array::from_fn(|_| Mutex::default()), account })
+        Arc::new(NodeTable { shards: std::array::from_fn(|_| Mutex::default()), account, feed: OnceLock::new() })
+    }
+
+    /// From now on `feed` is told of nodes that are dropped before it has asked.
+    pub(crate) fn tell(&self, feed: Arc<Feed>) {
+        let _ = self.feed.set(feed);
     }
 
     fn shard(&self, key: NodeKey) -> MutexGuard<'_, HashMap<NodeKey, Weak<HumNode>>> {
@@ -107,6 +127,8 @@ impl NodeTable {
             inner,
             state: Mutex::new(NodeState { record, cost, orphan, aliases: Aliases::default() }),
             table: Arc::downgrade(self),
+            is_awaited: AtomicBool::new(false),
+            is_written: AtomicBool::new(false),
         };
         let mut shard = self.shard(key);
         if let Some(known) = shard.get(&key).and_then(Weak::upgrade) {

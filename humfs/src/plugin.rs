@@ -1,10 +1,15 @@
 //! [`HumFsPlugin`]: humfs as the registry knows it.
 
+use crate::catalog::{self, Upkeep};
 use crate::fs::HumFs;
+use crate::host;
 use crate::options::{OPTIONS, Options};
 use crate::tree::{Access, Tree};
 use externfs::{Bridge, BridgeOptions, Connect, Error, Export, Plugin, Result, Source, UsageError};
+use externfs_catalog::barrier;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -40,7 +45,8 @@ impl Plugin for HumFsPlugin {
             refuse_for_root(&source.path)?;
         }
         let tree = Tree::open(&source.path, access)?;
-        Ok(Arc::new(Later(Mutex::new(Opening::Tree(Box::new(tree), options)))))
+        let listener = listener(&tree, &options)?;
+        Ok(Arc::new(Later(Mutex::new(Opening::Tree(Box::new(tree), options, listener)))))
     }
 }
 
@@ -64,11 +70,22 @@ fn refuse_for_root(path: &Path) -> std::result::Result<(), UsageError> {
 /// One clear line: what is wrong and what to do.
 pub fn open(path: &Path, options: &Options) -> std::result::Result<Arc<Bridge<HumFs>>, UsageError> {
     let access = if options.read_only { Access::Read } else { Access::Write };
-    serve(Tree::open(path, access)?, *options).map_err(|error| UsageError(format!("'{}': {error}", path.display())))
+    serve(Tree::open(path, access)?, options.clone(), None).map_err(|error| UsageError(format!("'{}': {error}", path.display())))
 }
 
-fn serve(tree: Tree, options: Options) -> Result<Arc<Bridge<HumFs>>> {
-    Bridge::new(HumFs::new(tree, options)?, BridgeOptions { read_only: options.read_only })
+fn serve(tree: Tree, options: Options, listener: Option<UnixListener>) -> Result<Arc<Bridge<HumFs>>> {
+    let read_only = options.read_only;
+    Bridge::new(HumFs::open(tree, options, listener)?, BridgeOptions { read_only })
+}
+
+/// Where queries ask for the catalog to catch up. Made now, since the server's
+/// sandbox allows no socket.
+fn listener(tree: &Tree, options: &Options) -> std::result::Result<Option<UnixListener>, UsageError> {
+    let Some(control) = tree.control().filter(|_| options.catalog == Upkeep::On && !options.read_only) else { return Ok(None) };
+    let cannot =
+        |error: std::io::Error| UsageError(format!("'{}/humfs/catalog': {error}: -o catalog=off does without", tree.path().display()));
+    let dir = host::ensure_dir(control, catalog::DIR).map_err(|error| cannot(error.into()))?;
+    barrier::listen(Path::new(&host::proc_path(dir.as_fd()))).map(Some).map_err(cannot)
 }
 
 /// A tree that is found and locked by whoever was called, and served by a
@@ -76,7 +93,7 @@ fn serve(tree: Tree, options: Options) -> Result<Arc<Bridge<HumFs>>> {
 struct Later(Mutex<Opening>);
 
 enum Opening {
-    Tree(Box<Tree>, Options),
+    Tree(Box<Tree>, Options, Option<UnixListener>),
     Bridge(Arc<Bridge<HumFs>>),
     Failed(Error),
 }
@@ -86,7 +103,7 @@ impl Connect for Later {
         let mut opening = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let lost = Opening::Failed(Error::because(externfs::Errno::EIO, "the tree could not be opened"));
         *opening = match std::mem::replace(&mut *opening, lost) {
-            Opening::Tree(tree, options) => serve(*tree, options).map_or_else(Opening::Failed, Opening::Bridge),
+            Opening::Tree(tree, options, listener) => serve(*tree, options, listener).map_or_else(Opening::Failed, Opening::Bridge),
             other => other,
         };
         match &*opening {

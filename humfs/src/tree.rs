@@ -66,6 +66,7 @@ pub struct Tree {
     access: Access,
     /// Held for as long as the tree is open for writing.
     lock: Option<OwnedFd>,
+    had_current_catalog: bool,
 }
 
 impl Tree {
@@ -130,6 +131,12 @@ impl Tree {
             (Some(control), Access::Write) => Some(held.map_or_else(|| take_lock(control.as_fd(), path), Ok)?),
             _ => None,
         };
+        let had_current_catalog = match (&control, access) {
+            (Some(control), Access::Write) => {
+                crate::catalog::take_marker(control.as_fd()).map_err(cannot("removing humfs/catalog/current"))?
+            }
+            _ => false,
+        };
         match access {
             Access::Write => crate::convert::finish(root.as_fd()).map_err(cannot("going on with a conversion"))?,
             Access::Read if is_switching(control.as_ref()) => {
@@ -145,7 +152,7 @@ impl Tree {
             )));
         }
         let data = host::child_dir(root.as_fd(), c"data").map_err(cannot("opening data/"))?;
-        let tree = Tree { path: path.to_owned(), root, data, control, superblock, access, lock };
+        let tree = Tree { path: path.to_owned(), root, data, control, superblock, access, lock, had_current_catalog };
         Ok(tree)
     }
 
@@ -198,6 +205,11 @@ impl Tree {
     pub(crate) fn total_now(&self) -> Option<u64> {
         let text = host::read_file(self.root(), c"superblock", SUPERBLOCK_MAX).ok()?;
         Superblock::parse(&text).ok().map(|superblock| superblock.total)
+    }
+
+    /// Whether the catalog agreed with the tree when it was opened for writing.
+    pub(crate) fn had_current_catalog(&self) -> bool {
+        self.had_current_catalog
     }
 
     /// How it was opened.

@@ -3,6 +3,7 @@
 
 use crate::picture::Picture;
 use externfs::{Connect, MountOption, Plugin, Source};
+use humfs::catalog::Upkeep;
 use humfs::check::{CheckOptions, Progress};
 use humfs::store::Format;
 use humfs::superblock::Superblock;
@@ -87,7 +88,9 @@ impl Realm {
         let options: Vec<_> = options.iter().map(|key| MountOption { key: (*key).into(), value: None }).collect();
         let opened: Result<Arc<dyn Connect>, _> = match self {
             Realm::HostFs => hostfs::HostFsPlugin.open(&Source { path: path.to_path_buf(), options }),
-            Realm::HumFs(_) => humfs::Options::parse(&options).and_then(|options| Ok(humfs::open(path, &options)? as _)),
+            // The catalog's thread would be at another step each time; it has a suite of its own.
+            Realm::HumFs(_) => humfs::Options::parse(&options)
+                .and_then(|options| Ok(humfs::open(path, &humfs::Options { catalog: Upkeep::Off, ..options })? as _)),
         };
         opened.map_err(|error| error.0)
     }

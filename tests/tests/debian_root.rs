@@ -169,7 +169,10 @@ fn guest_root_is_root(format: Format) {
     let (archive, package) = archive();
     let dir = workplace(&archive);
     create(dir.path(), format);
-    let debs = format!("debs={},ro", package.display());
+    // Where he can read it: the way to the cache may be closed to him.
+    let debs = dir.path().join("debs");
+    fixture::shell(&format!("cp -r {} {}; chmod -R a+rX {1}", package.display(), debs.display()));
+    let debs = format!("debs={},ro", debs.display());
     let arguments = ["boot", "--root", "humfs:tree", "--share", &debs, "--mem", "512M", "--", "sh", "-euxc", WORK];
     let said = text(&externfs(dir.path(), &arguments));
     assert!(said.contains("all is well"), "{said}");

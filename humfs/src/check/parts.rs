@@ -13,8 +13,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 /// Parts of the tree that nobody but its owner may change.
 const IN_TREE: [&CStr; 6] = [c"superblock", c"humfs", c"file_metadata", c"dir_metadata", c"file_attributes", c"dir_attributes"];
-const IN_CONTROL: [&CStr; 9] =
-    [c"lock", c"state", c"settings", c"superblock.lock", c"intents", c"changes", c"stage", c"metadata.db", c"metadata.db-wal"];
+const IN_CONTROL: [&CStr; 10] =
+    [c"lock", c"state", c"settings", c"superblock.lock", c"intents", c"changes", c"stage", c"metadata.db", c"metadata.db-wal", c"catalog"];
 
 /// Writing, for group and others.
 const WRITABLE: u32 = 0o022;

@@ -40,7 +40,7 @@ pub(super) fn run(path: &Path, options: &CheckOptions, progress: &Progress) -> s
     before.extend(begin(&scene));
     let Scene { tree, base, root } = scene;
     drop((base, root));
-    let fs = match HumFs::new(tree, Options { read_only: false, adopt: options.adopt }) {
+    let fs = match HumFs::new(tree, Options { adopt: options.adopt, ..Options::default() }) {
         Ok(fs) => fs,
         Err(error) => {
             before.push(Finding::of_part("humfs", Problem::RecoveryFailed(reason(&error).into()), None));

@@ -50,7 +50,7 @@ pub struct Object {
 /// What stat(2) does not tell of an object.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Extra {
-    /// A symbolic link's target.
+    /// A symbolic link's target; None leaves what is known.
     pub target: Option<Box<[u8]>>,
     /// All extended attributes.
     pub xattrs: Vec<(Box<[u8]>, Box<[u8]>)>,

@@ -31,11 +31,8 @@ pub(crate) fn put(conn: &Connection, ino: u64, object: &Object, usage: &mut Diff
     usage.note(before.as_ref().map(|known| known.share), Some(share));
     let had = before.as_ref().map_or(0, |known| known.flags);
     let flags = extra.as_ref().map_or(had, |extra| if extra.xattrs.is_empty() { 0 } else { HAS_XATTRS });
-    if before.is_some() && extra.is_none() {
-        bind(conn, UPDATE, ino, attr, flags, None)?;
-    } else {
-        bind(conn, INSERT, ino, attr, flags, extra.as_ref().and_then(|extra| extra.target.as_deref()))?;
-    }
+    let target = extra.as_ref().and_then(|extra| extra.target.as_deref());
+    bind(conn, if before.is_some() { UPDATE } else { INSERT }, ino, attr, flags, target)?;
     let Some(extra) = extra else { return Ok(()) };
     if before.is_some() && attr.kind != FileKind::Directory {
         // The number was a directory's a moment ago.
@@ -58,13 +55,13 @@ fn forget_xattrs(conn: &Connection, ino: u64) -> Result<()> {
     conn.prepare_cached("DELETE FROM xattr WHERE ino=?")?.execute([ino as i64]).map(drop)
 }
 
-const INSERT: &str = "INSERT OR REPLACE INTO inode VALUES(:ino, :mode, :nlink, :uid, :gid, :rmajor, :rminor, :size, :blocks,
+const INSERT: &str = "INSERT INTO inode VALUES(:ino, :mode, :nlink, :uid, :gid, :rmajor, :rminor, :size, :blocks,
   :atime, :atime_ns, :mtime, :mtime_ns, :ctime, :ctime_ns, :btime, :btime_ns, :flags, :target)";
 
 const UPDATE: &str =
     "UPDATE inode SET mode=:mode, nlink=:nlink, uid=:uid, gid=:gid, rmajor=:rmajor, rminor=:rminor, size=:size, blocks=:blocks,
   atime=:atime, atime_ns=:atime_ns, mtime=:mtime, mtime_ns=:mtime_ns, ctime=:ctime, ctime_ns=:ctime_ns, btime=:btime, btime_ns=:btime_ns,
-  flags=:flags, target=coalesce(:target, target) WHERE ino=:ino";
+  flags=:flags, target=CASE :mode>>12 WHEN 10 THEN coalesce(:target, target) END WHERE ino=:ino";
 
 fn bind(conn: &Connection, sql: &str, ino: u64, attr: &Attr, flags: i64, target: Option<&[u8]>) -> Result<()> {
     let time = |time: Timestamp| (time.seconds, i64::from(time.nanoseconds));

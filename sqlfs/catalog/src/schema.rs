@@ -73,7 +73,9 @@ CREATE VIEW {label}_usage AS SELECT CASE usage.kind WHEN 0 THEN 'user' WHEN 1 TH
   usage.inodes, usage.bytes
   FROM usage LEFT JOIN user_name ON user_name.id=usage.id LEFT JOIN group_name ON group_name.id=usage.id;
 CREATE VIEW {label}_changes AS SELECT change.seq, change.time, change.time_ns, change.op, change.ino,
-  CAST(dir.path||change.name AS TEXT) AS name
+  CAST(CASE WHEN change.name IS NULL
+  THEN (SELECT above.path||dentry.name FROM dentry JOIN dir above ON above.ino=dentry.parent WHERE dentry.ino=change.ino LIMIT 1)
+  ELSE dir.path||change.name END AS TEXT) AS name
   FROM change LEFT JOIN dir ON dir.ino=change.parent;
 "
     )

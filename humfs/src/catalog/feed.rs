@@ -1,0 +1,373 @@
+//! [`Feed`]: what has changed and is not in the catalog yet.
+
+use crate::node::HumNode;
+use externfs::{Attr, FileKind, Timestamp};
+use externfs_catalog::barrier::Standing;
+use externfs_catalog::{Change, Link, Op};
+use hostfs::Inode;
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// So many changes are written at once without waiting for the second to be over.
+const MUCH: usize = 8192;
+
+/// Changes that gather while nothing can be written; beyond that they are
+/// thrown away and the tree is scanned anew.
+const TOO_MUCH: usize = 1 << 20;
+
+/// How long a change may take to be seen by SQL, when nobody asks.
+const LAG: Duration = Duration::from_secs(1);
+
+/// Lines of the recent past that are kept until they are written.
+const CHANGES_KEPT: usize = 10_000;
+
+/// How an object is now.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    /// It has no name.
+    Gone,
+    /// It lost so many names, and nobody knows more of it.
+    Lost(u32),
+    /// It can be asked; or it was changed to this.
+    Known(Weak<HumNode>, Option<Box<Attr>>),
+    /// It was forgotten; this led to it.
+    Forgotten(Arc<Inode>, CString),
+}
+
+/// What has gathered.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    pub(crate) names: HashMap<(u64, Box<[u8]>), Option<Link>>,
+    pub(crate) objects: HashMap<u64, Fate>,
+    pub(crate) changes: Vec<Change>,
+    /// Directories that were given another place: a scan may have missed them.
+    pub(crate) moved: Vec<Arc<HumNode>>,
+    /// Not everything is in here.
+    pub(crate) overflown: bool,
+}
+
+impl Pending {
+    fn len(&self) -> usize {
+        self.names.len() + self.objects.len() + self.moved.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0 && self.changes.is_empty() && !self.overflown
+    }
+
+    fn note(&mut self, op: Op, ino: u64, place: Option<(u64, &[u8])>) {
+        if self.changes.len() >= 2 * CHANGES_KEPT {
+            self.changes.drain(..CHANGES_KEPT);
+        }
+        let place = place.map(|(parent, name)| (parent, name.into()));
+        self.changes.push(Change { time: Timestamp::now(), op, ino, place });
+    }
+}
+
+/// The book is asked, and answers, by numbers.
+#[derive(Debug)]
+struct State {
+    pending: Pending,
+    since: Option<Instant>,
+    asked: u64,
+    done: u64,
+    /// A scan is going on: what moves is to be remembered.
+    scanning: bool,
+    standing: Standing,
+    closing: bool,
+    /// What has been changed is on the disk.
+    in_order: bool,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Feed {
+    state: Mutex<State>,
+    /// For the book: there is something to do.
+    work: Condvar,
+    /// For those who asked it.
+    answered: Condvar,
+}
+
+/// Why the book is woken.
+pub(super) struct Order {
+    pub(super) pending: Pending,
+    pub(super) answers: u64,
+    pub(super) closing: bool,
+}
+
+/// A name that is gone.
+#[derive(Clone, Copy)]
+pub(crate) struct Loss<'a> {
+    pub(crate) parent: &'a Arc<HumNode>,
+    pub(crate) name: &'a CStr,
+    /// What it led to, as the host has it, and the node if there is one.
+    pub(crate) host: &'a Attr,
+    pub(crate) node: Option<&'a Arc<HumNode>>,
+}
+
+impl Loss<'_> {
+    fn is_last(&self) -> bool {
+        self.host.kind == FileKind::Directory || self.host.nlink <= 1
+    }
+}
+
+fn number(node: &HumNode) -> u64 {
+    node.key().number
+}
+
+impl Feed {
+    pub(super) fn new() -> Feed {
+        let state = State {
+            pending: Pending::default(),
+            since: None,
+            asked: 0,
+            done: 0,
+            scanning: false,
+            standing: Standing::Building(0, 0),
+            closing: false,
+            in_order: false,
+        };
+        Feed { state: Mutex::new(state), work: Condvar::new(), answered: Condvar::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, change: impl FnOnce(&mut Pending, bool)) {
+        let mut state = self.state();
+        if matches!(state.standing, Standing::Failed(_)) {
+            return;
+        }
+        let scanning = state.scanning;
+        change(&mut state.pending, scanning);
+        let is_first = state.since.is_none();
+        if is_first {
+            state.since = Some(Instant::now());
+        }
+        let length = state.pending.len();
+        if length > TOO_MUCH {
+            state.pending = Pending { overflown: true, ..Pending::default() };
+        }
+        drop(state);
+        if is_first || length == MUCH {
+            self.work.notify_one();
+        }
+    }
+
+    /// `node`, which is `attr`, was made as `name` in `parent`.
+    pub(crate) fn made(&self, parent: &Arc<HumNode>, name: &[u8], node: &Arc<HumNode>, attr: &Attr) {
+        self.named(Op::Create, parent, name, node, Some(attr));
+    }
+
+    /// `node` was given the name `name` in `parent`; it is `attr` now, if that is known.
+    pub(crate) fn named(&self, op: Op, parent: &Arc<HumNode>, name: &[u8], node: &Arc<HumNode>, attr: Option<&Attr>) {
+        self.put(|pending, _| {
+            let link = Link { ino: number(node), is_dir: node.inner.host_kind() == FileKind::Directory };
+            pending.names.insert((number(parent), name.into()), Some(link));
+            pending.note(op, link.ino, Some((number(parent), name)));
+            ask(pending, node, attr);
+            ask(pending, parent, None);
+        });
+    }
+
+    /// A name is gone.
+    pub(crate) fn removed(&self, loss: Loss<'_>) {
+        self.put(|pending, _| {
+            let name = loss.name.to_bytes();
+            pending.names.insert((number(loss.parent), name.into()), None);
+            pending.note(Op::Remove, loss.host.ino, Some((number(loss.parent), name)));
+            lose(pending, loss);
+            ask(pending, loss.parent, None);
+        });
+    }
+
+    /// `old` leads to what was moved no more; `new` does, and led to `replaced`.
+    /// `stays` is what came to the old name in its place.
+    pub(crate) fn renamed(
+        &self,
+        old: (&Arc<HumNode>, &CStr),
+        new: (&Arc<HumNode>, &CStr),
+        moved: (Link, Option<&Arc<HumNode>>),
+        (stays, replaced): (Option<(Link, Option<&Arc<HumNode>>)>, Option<Loss<'_>>),
+    ) {
+        self.put(|pending, scanning| {
+            if let Some(loss) = replaced {
+                lose(pending, loss);
+            }
+            pending.names.insert((number(old.0), old.1.to_bytes().into()), stays.map(|(link, _)| link));
+            pending.names.insert((number(new.0), new.1.to_bytes().into()), Some(moved.0));
+            pending.note(Op::Rename, moved.0.ino, Some((number(new.0), new.1.to_bytes())));
+            for (link, node) in [Some(moved), stays].into_iter().flatten() {
+                let Some(node) = node else { continue };
+                ask(pending, node, None);
+                if scanning && link.is_dir {
+                    pending.moved.push(node.clone());
+                }
+            }
+            ask(pending, old.0, None);
+            ask(pending, new.0, None);
+        });
+    }
+
+    /// Nobody has looked up yet what `name` in `parent` leads to now.
+    pub(crate) fn appeared(&self, parent: &Arc<HumNode>, name: &CStr, link: Link) {
+        self.put(|pending, _| {
+            pending.names.insert((number(parent), name.to_bytes().into()), Some(link));
+            pending.objects.insert(link.ino, Fate::Forgotten(parent.inner.clone(), name.to_owned()));
+        });
+    }
+
+    /// Something about `node` has changed, which is `attr` now.
+    pub(crate) fn changed(&self, node: &Arc<HumNode>, attr: Option<&Attr>) {
+        self.put(|pending, _| {
+            pending.note(Op::Attributes, number(node), None);
+            ask(pending, node, attr);
+        });
+    }
+
+    /// The contents of `node` have changed.
+    pub(crate) fn written(&self, node: &Arc<HumNode>) {
+        // Once for each time that it is written down.
+        if node.is_awaited.load(Ordering::Acquire) && node.is_written.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.put(|pending, _| {
+            node.is_written.store(true, Ordering::Release);
+            pending.note(Op::Write, number(node), None);
+            ask(pending, node, None);
+        });
+    }
+
+    /// `node`, which the book was about to ask, is being dropped.
+    pub(crate) fn forgotten(&self, node: &HumNode) {
+        let Some((parent, name)) = node.inner.whereabouts() else { return };
+        self.put(|pending, _| {
+            if let Some(Fate::Gone) = pending.objects.get(&number(node)) {
+                return;
+            }
+            pending.objects.insert(number(node), Fate::Forgotten(parent, name));
+        });
+    }
+
+    /// Waits until everything that was told before is in the catalog, or for as
+    /// long as `patience`.
+    pub(crate) fn flush(&self, patience: Duration) -> Standing {
+        let end = Instant::now() + patience;
+        let mut state = self.state();
+        state.asked += 1;
+        let own = state.asked;
+        self.work.notify_one();
+        while state.done < own && state.standing == Standing::Current {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Standing::Failed("it takes too long to catch up".into());
+            }
+            state = self.answered.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.standing.clone()
+    }
+
+    /// Tells the book to write what there is and end; `in_order`: what was
+    /// changed in the tree is on the disk.
+    pub(super) fn end(&self, in_order: bool) {
+        let mut state = self.state();
+        state.closing = true;
+        state.in_order |= in_order;
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// Whether the tree is left in order.
+    pub(super) fn is_in_order(&self) -> bool {
+        self.state().in_order
+    }
+
+    /// What the book is to do next.
+    pub(super) fn wait(&self) -> Order {
+        let mut state = self.state();
+        loop {
+            let is_due = state.since.is_some_and(|since| since.elapsed() >= LAG) || state.pending.len() >= MUCH;
+            if state.closing || state.asked > state.done || (is_due && !state.pending.is_empty()) {
+                state.since = None;
+                return Order { pending: std::mem::take(&mut state.pending), answers: state.asked, closing: state.closing };
+            }
+            let left = state.since.map(|since| LAG.saturating_sub(since.elapsed()).max(Duration::from_millis(1)));
+            state = match left {
+                Some(left) => self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// Whether somebody wants the book to end.
+    pub(super) fn is_ending(&self) -> bool {
+        self.state().closing
+    }
+
+    /// A scan begins: everything from now on is remembered.
+    pub(super) fn begin_scan(&self) {
+        let mut state = self.state();
+        state.scanning = true;
+        state.pending.overflown = false;
+        state.standing = Standing::Building(0, 0);
+    }
+
+    /// The directories that moved since, of which the scan knows nothing yet;
+    /// where there are none it is over.
+    pub(super) fn end_scan(&self) -> Vec<Arc<HumNode>> {
+        let mut state = self.state();
+        let moved = std::mem::take(&mut state.pending.moved);
+        state.scanning = !moved.is_empty();
+        moved
+    }
+
+    /// How far it is, for those who ask.
+    pub(super) fn stand(&self, standing: Standing) {
+        self.state().standing = standing;
+        self.answered.notify_all();
+    }
+
+    /// Everything that was asked for up to `asked` is done.
+    pub(super) fn answer(&self, asked: u64) {
+        let mut state = self.state();
+        state.done = state.done.max(asked);
+        self.answered.notify_all();
+    }
+
+    /// Nothing more is written, for this reason.
+    pub(super) fn fail(&self, why: String) {
+        let mut state = self.state();
+        state.standing = Standing::Failed(why);
+        state.done = state.asked;
+        let pending = std::mem::take(&mut state.pending);
+        drop(state);
+        drop(pending);
+        self.answered.notify_all();
+    }
+}
+
+/// `node` is to be looked at when all is written down, or is `attr`.
+fn ask(pending: &mut Pending, node: &Arc<HumNode>, attr: Option<&Attr>) {
+    node.is_awaited.store(true, Ordering::Release);
+    pending.objects.insert(number(node), Fate::Known(Arc::downgrade(node), attr.map(|attr| Box::new(*attr))));
+}
+
+fn lose(pending: &mut Pending, loss: Loss<'_>) {
+    if loss.is_last() {
+        pending.objects.insert(loss.host.ino, Fate::Gone);
+        return;
+    }
+    match loss.node {
+        Some(node) => ask(pending, node, None),
+        None => match pending.objects.entry(loss.host.ino).or_insert(Fate::Lost(0)) {
+            Fate::Lost(names) => *names += 1,
+            // Whoever is asked knows.
+            _ => {}
+        },
+    }
+}

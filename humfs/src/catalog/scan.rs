@@ -1,0 +1,99 @@
+//! Making the catalog from the tree, while that is being served.
+
+use super::book::{Parts, entry};
+use super::feed::Feed;
+use crate::fs::{adopted, merged};
+use crate::store::Loaded;
+use crate::walk::{self, Folder, Ground, Seen, Visit};
+use externfs::{Errno, Error, ExternFs, FileKind, Result};
+use externfs_catalog::barrier::Standing;
+use externfs_catalog::{Batch, Catalog, Link, Object};
+use hostfs::Inode;
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Objects that are written at once.
+const PORTION: usize = 4096;
+
+struct Scan<'a> {
+    parts: &'a Parts,
+    feed: Option<&'a Feed>,
+    expected: u64,
+    seen: AtomicU64,
+    progress: &'a (dyn Fn(u64, u64) + Sync),
+    sink: Mutex<(Batch, &'a mut Catalog)>,
+}
+
+/// Writes everything below `from` into `catalog`. `feed`: others change the tree
+/// meanwhile and want to know how far this is.
+pub(super) fn scan(
+    parts: &Parts,
+    from: &Arc<Inode>,
+    catalog: &mut Catalog,
+    feed: Option<&Feed>,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<()> {
+    let expected = parts.account.used().inodes;
+    let scan = Scan { parts, feed, expected, seen: AtomicU64::new(0), progress, sink: Mutex::new((Batch::default(), catalog)) };
+    walk::walk(&Ground { base: &parts.base, store: &*parts.store, root: from.clone() }, &scan)?;
+    let (batch, catalog) = scan.sink.into_inner().unwrap_or_else(PoisonError::into_inner);
+    catalog.apply(&batch).map_err(|error| failed(&error))
+}
+
+/// The catalog cannot be written.
+pub(super) fn failed(error: &rusqlite::Error) -> Error {
+    Error::because(Errno::EIO, format!("humfs/catalog/catalog.db: {error}"))
+}
+
+impl Visit for Scan<'_> {
+    fn see(&self, seen: &Seen<'_>) -> Result<()> {
+        let Some(at) = &seen.at else { return Ok(()) };
+        let (record, host) = {
+            let _looking = self.parts.dirs.look(&seen.folder.inode);
+            // What cannot be read is not in the catalog; nor does the guest see it.
+            match seen.load() {
+                Ok(Loaded::Record(record)) => (record, seen.host),
+                Ok(Loaded::Absent) => match adopted(self.parts.adopt, seen.host) {
+                    Ok(record) => (record, seen.host),
+                    Err(_) => return Ok(()),
+                },
+                Err(_) => return Ok(()),
+            }
+        };
+        let target = || match record.kind {
+            FileKind::Symlink if record.target.is_none() => {
+                let (inode, _) = self.parts.base.enroll(at.parent, at.name).ok()?;
+                self.parts.base.read_link(&inode).ok()
+            }
+            _ => None,
+        };
+        let object = Object { attr: merged(host, &record), extra: Some(entry(&record, target)) };
+        let link = Link { ino: host.ino, is_dir: host.kind == FileKind::Directory };
+        let count = self.seen.fetch_add(1, Ordering::Relaxed) + 1;
+        {
+            let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+            let (batch, catalog) = &mut *sink;
+            batch.names.push((seen.folder.inode.host_key().number, at.name.to_bytes().into(), Some(link)));
+            batch.objects.push((host.ino, Some(object)));
+            if batch.objects.len() < PORTION {
+                return Ok(());
+            }
+            catalog.apply(&std::mem::take(batch)).map_err(|error| failed(&error))?;
+        }
+        (self.progress)(count, self.expected);
+        if let Some(feed) = self.feed {
+            feed.stand(Standing::Building(count, self.expected));
+            if feed.is_ending() {
+                return Err(Errno::EINTR.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// A directory that moved meanwhile is scanned once more; one that cannot be
+    /// read is not in the catalog.
+    fn fail(&self, _folder: &Folder, _name: Option<&CStr>, _error: Error) -> Result<()> {
+        Ok(())
+    }
+}
