@@ -5,12 +5,14 @@ use crate::cli::Query;
 use crate::failure::{Failure, Result};
 use crate::offline::source_of;
 use crate::progress::Progress;
-use crate::{plugins, process};
+use crate::{hostuser, plugins, process};
 use externfs_catalog::{Accounts, Catalog, DATABASE, DIRECTORY, Freshness, LABEL};
+use humfs::Label;
 use nix::sys::signal::Signal;
 use sqlfs::query::{self, Allowed, Engine, Limits, Source};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -137,9 +139,18 @@ fn bring_up_to_date(tree: &Path) -> Result<()> {
     }
 }
 
-/// Makes the catalog of `tree`, which nobody serves.
+/// Makes the catalog of `tree`, which nobody serves, as whoever owns it.
 fn rebuild(tree: &Path) -> Result<()> {
-    Err(Failure::new(format!("'{}' has no catalog that is up to date: mount it once", tree.display())))
+    let label = externfs_catalog::facts(&tree.join(DIRECTORY).join(DATABASE)).ok().flatten().map(|facts| facts.label);
+    let label = label.map_or_else(|| Ok(Label::default()), |label| Label::parse(&label))?;
+    hostuser::act_as_owner_of(tree)?;
+    let progress = Mutex::new(Progress::of_items(None));
+    let done = humfs::catalog::rebuild(tree, &label, &|seen, expected| {
+        let expected = (expected > 0).then(|| expected.max(seen));
+        progress.lock().unwrap_or_else(PoisonError::into_inner).reach(seen, expected);
+    });
+    drop(progress);
+    Ok(done?)
 }
 
 impl Made {
