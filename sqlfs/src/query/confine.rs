@@ -25,6 +25,9 @@ pub(crate) struct Needs<'p> {
     pub(crate) file: Option<u64>,
     /// The directory of the database, for one that changes it: a journal is made there.
     pub(crate) directory: Option<&'p Path>,
+    /// Whose the database is: root's worker becomes him, who can see whether it is
+    /// still there, which may be in a directory that is his alone.
+    pub(crate) owner: Option<(u32, u32)>,
 }
 
 /// Shuts this process in, for good. Landlock is the second wall where seccomp
@@ -48,6 +51,10 @@ pub(crate) fn enter(needs: &Needs<'_>) -> Result<(), String> {
     {
         return Err(format!("Landlock: {reason}"));
     }
+    if let Some((uid, gid)) = needs.owner.filter(|(uid, _)| *uid != 0 && rustix::process::geteuid().is_root()) {
+        // Root in a container may not, and is no worse off as root without a right.
+        let _ = become_user(uid, gid);
+    }
     drop_capabilities(needs.directory.is_some())?;
     seccomp(needs.directory.is_some())
 }
@@ -55,6 +62,15 @@ pub(crate) fn enter(needs: &Needs<'_>) -> Result<(), String> {
 fn limit(resource: Resource, most: u64) -> Result<(), String> {
     let hard = getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
     setrlimit(resource, Rlimit { current: Some(hard), maximum: Some(hard) }).map_err(|error| format!("{resource:?}: {error}"))
+}
+
+fn become_user(uid: u32, gid: u32) -> rustix::io::Result<()> {
+    let (uid, gid) = (rustix::process::Uid::from_raw(uid), rustix::process::Gid::from_raw(gid));
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    // A change of users makes the kernel forget it.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
 }
 
 /// Bytes of address space.

@@ -169,6 +169,14 @@ impl Session {
         Ok(())
     }
 
+    /// What was seen of the file before this process gave up its rights may be
+    /// out of its sight now; then nothing can be noticed.
+    pub(crate) fn forget_what_is_out_of_sight(&mut self) {
+        if identity(&self.source).is_none() {
+            self.identity = None;
+        }
+    }
+
     /// Begins the time of one request.
     fn begin(&mut self) -> Result<(), Failure> {
         // Somebody may have put another file in its place.

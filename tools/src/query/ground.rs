@@ -150,7 +150,7 @@ fn rebuild(tree: &Path) -> Result<()> {
         progress.lock().unwrap_or_else(PoisonError::into_inner).reach(seen, expected);
     });
     drop(progress);
-    Ok(done?)
+    done.map_err(|error| Failure::new(format!("{}; a tree that is mounted with catalog=off cannot be asked: mount it without", error.0)))
 }
 
 impl Made {
