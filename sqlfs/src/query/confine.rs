@@ -9,13 +9,15 @@ use seccompiler::{
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Seconds of processor time in a worker's life. It ends by itself at half of
-/// that; this is for one that has been taken over.
+/// Seconds of processor time in a worker's life, where one query may not take as
+/// long. It ends by itself at half of that; this is for one that has been taken over.
 pub(crate) const LIFE_SECONDS: u64 = 120;
 
 /// What one worker needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Needs<'p> {
+    /// Seconds of processor time.
+    pub(crate) seconds: u64,
     /// Bytes of memory beyond what it has now.
     pub(crate) memory: u64,
     /// Bytes of the largest file it writes, which is its answer; a writer's is
@@ -34,7 +36,7 @@ pub(crate) struct Needs<'p> {
 pub(crate) fn enter(needs: &Needs<'_>) -> Result<(), String> {
     let failed = |what: &'static str| move |error: rustix::io::Errno| format!("{what}: {error}");
     limit(Resource::Core, 0)?;
-    limit(Resource::Cpu, LIFE_SECONDS)?;
+    limit(Resource::Cpu, needs.seconds)?;
     limit(Resource::Nofile, 64)?;
     limit(Resource::As, memory_now() + needs.memory)?;
     if let Some(bytes) = needs.file {

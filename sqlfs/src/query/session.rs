@@ -86,8 +86,10 @@ impl Session {
     pub(crate) fn open(errand: &Errand, writes: bool) -> Result<Session, Failure> {
         let path = &errand.source.path;
         let access = if writes { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
+        // A tree's owner must not lead whoever looks into it elsewhere.
+        let links = if errand.source.catalog.is_some() { OpenFlags::SQLITE_OPEN_NOFOLLOW } else { OpenFlags::empty() };
         let connection =
-            Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(|error| Failure::of(&error))?;
+            Connection::open_with_flags(path, access | links | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(|error| Failure::of(&error))?;
         let session = Session {
             policy: Policy::default(),
             allowed: errand.allowed.clone(),

@@ -63,6 +63,7 @@ fn begin(errand: &Errand, writes: bool) -> Result<Session, Failure> {
     let limits = &errand.limits;
     let directory = errand.source.path.parent().filter(|_| writes);
     let needs = Needs {
+        seconds: confine::LIFE_SECONDS.max(limits.time.as_secs().saturating_mul(4)),
         // SQLite's heap; a table, which is kept whole; a request; the rest.
         memory: limits.heap + 4 * limits.bytes + (64 << 20),
         file: (!writes).then_some(limits.bytes + (1 << 20)),
