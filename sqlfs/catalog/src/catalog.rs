@@ -26,7 +26,7 @@ const LOG_MOST: u64 = 48 << 20;
 /// whoever has locked the tree.
 #[derive(Debug)]
 pub struct Catalog {
-    conn: Connection,
+    pub(crate) conn: Connection,
     path: PathBuf,
 }
 
@@ -89,6 +89,15 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
         return Ok(None);
     }
     facts_of(&connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?)
+}
+
+/// Whether `conn` is open on a catalog of this version, with nothing of anybody
+/// else's in its schema: then that can be trusted.
+///
+/// # Errors
+/// What SQLite says.
+pub fn is_ours(conn: &Connection) -> Result<bool> {
+    facts_of(conn).map(|facts| facts.is_some())
 }
 
 fn facts_of(conn: &Connection) -> Result<Option<Facts>> {

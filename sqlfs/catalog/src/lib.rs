@@ -22,11 +22,13 @@ mod freshness;
 mod objects;
 mod paths;
 mod schema;
+mod text;
 mod usage;
 
 pub use accounts::Accounts;
 pub use batch::{Batch, Change, Extra, Link, Object, Op};
-pub use catalog::{Catalog, Facts, facts};
+pub use catalog::{Catalog, Facts, facts, is_ours};
 pub use freshness::{DATABASE, DIRECTORY, Freshness};
 pub use rusqlite::Error;
 pub use schema::{LABEL, VERSION, is_label, tables, views};
+pub use text::Wanted;

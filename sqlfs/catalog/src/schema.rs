@@ -13,7 +13,7 @@ pub const LABEL: &str = "root";
 /// promises nothing for texts that are no UTF-8.
 ///
 /// `dir.path` begins and ends with a slash; see `paths` for long ones. `flags`
-/// has bit 0 for "has rows in xattr". `usage.kind` is 0 for users, 1 for groups, 2 for
+/// has bit 0 for "has rows in xattr" and bit 1 for "has been read for fulltext". `usage.kind` is 0 for users, 1 for groups, 2 for
 /// everything.
 pub(crate) const TABLES: &str = "
 CREATE TABLE state(k TEXT PRIMARY KEY, v ANY) WITHOUT ROWID, STRICT;
@@ -35,6 +35,7 @@ CREATE TABLE change(seq INTEGER PRIMARY KEY, time INTEGER NOT NULL, time_ns INTE
   parent INTEGER, name BLOB) STRICT;
 CREATE TABLE user_name(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT;
 CREATE TABLE group_name(id INTEGER PRIMARY KEY, name TEXT NOT NULL) STRICT;
+CREATE VIRTUAL TABLE fulltext USING fts5(text, tokenize='unicode61 remove_diacritics 2');
 ";
 
 /// What SQLite's planner is told of sizes: a tree of a million objects. What it
@@ -77,6 +78,9 @@ CREATE VIEW {label}_changes AS SELECT change.seq, change.time, change.time_ns, c
   THEN (SELECT above.path||dentry.name FROM dentry JOIN dir above ON above.ino=dentry.parent WHERE dentry.ino=change.ino LIMIT 1)
   ELSE dir.path||change.name END AS TEXT) AS name
   FROM change LEFT JOIN dir ON dir.ino=change.parent;
+CREATE VIEW {label}_text AS SELECT CAST(dir.path||dentry.name AS TEXT) AS name, fulltext.rowid AS ino, fulltext.text AS text,
+  snippet(fulltext, 0, '[', ']', '...', 12) AS snippet, fulltext.rank AS rank
+  FROM fulltext JOIN dentry ON dentry.ino=fulltext.rowid JOIN dir ON dir.ino=dentry.parent;
 "
     )
 }
@@ -84,15 +88,17 @@ CREATE VIEW {label}_changes AS SELECT change.seq, change.time, change.time_ns, c
 /// The names of the views of `label`.
 #[must_use]
 pub fn views(label: &str) -> Vec<String> {
-    ["fs", "inodes", "xattrs", "usage", "changes"].iter().map(|view| format!("{label}_{view}")).collect()
+    ["fs", "inodes", "xattrs", "usage", "changes", "text"].iter().map(|view| format!("{label}_{view}")).collect()
 }
 
 /// What the views of `label` and their tables are called: all that a query
 /// over them may read.
 #[must_use]
 pub fn tables(label: &str) -> Vec<String> {
-    let tables = ["inode", "dentry", "dir", "xattr", "usage", "change", "user_name", "group_name"];
-    tables.iter().map(|&table| table.to_owned()).chain(views(label)).collect()
+    let tables = ["inode", "dentry", "dir", "xattr", "usage", "change", "user_name", "group_name", "fulltext"];
+    // A full text table reads its own tables in the asker's name.
+    let own = ["data", "idx", "content", "docsize", "config"].iter().map(|part| format!("fulltext_{part}"));
+    tables.iter().map(|&table| table.to_owned()).chain(own).chain(views(label)).collect()
 }
 
 /// Whether views can be called by it: a letter, then letters, digits and `_`, 32 bytes at
