@@ -112,7 +112,7 @@ fn the_books_query_follows_the_tree() {
     assert_eq!((info(&mount, "standing"), info(&mount, "complete")), ("up to date".into(), "yes".into()));
     assert_eq!(cat(&mount, "tables/root_fs/count"), guest("cd $M; find . -mindepth 1 | wc -l", &tree));
     let listed = succeed(Command::new("ls").arg(mount.path().join("tables")));
-    assert_eq!(listed, "root_changes\nroot_fs\nroot_inodes\nroot_usage\nroot_xattrs\n");
+    assert_eq!(listed, "root_changes\nroot_fs\nroot_inodes\nroot_text\nroot_usage\nroot_xattrs\n");
     assert!(cat(&mount, "README").contains(&format!("cat \"{SETUID}\"")));
     // Nobody serves it, then somebody does again.
     tree.finish();

@@ -261,7 +261,10 @@ fn one_question_after_another() {
     );
     assert_eq!((err.as_str(), code), ("", Some(0)));
     let rest = out.strip_prefix("base,s\nhello,;\n").expect(&out);
-    assert!(rest.starts_with("plan\n") && rest.ends_with("root_changes\nroot_fs\nroot_inodes\nroot_usage\nroot_xattrs\n7\n7\n"), "{rest}");
+    assert!(
+        rest.starts_with("plan\n") && rest.ends_with("root_changes\nroot_fs\nroot_inodes\nroot_text\nroot_usage\nroot_xattrs\n7\n7\n"),
+        "{rest}"
+    );
     let (out, err, code) =
         talk(&place, "select frob;\n.frob\n.format xml\nselect 1;\n.schema root_usage\n.schema x\n.help\n.quit\nselect 2;\n");
     assert!(out.starts_with("1\nCREATE VIEW root_usage AS") && out.contains("-- columns: kind, id, name, inodes, bytes\n"), "{out}");
