@@ -26,7 +26,7 @@ mod text;
 mod usage;
 
 pub use accounts::Accounts;
-pub use batch::{Batch, Change, Extra, Link, Object, Op};
+pub use batch::{Batch, Change, Extra, Link, Object, Op, Xattr};
 pub use catalog::{Catalog, Facts, facts, is_ours};
 pub use freshness::{DATABASE, DIRECTORY, Freshness};
 pub use rusqlite::Error;

@@ -2,7 +2,7 @@
 
 use super::number::Volume;
 use externfs::{Attr, DeviceNumber, FileKind, GuestGid, GuestUid, Mode, Timestamp};
-use externfs_catalog::Extra;
+use externfs_catalog::{Extra, Xattr};
 use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::{Errno, Result};
 use std::ffi::CStr;
@@ -88,7 +88,7 @@ impl Tools {
         Extra { target, xattrs: self.xattrs().unwrap_or_default() }
     }
 
-    fn xattrs(&mut self) -> Result<Vec<(Box<[u8]>, Box<[u8]>)>> {
+    fn xattrs(&mut self) -> Result<Vec<Xattr>> {
         let length = rustix::fs::llistxattr(&*self.path, &mut *self.names)?;
         let names = self.names.get(..length).unwrap_or_default();
         let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
