@@ -230,7 +230,7 @@ fn what_cannot_be_read_is_said() {
     let place = Place::new();
     for name in ["a", "b"] {
         fs::create_dir(place.source().join(name)).expect("mkdir");
-        fs::set_permissions(place.source().join(name), PermissionsExt::from_mode(0)).expect("chmod");
+        fs::set_permissions(place.source().join(name), PermissionsExt::from_mode(0o000)).expect("chmod");
     }
     let mut command = Command::new("setpriv");
     command.args(["--bounding-set=-all", "--inh-caps=-all", PROGRAM, "query", &format!("hostfs:{}", place.source().display())]);

@@ -17,11 +17,11 @@ pub(crate) struct Rig {
 impl Rig {
     /// With the root in it.
     pub(crate) fn new() -> Rig {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().expect("the catalog");
         let path = dir.path().join("catalog.db");
-        let mut catalog = Catalog::create(&path, "root", ROOT).unwrap();
-        catalog.apply(&Batch { objects: vec![self::dir(ROOT)], ..Batch::default() }).unwrap();
-        let conn = Connection::open(&path).unwrap();
+        let mut catalog = Catalog::create(&path, "root", ROOT).expect("the catalog");
+        catalog.apply(&Batch { objects: vec![self::dir(ROOT)], ..Batch::default() }).expect("the catalog");
+        let conn = Connection::open(&path).expect("the catalog");
         Rig { catalog, conn, dir }
     }
 
@@ -38,12 +38,12 @@ impl Rig {
     }
 
     pub(crate) fn apply(&mut self, batch: &Batch) {
-        self.catalog.apply(batch).unwrap();
+        self.catalog.apply(batch).expect("the catalog");
     }
 
     /// Rows by lines, values between bars.
     pub(crate) fn text(&self, sql: &str) -> String {
-        let mut statement = self.conn.prepare(sql).unwrap();
+        let mut statement = self.conn.prepare(sql).expect("the catalog");
         let columns = statement.column_count();
         let rows = statement.query_map([], |row| {
             let values: Vec<String> = (0..columns)
@@ -57,7 +57,7 @@ impl Rig {
                 .collect();
             Ok(values.join("|"))
         });
-        rows.unwrap().map(Result::unwrap).collect::<Vec<_>>().join("\n")
+        rows.expect("rows").map(|row| row.expect("a row")).collect::<Vec<_>>().join("\n")
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
