@@ -16,6 +16,7 @@
 
 mod book;
 mod feed;
+mod look;
 mod marker;
 mod scan;
 

@@ -2,25 +2,23 @@
 
 use super::feed::{Fate, Feed, Order, Pending};
 use super::scan::{failed, scan};
-use super::{DIR, Upkeep, marker};
+use super::{DIR, Upkeep, look, marker};
 use crate::account::Account;
-use crate::fs::{HumFs, adopted, merged};
+use crate::fs::HumFs;
 use crate::host::{self, damaged, fault};
 use crate::locks::DirLocks;
 use crate::node::HumNode;
 use crate::options::{Adopt, Label, Options};
-use crate::record::Record;
-use crate::store::{At, Loaded, MetaStore};
+use crate::store::MetaStore;
 use crate::tree::{Access, Tree};
-use externfs::{Attr, Errno, Error, ExternFs, FileKind, Result, UsageError};
+use externfs::{Errno, Error, ExternFs, FileKind, Result, UsageError};
 use externfs_catalog::barrier::{self, Standing};
-use externfs_catalog::{Accounts, Batch, Catalog, Extra, Object};
-use hostfs::{HostFs, Inode};
+use externfs_catalog::{Accounts, Batch, Catalog};
+use hostfs::HostFs;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -33,6 +31,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often a log that a reader keeps from being written back is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// Rows of one transaction: each may change two pages of the database, and all
+/// of them are added to a log that may be nearly as long as it may become.
+const ROWS_MOST: usize = 2048;
+
+/// How often an object is looked for by names that do not lead to it.
+const MISSES: u32 = 5;
 
 /// See [`barrier::SOCKET`].
 const SOCKET: &CStr = c"socket";
@@ -78,7 +83,13 @@ impl Book {
             return Ok(None);
         }
         let feed = Arc::new(Feed::new());
-        let mut writer = Writer::new(tree, parts, &feed, options.label.as_str().to_owned())?;
+        let mut writer = match Writer::new(tree, parts, &feed, options.label.as_str().to_owned()) {
+            Ok(writer) => writer,
+            Err(error) => {
+                tracing::warn!("no catalog is kept: {error}");
+                return Ok(None);
+            }
+        };
         if tree.had_current_catalog() {
             // One that is damaged is made anew.
             writer.catalog = Catalog::open(&writer.path, &writer.label, parts.root.key().number).unwrap_or_default();
@@ -178,15 +189,7 @@ impl Writer {
             return self.build(&|_, _| {});
         }
         self.write(&order.pending)?;
-        self.name_accounts()?;
-        while !self.catalog_mut()?.tidy_log().map_err(|error| failed(&error))? {
-            // Changes gather in memory meanwhile.
-            if self.feed.is_ending() {
-                break;
-            }
-            std::thread::sleep(AGAIN);
-        }
-        Ok(())
+        self.name_accounts()
     }
 
     fn catalog_mut(&mut self) -> Result<&mut Catalog> {
@@ -206,6 +209,8 @@ impl Writer {
             for node in &from {
                 match scan(&self.parts, &node.inner, &mut catalog, Some(&self.feed), progress) {
                     Err(_) if self.feed.is_ending() => return Ok(()),
+                    // It moved, and was removed after that.
+                    Err(_) if node.state().orphan => {}
                     answer => answer?,
                 }
             }
@@ -224,60 +229,45 @@ impl Writer {
     fn write(&mut self, pending: &Pending) -> Result<()> {
         let mut batch = Batch { changes: pending.changes.clone(), ..Batch::default() };
         batch.names = pending.names.iter().map(|((parent, name), link)| (*parent, name.clone(), *link)).collect();
+        let mut astray = Vec::new();
         for (&ino, fate) in &pending.objects {
-            match fate {
-                Fate::Gone => batch.objects.push((ino, None)),
-                Fate::Lost(names) => batch.lost.push((ino, *names)),
-                Fate::Known(node, attr) => {
-                    batch.objects.extend(self.known(node.upgrade(), attr.as_deref()).map(|object| (ino, Some(object))))
+            let object = match fate {
+                Fate::Gone => {
+                    batch.objects.push((ino, None));
+                    continue;
                 }
-                Fate::Forgotten(parent, name) => batch.objects.extend(self.forgotten(ino, parent, name).map(|object| (ino, Some(object)))),
+                Fate::Known(node, attr) => look::known(&self.parts, node, attr.as_deref(), pending.generation),
+                Fate::Forgotten(parent, name) => {
+                    let found = look::named(&self.parts, ino, parent, name);
+                    astray.extend(found.is_none().then_some((ino, 0)));
+                    found
+                }
+                Fate::Astray(times) => {
+                    astray.push((ino, *times));
+                    None
+                }
+            };
+            batch.objects.extend(object.map(|object| (ino, Some(object))));
+        }
+        let feed = self.feed.clone();
+        apply(self.catalog_mut()?, batch, Some(&feed))?;
+        let found = self.find(&astray)?;
+        apply(self.catalog_mut()?, found, Some(&feed))
+    }
+
+    /// Looks at objects by the names that the catalog has of them by now.
+    fn find(&mut self, astray: &[(u64, u32)]) -> Result<Batch> {
+        let mut batch = Batch::default();
+        for &(ino, times) in astray {
+            let paths = self.catalog_mut()?.paths_of(ino).map_err(|error| failed(&error))?;
+            match paths.iter().find_map(|path| look::at_path(&self.parts, ino, path)) {
+                Some(object) => batch.objects.push((ino, Some(object))),
+                // Something on the way may be moving at this moment.
+                None if !paths.is_empty() && times < MISSES => self.feed.missed(ino, times + 1),
+                None => {}
             }
         }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        self.catalog_mut()?.apply(&batch).map_err(|error| failed(&error))
-    }
-
-    /// What is to be said of a node; None for one that is gone, of which something
-    /// else tells.
-    fn known(&self, node: Option<Arc<HumNode>>, attr: Option<&Attr>) -> Option<Object> {
-        let node = node?;
-        // From now on its changes are to be told again.
-        node.is_awaited.store(false, Ordering::Release);
-        let was_written = node.is_written.swap(false, Ordering::AcqRel);
-        let told = attr.filter(|_| !was_written).copied();
-        let host = match told {
-            Some(_) => None,
-            None => Some(self.parts.base.attr(&node.inner, None).ok()?),
-        };
-        let (record, orphan) = {
-            let state = node.state();
-            (state.record.clone(), state.orphan)
-        };
-        if orphan {
-            return None;
-        }
-        let attr = told.or_else(|| host.map(|host| merged(&host, &record)))?;
-        let target = || self.parts.base.read_link(&node.inner).ok();
-        Some(Object { attr, extra: Some(entry(&record, target)) })
-    }
-
-    /// What is to be said of the object that was called `name` in `parent`.
-    fn forgotten(&self, ino: u64, parent: &Arc<Inode>, name: &CStr) -> Option<Object> {
-        let _looking = self.parts.dirs.look(parent);
-        let (inode, host) = self.parts.base.enroll(parent, name).ok()?;
-        if host.ino != ino {
-            return None;
-        }
-        let dir = self.parts.base.dir_fd(parent).ok()?;
-        let record = match self.parts.store.load(&At { parent, dir: (*dir).as_fd(), name }, &host).ok()? {
-            Loaded::Record(record) => record,
-            Loaded::Absent => adopted(self.parts.adopt, &host).ok()?,
-        };
-        let target = || self.parts.base.read_link(&inode).ok();
-        Some(Object { attr: merged(&host, &record), extra: Some(entry(&record, target)) })
+        Ok(batch)
     }
 
     /// Reads the names of users and groups, if their files are others than before.
@@ -301,23 +291,26 @@ impl Writer {
     }
 }
 
+/// Writes `batch`, in parts so small that the log can be written back between
+/// them. While a reader keeps it from that, changes gather in memory.
+pub(super) fn apply(catalog: &mut Catalog, batch: Batch, feed: Option<&Feed>) -> Result<()> {
+    for part in batch.split(ROWS_MOST) {
+        catalog.apply(&part).map_err(|error| failed(&error))?;
+        while !catalog.tidy_log().map_err(|error| failed(&error))? {
+            if feed.is_some_and(Feed::is_ending) {
+                return Err(Error::because(Errno::EBUSY, "a reader that does not end keeps its log from being written back"));
+            }
+            std::thread::sleep(AGAIN);
+        }
+    }
+    Ok(())
+}
+
 /// Leaves a catalog that agrees with the tree; it is to be believed if the
 /// tree is left in order as well.
 fn close(catalog: Catalog, dir: BorrowedFd<'_>, in_order: bool) -> Result<()> {
     catalog.close().map_err(|error| failed(&error))?;
     if in_order { marker::put(dir).map_err(fault("writing humfs/catalog/current")) } else { Ok(()) }
-}
-
-/// What a record says that stat(2) does not; `target` for a link whose target
-/// is not in there.
-pub(super) fn entry(record: &Record, target: impl FnOnce() -> Option<Vec<u8>>) -> Extra {
-    let target = match (&record.kind, &record.target) {
-        (FileKind::Symlink, Some(target)) => Some(target.clone()),
-        (FileKind::Symlink, None) => target().map(Into::into),
-        _ => None,
-    };
-    let xattrs = record.xattrs.iter().map(|(name, value)| (name.into(), value.into())).collect();
-    Extra { target, xattrs }
 }
 
 /// Makes the catalog of the tree at `path` anew; `progress` is told how many

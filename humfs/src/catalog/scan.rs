@@ -1,7 +1,8 @@
 //! Making the catalog from the tree, while that is being served.
 
-use super::book::{Parts, entry};
+use super::book::{Parts, apply};
 use super::feed::Feed;
+use super::look::entry;
 use crate::fs::{adopted, merged};
 use crate::store::Loaded;
 use crate::walk::{self, Folder, Ground, Seen, Visit};
@@ -38,7 +39,7 @@ pub(super) fn scan(
     let scan = Scan { parts, feed, expected, seen: AtomicU64::new(0), progress, sink: Mutex::new((Batch::default(), catalog)) };
     walk::walk(&Ground { base: &parts.base, store: &*parts.store, root: from.clone() }, &scan)?;
     let (batch, catalog) = scan.sink.into_inner().unwrap_or_else(PoisonError::into_inner);
-    catalog.apply(&batch).map_err(|error| failed(&error))
+    apply(catalog, batch, feed)
 }
 
 /// The catalog cannot be written.
@@ -79,7 +80,7 @@ impl Visit for Scan<'_> {
             if batch.objects.len() < PORTION {
                 return Ok(());
             }
-            catalog.apply(&std::mem::take(batch)).map_err(|error| failed(&error))?;
+            apply(catalog, std::mem::take(batch), self.feed)?;
         }
         (self.progress)(count, self.expected);
         if let Some(feed) = self.feed {

@@ -304,11 +304,8 @@ impl Worker {
 
     fn set_acl(&mut self) -> Done {
         let value = acl(1000 + self.below(3) as u16, self.below(8) as u16);
-        let (path, name) = if self.below(3) == 0 {
-            (self.some_dir(), "system.posix_acl_default")
-        } else {
-            (self.any(), "system.posix_acl_access")
-        };
+        let (path, name) =
+            if self.below(3) == 0 { (self.some_dir(), "system.posix_acl_default") } else { (self.any(), "system.posix_acl_access") };
         if path.is_symlink() {
             return Err(rustix::io::Errno::OPNOTSUPP);
         }
