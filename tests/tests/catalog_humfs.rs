@@ -38,7 +38,7 @@ fn sql_says_what_the_mount_says(format: Format) {
     let (tree, seed) = (HumTree::new(format, TOTAL), random::seed());
     let mut done = BTreeMap::new();
     let (mut mount, mut compared) = (tree.mount(""), 0);
-    let batches = cases(6);
+    let batches = cases(9);
     for batch in 0..batches {
         let counts = load::run(mount.path(), seed.wrapping_add(u64::from(batch)), THREADS, OPERATIONS);
         counts.into_iter().for_each(|(deed, count)| *done.entry(deed).or_insert(0) += count);

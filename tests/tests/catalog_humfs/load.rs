@@ -3,9 +3,9 @@
 
 use rustix::fs::{self, AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, XattrFlags};
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 /// Who else writes: neither the server's user nor root.
@@ -26,7 +26,7 @@ const DEEDS: &[(&str, u64, fn(&mut Worker) -> Done)] = &[
     ("allocate", 2, Worker::allocate),
     ("mkdir", 12, Worker::make_dir),
     ("rmdir", 3, Worker::remove_dir),
-    ("rm -r", 1, Worker::remove_all),
+    ("rm -r", 1, Worker::remove_tree),
     ("symlink", 5, Worker::symlink),
     ("mknod", 6, Worker::make_node),
     ("link", 8, Worker::link),
@@ -39,8 +39,8 @@ const DEEDS: &[(&str, u64, fn(&mut Worker) -> Done)] = &[
     ("exchange of directories", 2, Worker::exchange_dirs),
     ("chmod", 10, Worker::chmod),
     ("chown", 8, Worker::chown),
-    ("set xattr", 6, Worker::set_xattr),
-    ("remove xattr", 3, Worker::remove_xattr),
+    ("set xattr", 8, Worker::set_xattr),
+    ("remove xattr", 6, Worker::remove_xattr),
     ("set ACL", 4, Worker::set_acl),
     ("utimens", 5, Worker::utimens),
     ("name for the nameless", 3, Worker::name_nameless),
@@ -147,17 +147,46 @@ impl Worker {
     fn dir(&mut self) -> PathBuf {
         let mut path = self.root.clone();
         for _ in 0..self.below(DEEPEST + 1) {
-            match self.below(4) {
-                0 => path.push(OsStr::from_bytes(b"d\xfe\nir")),
-                other => path.push(format!("d{other}")),
+            let below = path.join(self.dir_name());
+            if !below.is_dir() {
+                break;
             }
+            path = below;
         }
         path
     }
 
-    fn path(&mut self) -> PathBuf {
+    fn dir_name(&mut self) -> OsString {
+        match self.below(4) {
+            0 => OsString::from_vec(b"d\xfe\nir".to_vec()),
+            other => OsString::from(format!("d{other}")),
+        }
+    }
+
+    fn new_path(&mut self) -> PathBuf {
         let dir = self.dir();
         dir.join(self.name())
+    }
+
+    /// Something that is there, most of the time.
+    fn path(&mut self) -> PathBuf {
+        for _ in 0..4 {
+            let path = self.new_path();
+            if path.symlink_metadata().is_ok() {
+                return path;
+            }
+        }
+        self.new_path()
+    }
+
+    fn file(&mut self) -> PathBuf {
+        for _ in 0..4 {
+            let path = self.path();
+            if path.symlink_metadata().is_ok_and(|there| there.is_file()) {
+                return path;
+            }
+        }
+        self.path()
     }
 
     /// A file, or at times a directory.
@@ -167,36 +196,38 @@ impl Worker {
 
     /// Not the root, which cannot go or move.
     fn some_dir(&mut self) -> PathBuf {
-        loop {
+        for _ in 0..8 {
             let dir = self.dir();
             if dir != self.root {
                 return dir;
             }
         }
+        let name = self.dir_name();
+        self.root.join(name)
     }
 
     fn create(&mut self) -> Done {
-        let file = open(&self.path(), OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY)?;
+        let file = open(&self.new_path(), OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY)?;
         let length = self.below(3) * self.below(9000);
         put(&file, length, None)
     }
 
     fn write(&mut self) -> Done {
         let flags = if self.below(4) == 0 { OFlags::TRUNC } else { OFlags::empty() };
-        let file = open(&self.path(), OFlags::WRONLY | flags)?;
+        let file = open(&self.file(), OFlags::WRONLY | flags)?;
         let (length, offset) = (self.below(20_000), self.below(4) * self.below(200_000));
         put(&file, length, Some(offset))
     }
 
     fn append(&mut self) -> Done {
-        let file = open(&self.path(), OFlags::WRONLY | OFlags::APPEND)?;
+        let file = open(&self.file(), OFlags::WRONLY | OFlags::APPEND)?;
         put(&file, 700, None)?;
         put(&file, 1, None)
     }
 
     /// Takes setuid away, as none of root's writes does.
     fn write_by_another(&mut self) -> Done {
-        let path = self.path();
+        let path = self.file();
         fs::chmodat(CWD, &path, Mode::from_raw_mode(0o6777), AtFlags::empty())?;
         let file = open(&path, OFlags::WRONLY)?;
         let root = Uid::ROOT;
@@ -207,12 +238,12 @@ impl Worker {
     }
 
     fn truncate(&mut self) -> Done {
-        let file = open(&self.path(), OFlags::WRONLY)?;
+        let file = open(&self.file(), OFlags::WRONLY)?;
         fs::ftruncate(&file, self.below(50_000))
     }
 
     fn allocate(&mut self) -> Done {
-        let file = open(&self.path(), OFlags::WRONLY)?;
+        let file = open(&self.file(), OFlags::WRONLY)?;
         let flags = match self.below(3) {
             0 => fs::FallocateFlags::PUNCH_HOLE | fs::FallocateFlags::KEEP_SIZE,
             1 => fs::FallocateFlags::KEEP_SIZE,
@@ -221,23 +252,32 @@ impl Worker {
         fs::fallocate(&file, flags, self.below(30_000), 1 + self.below(30_000))
     }
 
+    fn new_dir(&mut self) -> PathBuf {
+        let dir = self.dir();
+        dir.join(self.dir_name())
+    }
+
     fn make_dir(&mut self) -> Done {
         let mode = if self.below(5) == 0 { 0o3775 } else { 0o755 };
-        fs::mkdirat(CWD, self.some_dir(), Mode::from_raw_mode(mode))
+        let path = self.new_dir();
+        fs::mkdirat(CWD, path, Mode::from_raw_mode(mode))
     }
 
     fn remove_dir(&mut self) -> Done {
         fs::unlinkat(CWD, self.some_dir(), AtFlags::REMOVEDIR)
     }
 
-    fn remove_all(&mut self) -> Done {
+    fn remove_tree(&mut self) -> Done {
+        if self.below(3) > 0 {
+            return Err(rustix::io::Errno::AGAIN);
+        }
         // Others may put something in meanwhile, or remove it first.
         std::fs::remove_dir_all(self.some_dir()).map_err(|_| rustix::io::Errno::NOTEMPTY)
     }
 
     fn symlink(&mut self) -> Done {
         let target = if self.below(6) == 0 { OsString::from("t".repeat(3000)) } else { self.name() };
-        fs::symlinkat(target, CWD, self.path())
+        fs::symlinkat(target, CWD, self.new_path())
     }
 
     fn make_node(&mut self) -> Done {
@@ -248,11 +288,11 @@ impl Worker {
         } else {
             0
         };
-        fs::mknodat(CWD, self.path(), kind, Mode::from_raw_mode(0o640), device)
+        fs::mknodat(CWD, self.new_path(), kind, Mode::from_raw_mode(0o640), device)
     }
 
     fn link(&mut self) -> Done {
-        fs::linkat(CWD, self.path(), CWD, self.path(), AtFlags::empty())
+        fs::linkat(CWD, self.path(), CWD, self.new_path(), AtFlags::empty())
     }
 
     fn unlink(&mut self) -> Done {
@@ -260,11 +300,13 @@ impl Worker {
     }
 
     fn rename(&mut self, flags: RenameFlags) -> Done {
-        fs::renameat_with(CWD, self.path(), CWD, self.path(), flags)
+        let new = if flags.contains(RenameFlags::EXCHANGE) { self.path() } else { self.new_path() };
+        fs::renameat_with(CWD, self.path(), CWD, new, flags)
     }
 
     fn rename_dir(&mut self) -> Done {
-        fs::renameat(CWD, self.some_dir(), CWD, self.some_dir())
+        let new = self.new_dir();
+        fs::renameat(CWD, self.some_dir(), CWD, new)
     }
 
     fn exchange_dirs(&mut self) -> Done {
@@ -295,11 +337,13 @@ impl Worker {
         } else {
             vec![b'v'; self.below(400) as usize]
         };
-        fs::lsetxattr(self.any(), name, &value, XattrFlags::empty())
+        let path = if name.starts_with("user") { self.file() } else { self.any() };
+        fs::lsetxattr(path, name, &value, XattrFlags::empty())
     }
 
     fn remove_xattr(&mut self) -> Done {
-        fs::lremovexattr(self.any(), ["user.one", "user.two", "trusted.three"][self.below(3) as usize])
+        let path = if self.below(2) == 0 { self.file() } else { self.any() };
+        fs::lremovexattr(path, ["user.one", "user.two", "trusted.three"][self.below(3) as usize])
     }
 
     fn set_acl(&mut self) -> Done {
@@ -324,13 +368,13 @@ impl Worker {
         let file = fs::open(self.dir(), OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from_raw_mode(0o640))?;
         put(&file, 5000, None)?;
         let by_descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
-        fs::linkat(CWD, by_descriptor, CWD, self.path(), AtFlags::SYMLINK_FOLLOW)?;
+        fs::linkat(CWD, by_descriptor, CWD, self.new_path(), AtFlags::SYMLINK_FOLLOW)?;
         put(&file, 10, None)
     }
 
     /// None of this may bring it back.
     fn change_removed(&mut self) -> Done {
-        let path = self.path();
+        let path = self.file();
         let file = open(&path, OFlags::RDWR)?;
         fs::unlinkat(CWD, &path, AtFlags::empty())?;
         if self.below(2) == 0 {
@@ -342,9 +386,9 @@ impl Worker {
     }
 
     fn change_other_name(&mut self) -> Done {
-        let path = self.path();
+        let path = self.file();
         let file = open(&path, OFlags::RDWR)?;
-        fs::linkat(CWD, &path, CWD, self.path(), AtFlags::empty())?;
+        fs::linkat(CWD, &path, CWD, self.new_path(), AtFlags::empty())?;
         fs::unlinkat(CWD, &path, AtFlags::empty())?;
         put(&file, 300, None)?;
         fs::fchmod(file.as_fd(), Mode::from_raw_mode(0o751))
