@@ -9,6 +9,8 @@
 mod compare;
 #[path = "catalog_humfs/load.rs"]
 mod load;
+#[path = "catalog_humfs/survival.rs"]
+mod survival;
 
 use externfs_tests::harness::{self, Case};
 use externfs_tests::humtree::{HumTree, TOTAL};
@@ -28,6 +30,14 @@ fn main() -> std::process::ExitCode {
             let name = |what: &str| format!("{what}_{}", format.name());
             list.push(Case::new(name("sql_says_what_the_mount_says"), move || sql_says_what_the_mount_says(format)).limit(7200));
         }
+        for format in Format::ALL {
+            let name = |what: &str| format!("{what}_{}", format.name());
+            list.push(
+                Case::new(name("a_kill_costs_a_scan_and_no_more"), move || survival::a_kill_costs_a_scan_and_no_more(format)).limit(7200),
+            );
+            list.push(Case::new(name("an_unmount_costs_no_scan"), move || survival::an_unmount_costs_no_scan(format)));
+        }
+        list.push(Case::new("what_is_done_meanwhile_is_noticed", || survival::what_is_done_meanwhile_is_noticed(Format::Xattr)));
         harness::main(list)
     })
 }

@@ -81,10 +81,17 @@ fn statements(label: &str) -> String {
     format!("{TABLES}{}", view_statements(label))
 }
 
-/// The schema as SQLite has it, in a fixed order.
+/// The tables that SQLite adds by itself for what it has found out about ours
+/// ([`Catalog::complete`] asks it to).
+const OF_SQLITE: [&str; 2] = ["CREATE TABLE sqlite_stat1(tbl,idx,stat)", "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)"];
+
+/// The schema as SQLite has it, in a fixed order; without SQLite's own tables.
 fn schema(conn: &Connection) -> Result<Vec<(String, String, Option<String>)>> {
     let mut list = conn.prepare("SELECT type, name, sql FROM sqlite_schema ORDER BY 1, 2")?;
-    list.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+    let mut all: Vec<(String, String, Option<String>)> =
+        list.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_>>()?;
+    all.retain(|(_, _, sql)| sql.as_ref().is_none_or(|sql| !OF_SQLITE.contains(&sql.as_str())));
+    Ok(all)
 }
 
 fn state<T: rusqlite::types::FromSql>(conn: &Connection, key: &str) -> Result<Option<T>> {
