@@ -31,7 +31,7 @@ impl HumFs {
             // What fails may have been done in part.
             match (self.feed(), &attr) {
                 (Some(feed), Ok(attr)) => feed.changed(node, Some(attr)),
-                (Some(feed), Err(_)) => feed.settled(node),
+                (Some(feed), Err(_)) => feed.perhaps_changed(node),
                 (None, _) => {}
             }
             attr

@@ -18,6 +18,7 @@ mod book;
 mod feed;
 mod look;
 mod marker;
+mod restless;
 mod scan;
 
 pub use book::rebuild;

@@ -1,6 +1,6 @@
 //! Opening files and what is in them, within the limit.
 
-use crate::account::{Announced, BLOCK, Entry, Limits, Outcome, Usage};
+use crate::account::{Announced, BLOCK, Entry, Limits, Usage};
 use crate::extents::allocated;
 use crate::fs::HumFs;
 use crate::host::fault;
@@ -188,9 +188,6 @@ impl HumFs {
                     let mut state = node.state();
                     self.recosted(&mut state, &host)
                 };
-                if let Some(feed) = self.feed().filter(|_| outcome != Outcome::default()) {
-                    feed.settled(node);
-                }
                 self.account.settle(outcome);
             }
         }

@@ -1,6 +1,7 @@
 //! [`Book`]: the thread that writes the catalog.
 
 use super::feed::{Fate, Feed, Order, Pending};
+use super::restless::Restless;
 use super::scan::{failed, scan};
 use super::{DIR, Upkeep, look, marker};
 use crate::account::Account;
@@ -67,6 +68,7 @@ struct Writer {
     path: PathBuf,
     label: String,
     catalog: Option<Catalog>,
+    restless: Restless,
     /// Of the files that name users and groups: number, size, mtime.
     accounts: Option<[Option<(u64, u64, externfs::Timestamp)>; 2]>,
 }
@@ -147,7 +149,16 @@ impl Writer {
         let control = tree.control().ok_or_else(|| damaged("there is no humfs/"))?;
         let dir = host::ensure_dir(control, DIR).map_err(fault("making humfs/catalog"))?;
         let path = std::fs::read_link(host::proc_path(dir.as_fd())).map_err(Error::from)?.join("catalog.db");
-        Ok(Writer { feed: feed.clone(), parts: parts.clone(), dir, path, label, catalog: None, accounts: None })
+        Ok(Writer {
+            feed: feed.clone(),
+            parts: parts.clone(),
+            dir,
+            path,
+            label,
+            catalog: None,
+            restless: Restless::default(),
+            accounts: None,
+        })
     }
 
     fn run(mut self) {
@@ -189,7 +200,18 @@ impl Writer {
             return self.build(&|_, _| {});
         }
         self.write(&order.pending)?;
+        if order.is_asked || order.closing {
+            self.look_again()?;
+        }
         self.name_accounts()
+    }
+
+    /// At what may have changed without a word.
+    fn look_again(&mut self) -> Result<()> {
+        let catalog = self.catalog.as_mut().ok_or_else(|| damaged("there is no catalog"))?;
+        // One that cannot be looked up is left as it is.
+        let objects = self.restless.look(&self.parts, |ino| catalog.paths_of(ino).unwrap_or_default());
+        apply(catalog, Batch { objects, ..Batch::default() }, Some(&self.feed))
     }
 
     fn catalog_mut(&mut self) -> Result<&mut Catalog> {
@@ -236,7 +258,14 @@ impl Writer {
                     batch.objects.push((ino, None));
                     continue;
                 }
-                Fate::Known(node, attr) => look::known(&self.parts, node, attr.as_deref(), pending.generation),
+                Fate::Known(node, attr) => {
+                    let Some(node) = node.upgrade() else { continue };
+                    let was_written = look::take_up(&node, pending.generation);
+                    if was_written {
+                        self.restless.written(&node);
+                    }
+                    look::known(&self.parts, &node, attr.as_deref().filter(|_| !was_written))
+                }
                 Fate::Forgotten(parent, name) => {
                     let found = look::named(&self.parts, ino, parent, name);
                     astray.extend(found.is_none().then_some((ino, 0)));

@@ -104,6 +104,8 @@ pub(crate) struct Feed {
 pub(super) struct Order {
     pub(super) pending: Pending,
     pub(super) answers: u64,
+    /// Somebody wants to know.
+    pub(super) is_asked: bool,
     pub(super) closing: bool,
 }
 
@@ -275,9 +277,8 @@ impl Feed {
         });
     }
 
-    /// The host may tell something else of `node` now: other blocks, since it was
-    /// written out.
-    pub(crate) fn settled(&self, node: &Arc<HumNode>) {
+    /// Something about `node` may have changed, although that failed.
+    pub(crate) fn perhaps_changed(&self, node: &Arc<HumNode>) {
         self.put(|pending, _| ask_again(pending, node, None));
     }
 
@@ -342,7 +343,8 @@ impl Feed {
             let is_due = state.since.is_some_and(|since| since.elapsed() >= LAG) || state.pending.len() >= MUCH;
             if state.closing || state.asked > state.done || (is_due && !state.pending.is_empty()) {
                 state.since = None;
-                return Order { pending: self.take(&mut state), answers: state.asked, closing: state.closing };
+                let (answers, is_asked, closing) = (state.asked, state.asked > state.done, state.closing);
+                return Order { pending: self.take(&mut state), answers, is_asked, closing };
             }
             let left = state.since.map(|since| LAG.saturating_sub(since.elapsed()).max(Duration::from_millis(1)));
             state = match left {

@@ -10,17 +10,20 @@ use externfs_catalog::{Extra, Object};
 use hostfs::Inode;
 use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
 
-/// What is to be said of a node that was told of in `generation`; None for one
-/// that is gone, of which something else tells.
-pub(super) fn known(parts: &Parts, node: &Weak<HumNode>, attr: Option<&Attr>, generation: u64) -> Option<Object> {
-    let node = node.upgrade()?;
-    // From now on its changes are to be told again, unless they have been.
+/// From now on changes of `node`, which was told of in `generation`, are to be
+/// told again, unless they have been. Whether its contents may have changed.
+pub(super) fn take_up(node: &HumNode, generation: u64) -> bool {
     let is_last_word = node.awaited.compare_exchange(generation, 0, Ordering::AcqRel, Ordering::Acquire).is_ok();
-    let was_written = if is_last_word { node.is_written.swap(false, Ordering::AcqRel) } else { true };
-    let told = attr.filter(|_| !was_written).copied();
+    !is_last_word || node.is_written.swap(false, Ordering::AcqRel)
+}
+
+/// What is to be said of a node, which is `told` if that is certain; None for
+/// one that is gone, of which something else tells.
+pub(super) fn known(parts: &Parts, node: &Arc<HumNode>, told: Option<&Attr>) -> Option<Object> {
+    let told = told.copied();
     let host = match told {
         Some(_) => None,
         None => Some(parts.base.attr(&node.inner, None).ok()?),

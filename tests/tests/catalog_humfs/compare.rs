@@ -278,6 +278,8 @@ pub(crate) fn differences(conn: &Connection, walk: &Walk) -> String {
 /// Compares the tree's catalog with its mount at `mount`, while nobody changes
 /// it. Returns the number of names.
 pub(crate) fn check(tree: &HumTree, mount: &Path, what: &str) -> usize {
+    // Blocks are not to be decided upon between the two.
+    rustix::fs::syncfs(std::fs::File::open(tree.path()).expect("the tree")).expect("syncfs");
     settle(tree);
     let walk = Walk::of(mount);
     let report = differences(&open(tree), &walk);
