@@ -9,6 +9,8 @@
 mod compare;
 #[path = "catalog_humfs/load.rs"]
 mod load;
+#[path = "catalog_humfs/pressure.rs"]
+mod pressure;
 #[path = "catalog_humfs/survival.rs"]
 mod survival;
 
@@ -38,6 +40,14 @@ fn main() -> std::process::ExitCode {
             list.push(Case::new(name("an_unmount_costs_no_scan"), move || survival::an_unmount_costs_no_scan(format)));
         }
         list.push(Case::new("what_is_done_meanwhile_is_noticed", || survival::what_is_done_meanwhile_is_noticed(Format::Xattr)));
+        for format in Format::ALL {
+            let name = format!("what_moves_during_the_scan_is_not_missed_{}", format.name());
+            list.push(Case::new(name, move || pressure::what_moves_during_the_scan_is_not_missed(format)).limit(600));
+        }
+        list.push(
+            Case::new("a_reader_who_does_not_end_is_no_harm", || pressure::a_reader_who_does_not_end_is_no_harm(Format::Xattr)).limit(900),
+        );
+        list.push(Case::new("a_full_host_does_not_stop_the_tree", || pressure::a_full_host_does_not_stop_the_tree(Format::Xattr)));
         harness::main(list)
     })
 }

@@ -2,7 +2,7 @@
 
 use super::feed::{Fate, Feed, Order, Pending};
 use super::restless::Restless;
-use super::scan::{failed, scan};
+use super::scan::{Listed, failed, scan};
 use super::{DIR, Upkeep, look, marker};
 use crate::account::Account;
 use crate::fs::HumFs;
@@ -16,6 +16,7 @@ use externfs::{Errno, Error, ExternFs, FileKind, Result, UsageError};
 use externfs_catalog::barrier::{self, Standing};
 use externfs_catalog::{Accounts, Batch, Catalog};
 use hostfs::HostFs;
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -37,8 +38,11 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// of them are added to a log that may be nearly as long as it may become.
 const ROWS_MOST: usize = 2048;
 
+/// More has changed during a scan than could be kept in memory.
+const OVERTAKEN: Errno = Errno::EOVERFLOW;
+
 /// How often an object is looked for by names that do not lead to it.
-const MISSES: u32 = 5;
+const MISSES: u32 = 8;
 
 /// See [`barrier::SOCKET`].
 const SOCKET: &CStr = c"socket";
@@ -221,31 +225,77 @@ impl Writer {
     /// Makes it anew from the tree. Without an error and without a catalog it
     /// was told to end.
     fn build(&mut self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
+        loop {
+            match self.build_once(progress) {
+                Err(error) if error.errno() == OVERTAKEN => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    fn build_once(&mut self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
         self.catalog = None;
         self.accounts = None;
         self.feed.begin_scan();
-        let root = &self.parts.root;
+        // What a server that was killed has written takes its last blocks now.
+        let _ = self.parts.base.sync();
+        let root = self.parts.root.clone();
         let mut catalog = Catalog::create(&self.path, &self.label, root.key().number).map_err(|error| failed(&error))?;
-        let mut from = vec![root.clone()];
-        while !from.is_empty() {
-            for node in &from {
-                match scan(&self.parts, &node.inner, &mut catalog, Some(&self.feed), progress) {
-                    Err(_) if self.feed.is_ending() => return Ok(()),
-                    // It moved, and was removed after that.
-                    Err(_) if node.state().orphan => {}
-                    answer => answer?,
-                }
-            }
-            from = self.feed.end_scan();
+        let listed = Listed::default();
+        match scan(&self.parts, &root.inner, &mut catalog, &listed, (Some(&self.feed), progress)) {
+            Err(_) if self.feed.is_ending() => return Ok(()),
+            answer => answer?,
+        }
+        self.catalog = Some(catalog);
+        if !self.catch_up(&listed, progress)? {
+            self.catalog = None;
+            return Ok(());
         }
         let mut pending = Pending::default();
-        pending.objects.insert(root.key().number, Fate::Known(Arc::downgrade(root), None));
-        self.catalog = Some(catalog);
+        pending.objects.insert(root.key().number, Fate::Known(Arc::downgrade(&root), None));
         self.write(&pending)?;
         self.name_accounts()?;
         self.catalog_mut()?.complete().map_err(|error| failed(&error))?;
-        self.feed.stand(Standing::Current);
+        self.feed.end_scan();
         Ok(())
+    }
+
+    /// Writes what was told during the scan, and scans the directories that it
+    /// has missed because they moved meanwhile. Each is read once, so this ends,
+    /// whatever moves. False if it was told to end.
+    fn catch_up(&mut self, listed: &Listed, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<bool> {
+        let mut misses: HashMap<u64, u32> = HashMap::new();
+        loop {
+            let pending = self.feed.gathered();
+            if pending.overflown {
+                return Err(Error::because(OVERTAKEN, "the tree changed faster than it could be scanned"));
+            }
+            listed.add(&pending.made_dirs);
+            self.write(&pending)?;
+            let mut left = self.catalog_mut()?.dirs().map_err(|error| failed(&error))?;
+            left.retain(|(ino, _)| listed.lacks(*ino));
+            if left.is_empty() {
+                return Ok(true);
+            }
+            for (ino, path) in left {
+                // What was below another one has been read with that.
+                if !listed.lacks(ino) {
+                    continue;
+                }
+                let dir = path.and_then(|path| look::dir_at(&self.parts, ino, &path));
+                let catalog = self.catalog.as_mut().ok_or_else(|| damaged("there is no catalog"))?;
+                let _ = dir.map(|dir| scan(&self.parts, &dir, catalog, listed, (Some(&self.feed), progress)));
+                if self.feed.is_ending() {
+                    return Ok(false);
+                }
+                let missed = misses.entry(ino).or_default();
+                *missed += u32::from(listed.lacks(ino));
+                if *missed > MISSES {
+                    // Nor can guests.
+                    listed.add(&[ino]);
+                }
+            }
+        }
     }
 
     fn write(&mut self, pending: &Pending) -> Result<()> {

@@ -45,8 +45,8 @@ pub(crate) struct Pending {
     pub(crate) names: HashMap<(u64, Box<[u8]>), Option<Link>>,
     pub(crate) objects: HashMap<u64, Fate>,
     pub(crate) changes: Vec<Change>,
-    /// Directories that were given another place: a scan may have missed them.
-    pub(crate) moved: Vec<Arc<HumNode>>,
+    /// Directories that were made during a scan: all in them is told.
+    pub(crate) made_dirs: Vec<u64>,
     /// Not everything is in here.
     pub(crate) overflown: bool,
     /// See [`Feed::generation`].
@@ -55,7 +55,7 @@ pub(crate) struct Pending {
 
 impl Pending {
     fn len(&self) -> usize {
-        self.names.len() + self.objects.len() + self.moved.len()
+        self.names.len() + self.objects.len()
     }
 
     fn is_empty(&self) -> bool {
@@ -78,7 +78,7 @@ struct State {
     since: Option<Instant>,
     asked: u64,
     done: u64,
-    /// A scan is going on: what moves is to be remembered.
+    /// A scan is going on: what need not be scanned is to be remembered.
     scanning: bool,
     standing: Standing,
     closing: bool,
@@ -193,10 +193,13 @@ impl Feed {
     }
 
     fn named(&self, op: Op, (parent, name): (&Arc<HumNode>, &[u8]), node: &Arc<HumNode>, attr: Option<&Attr>) {
-        self.put(|pending, _| {
+        self.put(|pending, scanning| {
             let link = Link { ino: number(node), is_dir: node.inner.host_kind() == FileKind::Directory };
             pending.names.insert((number(parent), name.into()), Some(link));
             pending.note(op, link.ino, Some((number(parent), name)));
+            if scanning && link.is_dir {
+                pending.made_dirs.push(link.ino);
+            }
             ask(pending, node, attr);
             ask(pending, parent, None);
         });
@@ -222,7 +225,7 @@ impl Feed {
         moved: (Link, Option<&Arc<HumNode>>),
         (stays, replaced): (Option<(Link, Option<&Arc<HumNode>>)>, Option<Loss<'_>>),
     ) {
-        self.put(|pending, scanning| {
+        self.put(|pending, _| {
             if let Some(loss) = replaced {
                 lose(pending, loss);
             }
@@ -235,9 +238,6 @@ impl Feed {
                     continue;
                 };
                 ask(pending, node, None);
-                if scanning && link.is_dir {
-                    pending.moved.push(node.clone());
-                }
             }
             ask(pending, old.0, None);
             ask(pending, new.0, None);
@@ -359,7 +359,7 @@ impl Feed {
         self.state().closing
     }
 
-    /// A scan begins: everything from now on is remembered.
+    /// A scan begins: what is told from now on is not in it, or also.
     pub(super) fn begin_scan(&self) {
         let mut state = self.state();
         state.scanning = true;
@@ -367,13 +367,18 @@ impl Feed {
         state.standing = Standing::Building(0, 0);
     }
 
-    /// The directories that moved since, of which the scan knows nothing yet;
-    /// where there are none it is over.
-    pub(super) fn end_scan(&self) -> Vec<Arc<HumNode>> {
+    /// What has gathered during a scan.
+    pub(super) fn gathered(&self) -> Pending {
         let mut state = self.state();
-        let moved = std::mem::take(&mut state.pending.moved);
-        state.scanning = !moved.is_empty();
-        moved
+        self.take(&mut state)
+    }
+
+    /// The scan is over, and the catalog agrees with what was told.
+    pub(super) fn end_scan(&self) {
+        let mut state = self.state();
+        state.scanning = false;
+        state.standing = Standing::Current;
+        self.answered.notify_all();
     }
 
     /// How far it is, for those who ask.

@@ -58,17 +58,27 @@ pub(super) fn named(parts: &Parts, ino: u64, parent: &Arc<Inode>, name: &CStr) -
 
 /// The same, if it is at `path`, which begins at the root.
 pub(super) fn at_path(parts: &Parts, ino: u64, path: &[u8]) -> Option<Object> {
-    let mut names = path.strip_prefix(b"/")?.split(|&byte| byte == b'/').map(|name| CString::new(name).ok());
-    let last = names.next_back()??;
+    let cut = path.iter().rposition(|&byte| byte == b'/')?;
+    let (dir, name) = path.split_at_checked(cut + 1)?;
+    named(parts, ino, &follow(parts, dir)?, &CString::new(name).ok()?)
+}
+
+/// The directory `ino`, if it is at `path`, which begins at the root and ends
+/// with a slash.
+pub(super) fn dir_at(parts: &Parts, ino: u64, path: &[u8]) -> Option<Arc<Inode>> {
+    follow(parts, path).filter(|dir| dir.host_key().number == ino)
+}
+
+fn follow(parts: &Parts, path: &[u8]) -> Option<Arc<Inode>> {
     let mut dir = parts.root.inner.clone();
-    for name in names {
-        let (inode, host) = parts.base.enroll(&dir, &name?).ok()?;
+    for name in path.strip_prefix(b"/")?.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+        let (inode, host) = parts.base.enroll(&dir, &CString::new(name).ok()?).ok()?;
         if host.kind != FileKind::Directory {
             return None;
         }
         dir = inode;
     }
-    named(parts, ino, &dir, &last)
+    Some(dir)
 }
 
 /// What a record says that stat(2) does not; `target` for a link whose target

@@ -203,6 +203,17 @@ impl Catalog {
         self.conn.prepare_cached(sql)?.query_map([ino as i64], |row| row.get(0))?.collect()
     }
 
+    /// All directories, and their paths as far as they are known; what is above
+    /// comes first.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    #[allow(clippy::type_complexity, reason = "it is no more than this")]
+    pub fn dirs(&self) -> Result<Vec<(u64, Option<Vec<u8>>)>> {
+        let mut list = self.conn.prepare_cached("SELECT ino, path FROM dir ORDER BY length(path)")?;
+        list.query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)))?.collect()
+    }
+
     /// Says what users and groups are called.
     ///
     /// # Errors
