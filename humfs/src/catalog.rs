@@ -16,7 +16,9 @@
 
 mod book;
 mod feed;
+mod look;
 mod marker;
+mod restless;
 mod scan;
 
 pub use book::rebuild;
