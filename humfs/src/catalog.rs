@@ -20,6 +20,7 @@ mod look;
 mod marker;
 mod restless;
 mod scan;
+mod text;
 
 pub use book::rebuild;
 pub(crate) use book::{Book, Parts};

@@ -63,6 +63,15 @@ pub(super) fn at_path(parts: &Parts, ino: u64, path: &[u8]) -> Option<Object> {
     named(parts, ino, &follow(parts, dir)?, &CString::new(name).ok()?)
 }
 
+/// Object `ino`, if it is at `path`, which begins at the root.
+pub(super) fn inode_at(parts: &Parts, ino: u64, path: &[u8]) -> Option<Arc<Inode>> {
+    let cut = path.iter().rposition(|&byte| byte == b'/')?;
+    let (dir, name) = path.split_at_checked(cut + 1)?;
+    let dir = follow(parts, dir)?;
+    let (inode, host) = parts.base.enroll(&dir, &CString::new(name).ok()?).ok()?;
+    (host.ino == ino).then_some(inode)
+}
+
 /// The directory `ino`, if it is at `path`, which begins at the root and ends
 /// with a slash.
 pub(super) fn dir_at(parts: &Parts, ino: u64, path: &[u8]) -> Option<Arc<Inode>> {
