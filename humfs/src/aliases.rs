@@ -44,7 +44,12 @@ impl Aliases {
         }
     }
 
-    /// The one learned last, which is forgotten.
+    /// The one learned last.
+    pub(crate) fn last(&self) -> Option<(Arc<Inode>, CString)> {
+        self.0.as_ref()?.last().cloned()
+    }
+
+    /// The same, which is forgotten.
     fn take(&mut self) -> Option<(Arc<Inode>, CString)> {
         let names = self.0.as_mut()?;
         let taken = names.pop();

@@ -27,25 +27,39 @@ impl HumFs {
     pub(crate) fn change_attr(&self, node: &Arc<HumNode>, file: Option<&HumFile>, change: &SetAttr) -> Result<Attr> {
         self.with_place(node, |at| {
             let mut state = node.state();
-            let record = changed(&state.record, change)?;
-            if let Some(record) = record {
-                self.save(node, &mut state, at.as_ref(), record)?;
+            let attr = self.change_parts(node, &mut state, at.as_ref(), file, change);
+            // What fails may have been done in part.
+            match (self.feed(), &attr) {
+                (Some(feed), Ok(attr)) => feed.changed(node, Some(attr)),
+                (Some(feed), Err(_)) => feed.perhaps_changed(node),
+                (None, _) => {}
             }
-            let mut host = None;
-            if let Some(size) = change.size {
-                host = Some(self.change_size(node, &mut state, at.as_ref(), file, size)?);
-            }
-            if change.atime.is_some() || change.mtime.is_some() {
-                let times = SetAttr { atime: change.atime, mtime: change.mtime, ..SetAttr::default() };
-                host = Some(self.base.set_attr(&Caller::root(), &node.inner, file.map(|file| &file.inner), &times)?);
-            }
-            let host = host.map_or_else(|| self.host_attr(node, file), Ok)?;
-            let attr = merged(&host, &state.record);
-            if let Some(feed) = self.feed() {
-                feed.changed(node, Some(&attr));
-            }
-            Ok(attr)
+            attr
         })
+    }
+
+    fn change_parts(
+        &self,
+        node: &Arc<HumNode>,
+        state: &mut NodeState,
+        at: Option<&At<'_>>,
+        file: Option<&HumFile>,
+        change: &SetAttr,
+    ) -> Result<Attr> {
+        let record = changed(&state.record, change)?;
+        if let Some(record) = record {
+            self.save(node, state, at, record)?;
+        }
+        let mut host = None;
+        if let Some(size) = change.size {
+            host = Some(self.change_size(node, state, at, file, size)?);
+        }
+        if change.atime.is_some() || change.mtime.is_some() {
+            let times = SetAttr { atime: change.atime, mtime: change.mtime, ..SetAttr::default() };
+            host = Some(self.base.set_attr(&Caller::root(), &node.inner, file.map(|file| &file.inner), &times)?);
+        }
+        let host = host.map_or_else(|| self.host_attr(node, file), Ok)?;
+        Ok(merged(&host, &state.record))
     }
 
     /// Saves `record` as that of `node`, whose state the caller holds, and
@@ -129,7 +143,7 @@ impl HumFs {
     /// Takes setuid, setgid (where the group may execute) and capabilities
     /// away before the contents change. `all` false: capabilities only, which
     /// every write costs, whoever writes.
-    pub(crate) fn drop_privileges(&self, node: &HumNode, all: bool) -> Result<()> {
+    pub(crate) fn drop_privileges(&self, node: &Arc<HumNode>, all: bool) -> Result<()> {
         let affected = |record: &Record| (all && stripped(record.mode) != record.mode) || record.xattrs.get(CAPABILITY).is_some();
         if !affected(&node.state().record) {
             return Ok(());
@@ -141,7 +155,8 @@ impl HumFs {
                 record.mode = stripped(record.mode);
             }
             record.xattrs.remove(CAPABILITY);
-            if record == state.record { Ok(()) } else { self.save(node, &mut state, at.as_ref(), record) }
+            // The write itself may fail, and not be told.
+            if record == state.record { Ok(()) } else { self.save_and_tell(node, &mut state, at.as_ref(), record) }
         })
     }
 

@@ -16,8 +16,11 @@
 
 mod book;
 mod feed;
+mod look;
 mod marker;
+mod restless;
 mod scan;
+mod text;
 
 pub use book::rebuild;
 pub(crate) use book::{Book, Parts};

@@ -12,7 +12,7 @@ use externfs::{
     Attr, Caller, Child, CreateFlags, Created, DeviceNumber, Errno, ExternFs, FileCache, FileKind, Mode, Name, NewNode, Opened,
     RenameFlags, Result,
 };
-use externfs_catalog::{Link, Op};
+use externfs_catalog::Link;
 use hostfs::Inode;
 use hostfs::layer::NewFile;
 use std::os::fd::AsFd;
@@ -190,7 +190,7 @@ impl HumFs {
         }
         let attr = merged(&host, &state.record);
         if let Some(feed) = self.feed() {
-            feed.named(Op::Link, parent, name.as_bytes(), node, Some(&attr));
+            feed.linked(parent, name.as_bytes(), node);
         }
         Ok(attr)
     }

@@ -11,7 +11,7 @@ use crate::record::Record;
 use externfs::NodeKey;
 use hostfs::{Inode, Listing, OpenFile};
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 const SHARDS: usize = 16;
@@ -22,8 +22,9 @@ pub struct HumNode {
     pub(crate) inner: Arc<Inode>,
     state: Mutex<NodeState>,
     table: Weak<NodeTable>,
-    /// The catalog is about to be told of it, and to ask it.
-    pub(crate) is_awaited: AtomicBool,
+    /// The catalog is about to be told of it, and to ask it: the generation of what
+    /// it is told then; 0 if it is not.
+    pub(crate) awaited: AtomicU64,
     /// Its contents have changed since the catalog was told.
     pub(crate) is_written: AtomicBool,
 }
@@ -55,12 +56,13 @@ impl Drop for HumNode {
     fn drop(&mut self) {
         let Some(table) = self.table.upgrade() else { return };
         table.remove(self.key(), self);
-        let is_orphan = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).orphan;
-        if *self.is_awaited.get_mut()
-            && !is_orphan
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if *self.awaited.get_mut() != 0
+            && !state.orphan
             && let Some(feed) = table.feed.get()
         {
-            feed.forgotten(self);
+            let place = self.inner.whereabouts().or_else(|| state.aliases.last());
+            feed.forgotten(self, place);
         }
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if state.orphan {
@@ -127,7 +129,7 @@ impl NodeTable {
             inner,
             state: Mutex::new(NodeState { record, cost, orphan, aliases: Aliases::default() }),
             table: Arc::downgrade(self),
-            is_awaited: AtomicBool::new(false),
+            awaited: AtomicU64::new(0),
             is_written: AtomicBool::new(false),
         };
         let mut shard = self.shard(key);

@@ -45,7 +45,7 @@ impl Plugin for HumFsPlugin {
             refuse_for_root(&source.path)?;
         }
         let tree = Tree::open(&source.path, access)?;
-        let listener = listener(&tree, &options)?;
+        let listener = listener(&tree, &options);
         Ok(Arc::new(Later(Mutex::new(Opening::Tree(Box::new(tree), options, listener)))))
     }
 }
@@ -79,13 +79,17 @@ fn serve(tree: Tree, options: Options, listener: Option<UnixListener>) -> Result
 }
 
 /// Where queries ask for the catalog to catch up. Made now, since the server's
-/// sandbox allows no socket.
-fn listener(tree: &Tree, options: &Options) -> std::result::Result<Option<UnixListener>, UsageError> {
-    let Some(control) = tree.control().filter(|_| options.catalog == Upkeep::On && !options.read_only) else { return Ok(None) };
-    let cannot =
-        |error: std::io::Error| UsageError(format!("'{}/humfs/catalog': {error}: -o catalog=off does without", tree.path().display()));
-    let dir = host::ensure_dir(control, catalog::DIR).map_err(|error| cannot(error.into()))?;
-    barrier::listen(Path::new(&host::proc_path(dir.as_fd()))).map(Some).map_err(cannot)
+/// sandbox allows no socket. Without one the tree is served all the same.
+fn listener(tree: &Tree, options: &Options) -> Option<UnixListener> {
+    let control = tree.control().filter(|_| options.catalog == Upkeep::On && !options.read_only)?;
+    let dir = host::ensure_dir(control, catalog::DIR).map_err(std::io::Error::from);
+    match dir.and_then(|dir| barrier::listen(Path::new(&host::proc_path(dir.as_fd())))) {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::warn!("'{}/humfs/catalog': {error}: queries cannot wait for the catalog", tree.path().display());
+            None
+        }
+    }
 }
 
 /// A tree that is found and locked by whoever was called, and served by a

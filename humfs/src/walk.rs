@@ -122,6 +122,11 @@ pub(crate) trait Visit: Sync {
         Ok(())
     }
 
+    /// Whether what is in a directory is to be seen.
+    fn enters(&self, _dir: &Inode) -> bool {
+        true
+    }
+
     /// A directory that cannot be read, or a name in it that cannot be looked at.
     fn fail(&self, _folder: &Folder, _name: Option<&CStr>, error: Error) -> Result<()> {
         Err(error)
@@ -281,7 +286,7 @@ impl<'a, V: Visit> Walk<'a, V> {
             return Ok(None);
         }
         match self.ground.base.enroll(at.parent, at.name) {
-            Ok((inode, _)) => Ok((inode.host_kind() == FileKind::Directory).then_some(inode)),
+            Ok((inode, _)) => Ok((inode.host_kind() == FileKind::Directory && self.visit.enters(&inode)).then_some(inode)),
             Err(error) => self.visit.fail(folder, Some(at.name), error).map(|()| None),
         }
     }

@@ -188,7 +188,7 @@ impl SqlFs {
         let complete = match &freshness {
             None => "unknown: nobody has asked yet",
             Some(Freshness::Building(..) | Freshness::Missing) => "no",
-            Some(Freshness::Current | Freshness::AtRest | Freshness::Behind(_) | Freshness::Abandoned) => "yes",
+            Some(Freshness::Current | Freshness::Reading(_) | Freshness::AtRest | Freshness::Behind(_) | Freshness::Abandoned) => "yes",
         };
         let standing = freshness.map_or_else(|| "nobody has asked yet".into(), |freshness| freshness.to_string());
         let standing = standing.escape_debug();

@@ -1,7 +1,7 @@
 //! [`HumTree`]: a humfs tree that belongs to an ordinary user of the host, on
 //! an ext4.
 
-use crate::fixture::Mount;
+use crate::fixture::{self, LoopFs, Mount};
 use crate::ground::Ground;
 use crate::ordinary::{self, give};
 use humfs::make::Plan;
@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// More than a suite needs.
 pub const TOTAL: u64 = 4 << 30;
@@ -76,6 +77,35 @@ impl HumTree {
         ordinary::need();
         let tree = HumTree { ground: Ground::new() };
         let plan = Plan { format, total, inodes };
+        humfs::make::lay(&tree.path(), &plan).unwrap_or_else(|why| panic!("{why}"));
+        tree.hand_over();
+        tree
+    }
+
+    /// One made by `externfs create --from SOURCE`, which nobody has mounted yet.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn filled(format: Format, source: &Path) -> HumTree {
+        ordinary::need();
+        let tree = HumTree { ground: Ground::new() };
+        let mut create = Command::new(fixture::binary());
+        create.args(["create", "--size", "4G", "--metadata", format.name(), "--from"]).arg(source).arg(tree.path());
+        fixture::succeed(&mut create);
+        tree.hand_over();
+        tree
+    }
+
+    /// An empty one on a small file system of its own, of so many MiB.
+    ///
+    /// # Panics
+    /// When the host refuses it.
+    #[must_use]
+    pub fn confined(format: Format, mebibytes: u64) -> HumTree {
+        ordinary::need();
+        let tree = HumTree { ground: Ground::Image(LoopFs::new(mebibytes)) };
+        let plan = Plan { format, total: TOTAL, inodes: None };
         humfs::make::lay(&tree.path(), &plan).unwrap_or_else(|why| panic!("{why}"));
         tree.hand_over();
         tree

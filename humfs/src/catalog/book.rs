@@ -1,26 +1,27 @@
 //! [`Book`]: the thread that writes the catalog.
 
 use super::feed::{Fate, Feed, Order, Pending};
-use super::scan::{failed, scan};
-use super::{DIR, Upkeep, marker};
+use super::restless::Restless;
+use super::scan::{Listed, failed, scan};
+use super::text::Reader;
+use super::{DIR, Upkeep, look, marker};
 use crate::account::Account;
-use crate::fs::{HumFs, adopted, merged};
+use crate::fs::HumFs;
 use crate::host::{self, damaged, fault};
 use crate::locks::DirLocks;
 use crate::node::HumNode;
 use crate::options::{Adopt, Label, Options};
-use crate::record::Record;
-use crate::store::{At, Loaded, MetaStore};
+use crate::store::MetaStore;
 use crate::tree::{Access, Tree};
-use externfs::{Attr, Errno, Error, ExternFs, FileKind, Result, UsageError};
+use externfs::{Errno, Error, ExternFs, FileKind, Result, UsageError};
 use externfs_catalog::barrier::{self, Standing};
-use externfs_catalog::{Accounts, Batch, Catalog, Extra, Object};
-use hostfs::{HostFs, Inode};
+use externfs_catalog::{Accounts, Batch, Catalog};
+use hostfs::HostFs;
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -33,6 +34,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often a log that a reader keeps from being written back is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// Rows of one transaction: each may change two pages of the database, and all
+/// of them are added to a log that may be nearly as long as it may become.
+const ROWS_MOST: usize = 2048;
+
+/// More has changed during a scan than could be kept in memory.
+const OVERTAKEN: Errno = Errno::EOVERFLOW;
+
+/// How often an object is looked for by names that do not lead to it.
+const MISSES: u32 = 8;
 
 /// See [`barrier::SOCKET`].
 const SOCKET: &CStr = c"socket";
@@ -62,6 +73,9 @@ struct Writer {
     path: PathBuf,
     label: String,
     catalog: Option<Catalog>,
+    restless: Restless,
+    /// Reads what files say, if that is wanted.
+    reader: Option<Reader>,
     /// Of the files that name users and groups: number, size, mtime.
     accounts: Option<[Option<(u64, u64, externfs::Timestamp)>; 2]>,
 }
@@ -78,7 +92,14 @@ impl Book {
             return Ok(None);
         }
         let feed = Arc::new(Feed::new());
-        let mut writer = Writer::new(tree, parts, &feed, options.label.as_str().to_owned())?;
+        let mut writer = match Writer::new(tree, parts, &feed, options.label.as_str().to_owned()) {
+            Ok(writer) => writer,
+            Err(error) => {
+                tracing::warn!("no catalog is kept: {error}");
+                return Ok(None);
+            }
+        };
+        writer.reader = options.content.clone().map(Reader::new);
         if tree.had_current_catalog() {
             // One that is damaged is made anew.
             writer.catalog = Catalog::open(&writer.path, &writer.label, parts.root.key().number).unwrap_or_default();
@@ -136,7 +157,17 @@ impl Writer {
         let control = tree.control().ok_or_else(|| damaged("there is no humfs/"))?;
         let dir = host::ensure_dir(control, DIR).map_err(fault("making humfs/catalog"))?;
         let path = std::fs::read_link(host::proc_path(dir.as_fd())).map_err(Error::from)?.join("catalog.db");
-        Ok(Writer { feed: feed.clone(), parts: parts.clone(), dir, path, label, catalog: None, accounts: None })
+        Ok(Writer {
+            feed: feed.clone(),
+            parts: parts.clone(),
+            dir,
+            path,
+            label,
+            catalog: None,
+            restless: Restless::default(),
+            reader: None,
+            accounts: None,
+        })
     }
 
     fn run(mut self) {
@@ -160,8 +191,10 @@ impl Writer {
         if self.catalog.is_none() {
             self.build(&|_, _| {})?;
         }
+        self.want_texts()?;
         loop {
-            let order = self.feed.wait();
+            let (waiting, due) = self.reader.as_ref().map_or((0, None), |reader| (reader.waiting(), reader.due()));
+            let order = self.feed.wait(waiting, due);
             if let Err(error) = self.carry_out(&order) {
                 self.feed.fail(error.to_string());
                 return Err(error);
@@ -175,18 +208,39 @@ impl Writer {
 
     fn carry_out(&mut self, order: &Order) -> Result<()> {
         if order.pending.overflown {
-            return self.build(&|_, _| {});
+            self.build(&|_, _| {})?;
+            if let Some(reader) = &mut self.reader {
+                reader.start_over();
+            }
+            return self.want_texts();
         }
         self.write(&order.pending)?;
+        if order.is_asked || order.closing {
+            self.look_again()?;
+        }
         self.name_accounts()?;
-        while !self.catalog_mut()?.tidy_log().map_err(|error| failed(&error))? {
-            // Changes gather in memory meanwhile.
-            if self.feed.is_ending() {
-                break;
+        if let Some(reader) = self.reader.as_mut().filter(|_| !order.closing) {
+            reader.note(&order.pending.changes);
+            let catalog = self.catalog.as_mut().ok_or_else(|| damaged("there is no catalog"))?;
+            if reader.due().is_some_and(|due| due.is_zero()) {
+                reader.read_some(&self.parts, catalog).map_err(|error| failed(&error))?;
             }
-            std::thread::sleep(AGAIN);
         }
         Ok(())
+    }
+
+    /// Tells the catalog which files are to be read.
+    fn want_texts(&mut self) -> Result<()> {
+        let Some(catalog) = self.catalog.as_mut() else { return Ok(()) };
+        catalog.want_texts(self.reader.as_ref().map(Reader::wanted)).map_err(|error| failed(&error))
+    }
+
+    /// At what may have changed without a word.
+    fn look_again(&mut self) -> Result<()> {
+        let catalog = self.catalog.as_mut().ok_or_else(|| damaged("there is no catalog"))?;
+        // One that cannot be looked up is left as it is.
+        let objects = self.restless.look(&self.parts, |ino| catalog.paths_of(ino).unwrap_or_default());
+        apply(catalog, Batch { objects, ..Batch::default() }, Some(&self.feed))
     }
 
     fn catalog_mut(&mut self) -> Result<&mut Catalog> {
@@ -196,88 +250,128 @@ impl Writer {
     /// Makes it anew from the tree. Without an error and without a catalog it
     /// was told to end.
     fn build(&mut self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
+        loop {
+            match self.build_once(progress) {
+                Err(error) if error.errno() == OVERTAKEN => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    fn build_once(&mut self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
         self.catalog = None;
         self.accounts = None;
         self.feed.begin_scan();
-        let root = &self.parts.root;
+        // What a server that was killed has written takes its last blocks now.
+        let _ = self.parts.base.sync();
+        let root = self.parts.root.clone();
         let mut catalog = Catalog::create(&self.path, &self.label, root.key().number).map_err(|error| failed(&error))?;
-        let mut from = vec![root.clone()];
-        while !from.is_empty() {
-            for node in &from {
-                match scan(&self.parts, &node.inner, &mut catalog, Some(&self.feed), progress) {
-                    Err(_) if self.feed.is_ending() => return Ok(()),
-                    answer => answer?,
-                }
-            }
-            from = self.feed.end_scan();
+        let listed = Listed::default();
+        match scan(&self.parts, &root.inner, &mut catalog, &listed, (Some(&self.feed), progress)) {
+            Err(_) if self.feed.is_ending() => return Ok(()),
+            answer => answer?,
+        }
+        self.catalog = Some(catalog);
+        if !self.catch_up(&listed, progress)? {
+            self.catalog = None;
+            return Ok(());
         }
         let mut pending = Pending::default();
-        pending.objects.insert(root.key().number, Fate::Known(Arc::downgrade(root), None));
-        self.catalog = Some(catalog);
+        pending.objects.insert(root.key().number, Fate::Known(Arc::downgrade(&root), None));
         self.write(&pending)?;
         self.name_accounts()?;
         self.catalog_mut()?.complete().map_err(|error| failed(&error))?;
-        self.feed.stand(Standing::Current);
+        self.feed.end_scan();
         Ok(())
+    }
+
+    /// Writes what was told during the scan, and scans the directories that it
+    /// has missed because they moved meanwhile. Each is read once, so this ends,
+    /// whatever moves. False if it was told to end.
+    fn catch_up(&mut self, listed: &Listed, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<bool> {
+        let mut misses: HashMap<u64, u32> = HashMap::new();
+        loop {
+            let pending = self.feed.gathered();
+            if pending.overflown {
+                return Err(Error::because(OVERTAKEN, "the tree changed faster than it could be scanned"));
+            }
+            listed.add(&pending.made_dirs);
+            self.write(&pending)?;
+            let mut left = self.catalog_mut()?.dirs().map_err(|error| failed(&error))?;
+            left.retain(|(ino, _)| listed.lacks(*ino));
+            if left.is_empty() {
+                return Ok(true);
+            }
+            for (ino, path) in left {
+                // What was below another one has been read with that.
+                if !listed.lacks(ino) {
+                    continue;
+                }
+                let dir = path.and_then(|path| look::dir_at(&self.parts, ino, &path));
+                let catalog = self.catalog.as_mut().ok_or_else(|| damaged("there is no catalog"))?;
+                let _ = dir.map(|dir| scan(&self.parts, &dir, catalog, listed, (Some(&self.feed), progress)));
+                if self.feed.is_ending() {
+                    return Ok(false);
+                }
+                let missed = misses.entry(ino).or_default();
+                *missed += u32::from(listed.lacks(ino));
+                if *missed > MISSES {
+                    // Nor can guests.
+                    listed.add(&[ino]);
+                }
+            }
+        }
     }
 
     fn write(&mut self, pending: &Pending) -> Result<()> {
         let mut batch = Batch { changes: pending.changes.clone(), ..Batch::default() };
         batch.names = pending.names.iter().map(|((parent, name), link)| (*parent, name.clone(), *link)).collect();
+        let mut astray = Vec::new();
         for (&ino, fate) in &pending.objects {
-            match fate {
-                Fate::Gone => batch.objects.push((ino, None)),
-                Fate::Lost(names) => batch.lost.push((ino, *names)),
-                Fate::Known(node, attr) => {
-                    batch.objects.extend(self.known(node.upgrade(), attr.as_deref()).map(|object| (ino, Some(object))))
+            let object = match fate {
+                Fate::Gone => {
+                    batch.objects.push((ino, None));
+                    continue;
                 }
-                Fate::Forgotten(parent, name) => batch.objects.extend(self.forgotten(ino, parent, name).map(|object| (ino, Some(object)))),
+                Fate::Known(node, attr) => {
+                    let Some(node) = node.upgrade() else { continue };
+                    let was_written = look::take_up(&node, pending.generation);
+                    if was_written {
+                        self.restless.written(&node);
+                    }
+                    look::known(&self.parts, &node, attr.as_deref().filter(|_| !was_written))
+                }
+                Fate::Forgotten(parent, name) => {
+                    let found = look::named(&self.parts, ino, parent, name);
+                    astray.extend(found.is_none().then_some((ino, 0)));
+                    found
+                }
+                Fate::Astray(times) => {
+                    astray.push((ino, *times));
+                    None
+                }
+            };
+            batch.objects.extend(object.map(|object| (ino, Some(object))));
+        }
+        let feed = self.feed.clone();
+        apply(self.catalog_mut()?, batch, Some(&feed))?;
+        let found = self.find(&astray)?;
+        apply(self.catalog_mut()?, found, Some(&feed))
+    }
+
+    /// Looks at objects by the names that the catalog has of them by now.
+    fn find(&mut self, astray: &[(u64, u32)]) -> Result<Batch> {
+        let mut batch = Batch::default();
+        for &(ino, times) in astray {
+            let paths = self.catalog_mut()?.paths_of(ino).map_err(|error| failed(&error))?;
+            match paths.iter().find_map(|path| look::at_path(&self.parts, ino, path)) {
+                Some(object) => batch.objects.push((ino, Some(object))),
+                // Something on the way may be moving at this moment.
+                None if !paths.is_empty() && times < MISSES => self.feed.missed(ino, times + 1),
+                None => {}
             }
         }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        self.catalog_mut()?.apply(&batch).map_err(|error| failed(&error))
-    }
-
-    /// What is to be said of a node; None for one that is gone, of which something
-    /// else tells.
-    fn known(&self, node: Option<Arc<HumNode>>, attr: Option<&Attr>) -> Option<Object> {
-        let node = node?;
-        // From now on its changes are to be told again.
-        node.is_awaited.store(false, Ordering::Release);
-        let was_written = node.is_written.swap(false, Ordering::AcqRel);
-        let told = attr.filter(|_| !was_written).copied();
-        let host = match told {
-            Some(_) => None,
-            None => Some(self.parts.base.attr(&node.inner, None).ok()?),
-        };
-        let (record, orphan) = {
-            let state = node.state();
-            (state.record.clone(), state.orphan)
-        };
-        if orphan {
-            return None;
-        }
-        let attr = told.or_else(|| host.map(|host| merged(&host, &record)))?;
-        // The target was told when the link was made; reading it would move its atime.
-        Some(Object { attr, extra: Some(entry(&record, || None)) })
-    }
-
-    /// What is to be said of the object that was called `name` in `parent`.
-    fn forgotten(&self, ino: u64, parent: &Arc<Inode>, name: &CStr) -> Option<Object> {
-        let _looking = self.parts.dirs.look(parent);
-        let (inode, host) = self.parts.base.enroll(parent, name).ok()?;
-        if host.ino != ino {
-            return None;
-        }
-        let dir = self.parts.base.dir_fd(parent).ok()?;
-        let record = match self.parts.store.load(&At { parent, dir: (*dir).as_fd(), name }, &host).ok()? {
-            Loaded::Record(record) => record,
-            Loaded::Absent => adopted(self.parts.adopt, &host).ok()?,
-        };
-        let target = || self.parts.base.read_link(&inode).ok();
-        Some(Object { attr: merged(&host, &record), extra: Some(entry(&record, target)) })
+        Ok(batch)
     }
 
     /// Reads the names of users and groups, if their files are others than before.
@@ -301,23 +395,26 @@ impl Writer {
     }
 }
 
+/// Writes `batch`, in parts so small that the log can be written back between
+/// them. While a reader keeps it from that, changes gather in memory.
+pub(super) fn apply(catalog: &mut Catalog, batch: Batch, feed: Option<&Feed>) -> Result<()> {
+    for part in batch.split(ROWS_MOST) {
+        catalog.apply(&part).map_err(|error| failed(&error))?;
+        while !catalog.tidy_log().map_err(|error| failed(&error))? {
+            if feed.is_some_and(Feed::is_ending) {
+                return Err(Error::because(Errno::EBUSY, "a reader that does not end keeps its log from being written back"));
+            }
+            std::thread::sleep(AGAIN);
+        }
+    }
+    Ok(())
+}
+
 /// Leaves a catalog that agrees with the tree; it is to be believed if the
 /// tree is left in order as well.
 fn close(catalog: Catalog, dir: BorrowedFd<'_>, in_order: bool) -> Result<()> {
     catalog.close().map_err(|error| failed(&error))?;
     if in_order { marker::put(dir).map_err(fault("writing humfs/catalog/current")) } else { Ok(()) }
-}
-
-/// What a record says that stat(2) does not; `target` for a link whose target
-/// is not in there.
-pub(super) fn entry(record: &Record, target: impl FnOnce() -> Option<Vec<u8>>) -> Extra {
-    let target = match (&record.kind, &record.target) {
-        (FileKind::Symlink, Some(target)) => Some(target.clone()),
-        (FileKind::Symlink, None) => target().map(Into::into),
-        _ => None,
-    };
-    let xattrs = record.xattrs.iter().map(|(name, value)| (name.into(), value.into())).collect();
-    Extra { target, xattrs }
 }
 
 /// Makes the catalog of the tree at `path` anew; `progress` is told how many

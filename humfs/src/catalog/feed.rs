@@ -6,8 +6,9 @@ use externfs_catalog::barrier::Standing;
 use externfs_catalog::{Change, Link, Op};
 use hostfs::Inode;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{CStr, CString};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -29,8 +30,9 @@ const CHANGES_KEPT: usize = 10_000;
 pub(crate) enum Fate {
     /// It has no name.
     Gone,
-    /// It lost so many names, and nobody knows more of it.
-    Lost(u32),
+    /// It has a name that only the catalog knows, if anybody: so often it was
+    /// not found by that.
+    Astray(u32),
     /// It can be asked; or it was changed to this.
     Known(Weak<HumNode>, Option<Box<Attr>>),
     /// It was forgotten; this led to it.
@@ -43,15 +45,17 @@ pub(crate) struct Pending {
     pub(crate) names: HashMap<(u64, Box<[u8]>), Option<Link>>,
     pub(crate) objects: HashMap<u64, Fate>,
     pub(crate) changes: Vec<Change>,
-    /// Directories that were given another place: a scan may have missed them.
-    pub(crate) moved: Vec<Arc<HumNode>>,
+    /// Directories that were made during a scan: all in them is told.
+    pub(crate) made_dirs: Vec<u64>,
     /// Not everything is in here.
     pub(crate) overflown: bool,
+    /// See [`Feed::generation`].
+    pub(crate) generation: u64,
 }
 
 impl Pending {
     fn len(&self) -> usize {
-        self.names.len() + self.objects.len() + self.moved.len()
+        self.names.len() + self.objects.len()
     }
 
     fn is_empty(&self) -> bool {
@@ -74,9 +78,11 @@ struct State {
     since: Option<Instant>,
     asked: u64,
     done: u64,
-    /// A scan is going on: what moves is to be remembered.
+    /// A scan is going on: what need not be scanned is to be remembered.
     scanning: bool,
     standing: Standing,
+    /// Files whose text is not in the catalog yet.
+    waiting: u64,
     closing: bool,
     /// What has been changed is on the disk.
     in_order: bool,
@@ -86,6 +92,10 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Feed {
     state: Mutex<State>,
+    /// Which [`Pending`] is being filled, from 1 on. What a node is awaited in
+    /// is one of these: of an older one the book has taken hold, or it was thrown
+    /// away. Changed under the lock.
+    generation: AtomicU64,
     /// For the book: there is something to do.
     work: Condvar,
     /// For those who asked it.
@@ -96,6 +106,8 @@ pub(crate) struct Feed {
 pub(super) struct Order {
     pub(super) pending: Pending,
     pub(super) answers: u64,
+    /// Somebody wants to know.
+    pub(super) is_asked: bool,
     pub(super) closing: bool,
 }
 
@@ -122,16 +134,17 @@ fn number(node: &HumNode) -> u64 {
 impl Feed {
     pub(super) fn new() -> Feed {
         let state = State {
-            pending: Pending::default(),
+            pending: Pending { generation: 1, ..Pending::default() },
             since: None,
             asked: 0,
             done: 0,
             scanning: false,
             standing: Standing::Building(0, 0),
+            waiting: 0,
             closing: false,
             in_order: false,
         };
-        Feed { state: Mutex::new(state), work: Condvar::new(), answered: Condvar::new() }
+        Feed { state: Mutex::new(state), generation: AtomicU64::new(1), work: Condvar::new(), answered: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -144,32 +157,52 @@ impl Feed {
             return;
         }
         let scanning = state.scanning;
+        let before = state.pending.len();
         change(&mut state.pending, scanning);
         let is_first = state.since.is_none();
         if is_first {
             state.since = Some(Instant::now());
         }
         let length = state.pending.len();
-        if length > TOO_MUCH {
-            state.pending = Pending { overflown: true, ..Pending::default() };
-        }
+        let thrown_away = (length > TOO_MUCH).then(|| {
+            let thrown_away = self.take(&mut state);
+            state.pending.overflown = true;
+            thrown_away
+        });
         drop(state);
-        if is_first || length == MUCH {
+        // A node may go with it, which tells so.
+        drop(thrown_away);
+        if is_first || (before < MUCH && length >= MUCH) {
             self.work.notify_one();
         }
     }
 
-    /// `node`, which is `attr`, was made as `name` in `parent`.
-    pub(crate) fn made(&self, parent: &Arc<HumNode>, name: &[u8], node: &Arc<HumNode>, attr: &Attr) {
-        self.named(Op::Create, parent, name, node, Some(attr));
+    /// What has gathered; from now on something else does.
+    fn take(&self, state: &mut State) -> Pending {
+        let generation = state.pending.generation + 1;
+        self.generation.store(generation, Ordering::Release);
+        std::mem::replace(&mut state.pending, Pending { generation, ..Pending::default() })
     }
 
-    /// `node` was given the name `name` in `parent`; it is `attr` now, if that is known.
-    pub(crate) fn named(&self, op: Op, parent: &Arc<HumNode>, name: &[u8], node: &Arc<HumNode>, attr: Option<&Attr>) {
-        self.put(|pending, _| {
+    /// `node`, which is `attr`, was made as `name` in `parent`.
+    pub(crate) fn made(&self, parent: &Arc<HumNode>, name: &[u8], node: &Arc<HumNode>, attr: &Attr) {
+        // Nobody else has changed it yet.
+        self.named(Op::Create, (parent, name), node, Some(attr));
+    }
+
+    /// `node` was given a further name.
+    pub(crate) fn linked(&self, parent: &Arc<HumNode>, name: &[u8], node: &Arc<HumNode>) {
+        self.named(Op::Link, (parent, name), node, None);
+    }
+
+    fn named(&self, op: Op, (parent, name): (&Arc<HumNode>, &[u8]), node: &Arc<HumNode>, attr: Option<&Attr>) {
+        self.put(|pending, scanning| {
             let link = Link { ino: number(node), is_dir: node.inner.host_kind() == FileKind::Directory };
             pending.names.insert((number(parent), name.into()), Some(link));
             pending.note(op, link.ino, Some((number(parent), name)));
+            if scanning && link.is_dir {
+                pending.made_dirs.push(link.ino);
+            }
             ask(pending, node, attr);
             ask(pending, parent, None);
         });
@@ -195,19 +228,19 @@ impl Feed {
         moved: (Link, Option<&Arc<HumNode>>),
         (stays, replaced): (Option<(Link, Option<&Arc<HumNode>>)>, Option<Loss<'_>>),
     ) {
-        self.put(|pending, scanning| {
+        self.put(|pending, _| {
             if let Some(loss) = replaced {
                 lose(pending, loss);
             }
             pending.names.insert((number(old.0), old.1.to_bytes().into()), stays.map(|(link, _)| link));
             pending.names.insert((number(new.0), new.1.to_bytes().into()), Some(moved.0));
             pending.note(Op::Rename, moved.0.ino, Some((number(new.0), new.1.to_bytes())));
-            for (link, node) in [Some(moved), stays].into_iter().flatten() {
-                let Some(node) = node else { continue };
+            for ((link, node), place) in [(Some(moved), new), (stays, old)].into_iter().filter_map(|(it, place)| Some((it?, place))) {
+                let Some(node) = node else {
+                    pending.objects.insert(link.ino, Fate::Forgotten(place.0.inner.clone(), place.1.to_owned()));
+                    continue;
+                };
                 ask(pending, node, None);
-                if scanning && link.is_dir {
-                    pending.moved.push(node.clone());
-                }
             }
             ask(pending, old.0, None);
             ask(pending, new.0, None);
@@ -224,33 +257,52 @@ impl Feed {
 
     /// Something about `node` has changed, which is `attr` now.
     pub(crate) fn changed(&self, node: &Arc<HumNode>, attr: Option<&Attr>) {
+        // Of what several names lead to, and of a directory, something else may
+        // have changed since then.
+        let attr = attr.filter(|attr| attr.nlink == 1 && attr.kind != FileKind::Directory);
         self.put(|pending, _| {
             pending.note(Op::Attributes, number(node), None);
-            ask(pending, node, attr);
+            ask_again(pending, node, attr);
         });
     }
 
     /// The contents of `node` have changed.
     pub(crate) fn written(&self, node: &Arc<HumNode>) {
         // Once for each time that it is written down.
-        if node.is_awaited.load(Ordering::Acquire) && node.is_written.swap(true, Ordering::AcqRel) {
+        let is_awaited = node.awaited.load(Ordering::Acquire) == self.generation.load(Ordering::Acquire);
+        if is_awaited && node.is_written.swap(true, Ordering::AcqRel) {
             return;
         }
         self.put(|pending, _| {
             node.is_written.store(true, Ordering::Release);
             pending.note(Op::Write, number(node), None);
-            ask(pending, node, None);
+            ask_again(pending, node, None);
         });
     }
 
-    /// `node`, which the book was about to ask, is being dropped.
-    pub(crate) fn forgotten(&self, node: &HumNode) {
-        let Some((parent, name)) = node.inner.whereabouts() else { return };
+    /// Something about `node` may have changed, although that failed.
+    pub(crate) fn perhaps_changed(&self, node: &Arc<HumNode>) {
+        self.put(|pending, _| ask_again(pending, node, None));
+    }
+
+    /// `node`, which the book was about to ask, is being dropped. It may be at `place`.
+    pub(crate) fn forgotten(&self, node: &HumNode, place: Option<(Arc<Inode>, CString)>) {
         self.put(|pending, _| {
-            if let Some(Fate::Gone) = pending.objects.get(&number(node)) {
-                return;
+            match pending.objects.get(&number(node)) {
+                Some(Fate::Gone) => return,
+                // Somebody is asked who came after it.
+                Some(Fate::Known(other, _)) if !std::ptr::eq(other.as_ptr(), node) => return,
+                _ => {}
             }
-            pending.objects.insert(number(node), Fate::Forgotten(parent, name));
+            let fate = place.map_or(Fate::Astray(0), |(parent, name)| Fate::Forgotten(parent, name));
+            pending.objects.insert(number(node), fate);
+        });
+    }
+
+    /// Number `ino` was not found for the `times`th time.
+    pub(super) fn missed(&self, ino: u64, times: u32) {
+        self.put(|pending, _| {
+            pending.objects.entry(ino).or_insert(Fate::Astray(times));
         });
     }
 
@@ -269,7 +321,10 @@ impl Feed {
             }
             state = self.answered.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        state.standing.clone()
+        match &state.standing {
+            Standing::Current if state.waiting > 0 => Standing::Reading(state.waiting),
+            standing => standing.clone(),
+        }
     }
 
     /// Tells the book to write what there is and end; `in_order`: what was
@@ -288,15 +343,22 @@ impl Feed {
     }
 
     /// What the book is to do next.
-    pub(super) fn wait(&self) -> Order {
+    /// `waiting` files are still to be read, the first after `due`.
+    pub(super) fn wait(&self, waiting: u64, due: Option<Duration>) -> Order {
+        let due = due.map(|due| Instant::now() + due);
         let mut state = self.state();
+        state.waiting = waiting;
         loop {
             let is_due = state.since.is_some_and(|since| since.elapsed() >= LAG) || state.pending.len() >= MUCH;
-            if state.closing || state.asked > state.done || (is_due && !state.pending.is_empty()) {
+            let is_time_to_read = due.is_some_and(|due| Instant::now() >= due);
+            if state.closing || state.asked > state.done || is_time_to_read || (is_due && !state.pending.is_empty()) {
                 state.since = None;
-                return Order { pending: std::mem::take(&mut state.pending), answers: state.asked, closing: state.closing };
+                let (answers, is_asked, closing) = (state.asked, state.asked > state.done, state.closing);
+                return Order { pending: self.take(&mut state), answers, is_asked, closing };
             }
             let left = state.since.map(|since| LAG.saturating_sub(since.elapsed()).max(Duration::from_millis(1)));
+            let until_due = due.map(|due| due.saturating_duration_since(Instant::now()));
+            let left = left.into_iter().chain(until_due).min();
             state = match left {
                 Some(left) => self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
                 None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -309,7 +371,7 @@ impl Feed {
         self.state().closing
     }
 
-    /// A scan begins: everything from now on is remembered.
+    /// A scan begins: what is told from now on is not in it, or also.
     pub(super) fn begin_scan(&self) {
         let mut state = self.state();
         state.scanning = true;
@@ -317,13 +379,18 @@ impl Feed {
         state.standing = Standing::Building(0, 0);
     }
 
-    /// The directories that moved since, of which the scan knows nothing yet;
-    /// where there are none it is over.
-    pub(super) fn end_scan(&self) -> Vec<Arc<HumNode>> {
+    /// What has gathered during a scan.
+    pub(super) fn gathered(&self) -> Pending {
         let mut state = self.state();
-        let moved = std::mem::take(&mut state.pending.moved);
-        state.scanning = !moved.is_empty();
-        moved
+        self.take(&mut state)
+    }
+
+    /// The scan is over, and the catalog agrees with what was told.
+    pub(super) fn end_scan(&self) {
+        let mut state = self.state();
+        state.scanning = false;
+        state.standing = Standing::Current;
+        self.answered.notify_all();
     }
 
     /// How far it is, for those who ask.
@@ -344,17 +411,25 @@ impl Feed {
         let mut state = self.state();
         state.standing = Standing::Failed(why);
         state.done = state.asked;
-        let pending = std::mem::take(&mut state.pending);
+        let pending = self.take(&mut state);
         drop(state);
         drop(pending);
         self.answered.notify_all();
     }
 }
 
-/// `node` is to be looked at when all is written down, or is `attr`.
+/// `node`, which has a name, is to be looked at when all is written down, or is
+/// `attr`.
 fn ask(pending: &mut Pending, node: &Arc<HumNode>, attr: Option<&Attr>) {
-    node.is_awaited.store(true, Ordering::Release);
+    node.awaited.store(pending.generation, Ordering::Release);
     pending.objects.insert(number(node), Fate::Known(Arc::downgrade(node), attr.map(|attr| Box::new(*attr))));
+}
+
+/// The same of one that may have lost its last name, and then stays gone.
+fn ask_again(pending: &mut Pending, node: &Arc<HumNode>, attr: Option<&Attr>) {
+    if !matches!(pending.objects.get(&number(node)), Some(Fate::Gone)) {
+        ask(pending, node, attr);
+    }
 }
 
 fn lose(pending: &mut Pending, loss: Loss<'_>) {
@@ -362,12 +437,11 @@ fn lose(pending: &mut Pending, loss: Loss<'_>) {
         pending.objects.insert(loss.host.ino, Fate::Gone);
         return;
     }
-    match loss.node {
-        Some(node) => ask(pending, node, None),
-        None => match pending.objects.entry(loss.host.ino).or_insert(Fate::Lost(0)) {
-            Fate::Lost(names) => *names += 1,
-            // Whoever is asked knows.
-            _ => {}
-        },
+    match (loss.node, pending.objects.entry(loss.host.ino)) {
+        (Some(node), _) => ask(pending, node, None),
+        // Whoever is asked knows.
+        (None, Entry::Occupied(entry)) if matches!(entry.get(), Fate::Known(..)) => {}
+        // The name that led to it may be this one.
+        (None, entry) => drop(entry.insert_entry(Fate::Astray(0))),
     }
 }

@@ -16,7 +16,8 @@ const MARKER: &std::ffi::CStr = c"current";
 pub(crate) fn take(control: BorrowedFd<'_>) -> Fault<bool> {
     let dir = match host::child_dir(control, DIR) {
         Ok(dir) => dir,
-        Err(Host::NOENT) => return Ok(false),
+        // Where there is something else, nobody has left a word either.
+        Err(Host::NOENT | Host::NOTDIR | Host::LOOP) => return Ok(false),
         Err(other) => return Err(other),
     };
     match rustix::fs::unlinkat(&dir, MARKER, AtFlags::empty()) {

@@ -1,17 +1,19 @@
 //! Making the catalog from the tree, while that is being served.
 
-use super::book::{Parts, entry};
+use super::book::{Parts, apply};
 use super::feed::Feed;
+use super::look::entry;
 use crate::fs::{adopted, merged};
 use crate::store::Loaded;
-use crate::walk::{self, Folder, Ground, Seen, Visit};
+use crate::walk::{self, Folder, Ground, Names, Seen, Visit};
 use externfs::{Errno, Error, ExternFs, FileKind, Result};
 use externfs_catalog::barrier::Standing;
 use externfs_catalog::{Batch, Catalog, Link, Object};
 use hostfs::Inode;
+use std::collections::HashSet;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Objects that are written at once.
 const PORTION: usize = 4096;
@@ -19,26 +21,47 @@ const PORTION: usize = 4096;
 struct Scan<'a> {
     parts: &'a Parts,
     feed: Option<&'a Feed>,
+    listed: &'a Listed,
     expected: u64,
     seen: AtomicU64,
     progress: &'a (dyn Fn(u64, u64) + Sync),
     sink: Mutex<(Batch, &'a mut Catalog)>,
 }
 
-/// Writes everything below `from` into `catalog`. `feed`: others change the tree
+/// Directories whose names have all been seen. What changes in them after that
+/// is told.
+#[derive(Default)]
+pub(super) struct Listed(Mutex<HashSet<u64>>);
+
+impl Listed {
+    fn set(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add(&self, dirs: &[u64]) {
+        self.set().extend(dirs);
+    }
+
+    pub(super) fn lacks(&self, dir: u64) -> bool {
+        !self.set().contains(&dir)
+    }
+}
+
+/// Writes everything below `from` into `catalog`, except what is below
+/// directories that are `listed`. The feed: others change the tree
 /// meanwhile and want to know how far this is.
 pub(super) fn scan(
     parts: &Parts,
     from: &Arc<Inode>,
     catalog: &mut Catalog,
-    feed: Option<&Feed>,
-    progress: &(dyn Fn(u64, u64) + Sync),
+    listed: &Listed,
+    (feed, progress): (Option<&Feed>, &(dyn Fn(u64, u64) + Sync)),
 ) -> Result<()> {
     let expected = parts.account.used().inodes;
-    let scan = Scan { parts, feed, expected, seen: AtomicU64::new(0), progress, sink: Mutex::new((Batch::default(), catalog)) };
+    let scan = Scan { parts, feed, listed, expected, seen: AtomicU64::new(0), progress, sink: Mutex::new((Batch::default(), catalog)) };
     walk::walk(&Ground { base: &parts.base, store: &*parts.store, root: from.clone() }, &scan)?;
     let (batch, catalog) = scan.sink.into_inner().unwrap_or_else(PoisonError::into_inner);
-    catalog.apply(&batch).map_err(|error| failed(&error))
+    apply(catalog, batch, feed)
 }
 
 /// The catalog cannot be written.
@@ -79,7 +102,7 @@ impl Visit for Scan<'_> {
             if batch.objects.len() < PORTION {
                 return Ok(());
             }
-            catalog.apply(&std::mem::take(batch)).map_err(|error| failed(&error))?;
+            apply(catalog, std::mem::take(batch), self.feed)?;
         }
         (self.progress)(count, self.expected);
         if let Some(feed) = self.feed {
@@ -91,9 +114,21 @@ impl Visit for Scan<'_> {
         Ok(())
     }
 
-    /// A directory that moved meanwhile is scanned once more; one that cannot be
+    fn list(&self, _ground: &Ground<'_>, folder: &Folder, _names: &Names) -> Result<()> {
+        self.listed.add(&[folder.inode.host_key().number]);
+        Ok(())
+    }
+
+    fn enters(&self, dir: &Inode) -> bool {
+        self.listed.lacks(dir.host_key().number)
+    }
+
+    /// A directory that has moved meanwhile is to be read again; what cannot be
     /// read is not in the catalog.
-    fn fail(&self, _folder: &Folder, _name: Option<&CStr>, _error: Error) -> Result<()> {
+    fn fail(&self, folder: &Folder, name: Option<&CStr>, _error: Error) -> Result<()> {
+        if name.is_none() {
+            self.listed.set().remove(&folder.inode.host_key().number);
+        }
         Ok(())
     }
 }

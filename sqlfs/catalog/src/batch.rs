@@ -9,8 +9,6 @@ pub struct Batch {
     pub names: Vec<(u64, Box<[u8]>, Option<Link>)>,
     /// Objects by number; None for one that has lost its last name.
     pub objects: Vec<(u64, Option<Object>)>,
-    /// Objects that have lost so many of their names, of which no more is known.
-    pub lost: Vec<(u64, u32)>,
     /// What happened, oldest first.
     pub changes: Vec<Change>,
 }
@@ -19,13 +17,32 @@ impl Batch {
     /// Whether it says nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty() && self.objects.is_empty() && self.lost.is_empty() && self.changes.is_empty()
+        self.names.is_empty() && self.objects.is_empty() && self.changes.is_empty()
+    }
+
+    /// The same in parts of `most` rows, to be applied in this order: what a
+    /// reader sees between two of them is neither old nor new.
+    pub fn split(mut self, most: usize) -> impl Iterator<Item = Batch> {
+        let mut is_over = self.is_empty();
+        std::iter::from_fn(move || {
+            if is_over {
+                return None;
+            }
+            let mut part = Batch::default();
+            part.objects = self.objects.split_off(self.objects.len().saturating_sub(most));
+            part.names = self.names.split_off(self.names.len().saturating_sub(most - part.objects.len()));
+            is_over = self.objects.is_empty() && self.names.is_empty();
+            if is_over {
+                part.changes = std::mem::take(&mut self.changes);
+            }
+            Some(part)
+        })
     }
 
     /// Rows that it is about.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.names.len() + self.objects.len() + self.lost.len()
+        self.names.len() + self.objects.len()
     }
 }
 

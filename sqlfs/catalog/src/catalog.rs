@@ -41,6 +41,24 @@ pub struct Facts {
     pub is_complete: bool,
 }
 
+/// How long somebody else who writes is waited for; nobody should.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// What SQLite keeps beside a database.
+const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut file = path.as_os_str().to_owned();
+    file.push(suffix);
+    file.into()
+}
+
+/// Whether there is nothing at `path` but files: a link would be followed.
+fn is_plain(path: &Path) -> bool {
+    let is_absent = |path: &Path| std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    is_file(path) && BESIDE.iter().map(|suffix| beside(path, suffix)).all(|file| is_file(&file) || is_absent(&file))
+}
+
 /// A regular file; anything else in its place would be opened for its effects.
 fn is_file(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|there| there.is_file())
@@ -85,7 +103,7 @@ fn state<T: rusqlite::types::FromSql>(conn: &Connection, key: &str) -> Result<Op
 /// # Errors
 /// What SQLite says.
 pub fn facts(path: &Path) -> Result<Option<Facts>> {
-    if !is_file(path) {
+    if !is_plain(path) {
         return Ok(None);
     }
     facts_of(&connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?)
@@ -123,7 +141,7 @@ impl Catalog {
     /// # Errors
     /// What SQLite says: it is damaged.
     pub fn open(path: &Path, label: &str, root: u64) -> Result<Option<Catalog>> {
-        if !is_file(path) {
+        if !is_plain(path) {
             return Ok(None);
         }
         let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -140,10 +158,8 @@ impl Catalog {
     /// # Errors
     /// What SQLite says.
     pub fn create(path: &Path, label: &str, root: u64) -> Result<Catalog> {
-        for suffix in ["", "-wal", "-shm", "-journal"] {
-            let mut file = path.as_os_str().to_owned();
-            file.push(suffix);
-            match std::fs::remove_file(&file) {
+        for suffix in [""].iter().chain(&BESIDE) {
+            match std::fs::remove_file(beside(path, suffix)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(&error)),
                 _ => {}
             }
@@ -180,9 +196,33 @@ impl Catalog {
     /// # Errors
     /// What SQLite says.
     pub fn apply(&mut self, batch: &Batch) -> Result<()> {
+        self.conn.busy_timeout(BUSY)?;
         let transaction = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         write(&transaction, batch)?;
-        transaction.commit()
+        transaction.commit()?;
+        self.conn.busy_timeout(Duration::ZERO)
+    }
+
+    /// Paths of object `ino`, or some of them; one whose beginning is cut off has
+    /// no slash at its beginning.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn paths_of(&self, ino: u64) -> Result<Vec<Vec<u8>>> {
+        let sql =
+            "SELECT CAST(p.path||d.name AS BLOB) FROM dentry d JOIN dir p ON p.ino=d.parent WHERE d.ino=? AND p.path NOT NULL LIMIT 64";
+        self.conn.prepare_cached(sql)?.query_map([ino as i64], |row| row.get(0))?.collect()
+    }
+
+    /// All directories, and their paths as far as they are known; what is above
+    /// comes first.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    #[allow(clippy::type_complexity, reason = "it is no more than this")]
+    pub fn dirs(&self) -> Result<Vec<(u64, Option<Vec<u8>>)>> {
+        let mut list = self.conn.prepare_cached("SELECT ino, path FROM dir ORDER BY length(path)")?;
+        list.query_map([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)))?.collect()
     }
 
     /// Says what users and groups are called.
@@ -209,8 +249,7 @@ impl Catalog {
     /// # Errors
     /// What SQLite says.
     pub fn tidy_log(&mut self) -> Result<bool> {
-        let mut log = self.path.as_os_str().to_owned();
-        log.push("-wal");
+        let log = beside(&self.path, "-wal");
         let size = || std::fs::metadata(&log).map_or(0, |log| log.len());
         if size() <= LOG_USUAL {
             return Ok(true);
@@ -229,7 +268,13 @@ impl Catalog {
         self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         let path = self.path;
         self.conn.close().map_err(|(_, error)| error)?;
-        std::fs::File::open(&path).and_then(|file| file.sync_all()).map_err(|error| refused(&error))
+        for file in [beside(&path, "-wal"), path] {
+            match std::fs::File::open(file).and_then(|file| file.sync_all()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(&error)),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -244,9 +289,6 @@ fn write(conn: &Connection, batch: &Batch) -> Result<()> {
             Some(object) => objects::put(conn, *ino, object, &mut usage)?,
             None => objects::remove(conn, *ino, &mut usage)?,
         }
-    }
-    for &(ino, names) in &batch.lost {
-        objects::lose(conn, ino, names)?;
     }
     usage.settle(conn)?;
     let mut moved = Moved::default();

@@ -19,6 +19,8 @@ const MARKER: &str = "current";
 pub enum Freshness {
     /// They do: whoever serves the tree has just said so.
     Current,
+    /// They do, but for what so many files say, which are still to be read.
+    Reading(u64),
     /// They do: nobody serves the tree, and whoever did has left it in order.
     AtRest,
     /// They may not, for this reason. What is there is complete all the same.
@@ -41,6 +43,7 @@ impl Freshness {
         let or_missing = |found| if is_complete() { found } else { Freshness::Missing };
         match barrier::flush(dir, patience) {
             Ok(Some(Standing::Current)) => Freshness::Current,
+            Ok(Some(Standing::Reading(files))) => Freshness::Reading(files),
             Ok(Some(Standing::Building(seen, expected))) => Freshness::Building(seen, expected),
             Ok(Some(Standing::Failed(why))) => or_missing(Freshness::Behind(why)),
             Err(error) => or_missing(Freshness::Behind(format!("whoever serves the tree does not answer: {error}"))),
@@ -54,6 +57,7 @@ impl Freshness {
     pub fn to_line(&self) -> String {
         match self {
             Freshness::Current => "current".into(),
+            Freshness::Reading(files) => format!("reading {files}"),
             Freshness::AtRest => "rest".into(),
             Freshness::Behind(why) => format!("behind {why}"),
             Freshness::Abandoned => "abandoned".into(),
@@ -68,6 +72,7 @@ impl Freshness {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         Some(match word {
             "current" => Freshness::Current,
+            "reading" => Freshness::Reading(rest.parse().ok()?),
             "rest" => Freshness::AtRest,
             "behind" => Freshness::Behind(rest.into()),
             "abandoned" => Freshness::Abandoned,
@@ -85,6 +90,7 @@ impl fmt::Display for Freshness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Freshness::Current => f.write_str("up to date"),
+            Freshness::Reading(files) => write!(f, "up to date, but what {files} files say is still to be read"),
             Freshness::AtRest => f.write_str("up to date: nobody serves the tree"),
             Freshness::Behind(why) => write!(f, "may be behind: {why}"),
             Freshness::Abandoned => f.write_str("may be behind: whoever changed the tree last has not told the catalog: mount it once"),
@@ -119,11 +125,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Catalog::create(&dir.path().join(DATABASE), "root", 1).unwrap().complete().unwrap();
         let listener = barrier::listen(dir.path()).unwrap();
-        for standing in [Standing::Current, Standing::Building(17, 40), Standing::Failed("the disk is full".into())] {
+        for standing in [Standing::Current, Standing::Reading(3), Standing::Building(17, 40), Standing::Failed("the disk is full".into())] {
             let (told, expected) = (
                 standing.clone(),
                 match standing {
                     Standing::Current => Freshness::Current,
+                    Standing::Reading(files) => Freshness::Reading(files),
                     Standing::Building(seen, expected) => Freshness::Building(seen, expected),
                     Standing::Failed(why) => Freshness::Behind(why),
                 },
@@ -142,6 +149,7 @@ mod tests {
     fn lines_come_back() {
         for freshness in [
             Freshness::Current,
+            Freshness::Reading(7),
             Freshness::AtRest,
             Freshness::Abandoned,
             Freshness::Behind("a  reason\nof two lines".into()),

@@ -105,11 +105,3 @@ pub(crate) fn remove(conn: &Connection, ino: u64, usage: &mut Differences) -> Re
 fn forget_dir(conn: &Connection, ino: u64) -> Result<()> {
     conn.prepare_cached("DELETE FROM dir WHERE ino=?")?.execute([ino as i64]).map(drop)
 }
-
-/// Number `ino` has lost `names` of its names just now.
-pub(crate) fn lose(conn: &Connection, ino: u64, names: u32) -> Result<()> {
-    let now = Timestamp::now();
-    conn.prepare_cached("UPDATE inode SET nlink=nlink-?2, ctime=?3, ctime_ns=?4 WHERE ino=?1")?
-        .execute((ino as i64, names, now.seconds, now.nanoseconds))
-        .map(drop)
-}

@@ -6,6 +6,7 @@
 
 use crate::catalog::Catalog;
 use rusqlite::{Connection, OptionalExtension, Result};
+use std::ops::RangeInclusive;
 
 /// In `inode.flags`: what is in it has been read, whether it was text or not.
 pub(crate) const IS_READ: i64 = 2;
@@ -32,7 +33,7 @@ impl Wanted {
     fn condition(&self) -> String {
         let one = |(index, glob): (usize, &String)| {
             let what = if glob.contains('/') { "CAST(dir.path||dentry.name AS TEXT)" } else { "CAST(dentry.name AS TEXT)" };
-            format!("{what} GLOB ?{}", index + 3)
+            format!("{what} GLOB ?{}", index + 4)
         };
         self.globs.iter().enumerate().map(one).collect::<Vec<_>>().join(" OR ")
     }
@@ -55,25 +56,25 @@ impl Catalog {
         transaction.commit()
     }
 
-    /// Files that are wanted and have not been read, with a path of each as bytes,
-    /// `most` of them, with numbers above `after`.
+    /// Files that are wanted and have not been read, with a path of each as bytes:
+    /// the first `most` of those with these numbers.
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn unread(&self, wanted: &Wanted, after: u64, most: usize) -> Result<Vec<(u64, Vec<u8>)>> {
+    pub fn unread(&self, wanted: &Wanted, numbers: RangeInclusive<u64>, most: usize) -> Result<Vec<(u64, Vec<u8>)>> {
         let sql = format!(
             "SELECT inode.ino, min(CAST(dir.path||dentry.name AS BLOB)) FROM inode JOIN dentry ON dentry.ino=inode.ino
              JOIN dir ON dir.ino=dentry.parent
-             WHERE inode.ino>?1 AND {REGULAR} AND inode.flags&{IS_READ}=0 AND inode.size BETWEEN 1 AND ?2 AND ({})
+             WHERE inode.ino BETWEEN ?1 AND ?2 AND {REGULAR} AND inode.flags&{IS_READ}=0 AND inode.size BETWEEN 1 AND ?3 AND ({})
              GROUP BY inode.ino ORDER BY inode.ino LIMIT {most}",
             wanted.condition()
         );
         let mut list = self.conn.prepare_cached(&sql)?;
-        let numbers = [after as i64, i64::try_from(wanted.size_max).unwrap_or(i64::MAX)];
-        list.raw_bind_parameter(1, numbers[0])?;
-        list.raw_bind_parameter(2, numbers[1])?;
+        list.raw_bind_parameter(1, *numbers.start() as i64)?;
+        list.raw_bind_parameter(2, *numbers.end() as i64)?;
+        list.raw_bind_parameter(3, i64::try_from(wanted.size_max).unwrap_or(i64::MAX))?;
         for (index, glob) in wanted.globs.iter().enumerate() {
-            list.raw_bind_parameter(index + 3, glob)?;
+            list.raw_bind_parameter(index + 4, glob)?;
         }
         let mut rows = list.raw_query();
         let mut found = Vec::new();

@@ -181,7 +181,7 @@ impl Engine {
             return Ok(());
         }
         match self.renewal.ask(&self.keeper, &self.limits) {
-            Freshness::Current | Freshness::AtRest | Freshness::Behind(_) | Freshness::Abandoned => Ok(()),
+            Freshness::Current | Freshness::Reading(_) | Freshness::AtRest | Freshness::Behind(_) | Freshness::Abandoned => Ok(()),
             part @ (Freshness::Building(..) | Freshness::Missing) => Err(Refusal::new(Errno::EAGAIN, part.to_string())),
         }
     }

@@ -60,7 +60,8 @@ fn hard_links_are_names_of_one_object() {
     assert_eq!(rig.text("select name, nlink from root_fs where ino = 5 order by 1"), "/a|2\n/d/b|2");
     assert_eq!(rig.text("select count(*) from root_inodes where ino = 5"), "1");
     assert_eq!(rig.text("select inodes, bytes from root_usage where kind = 'all'"), "3|8192");
-    rig.apply(&Batch { names: vec![gone(ROOT, "a")], lost: vec![(5, 1)], ..Batch::default() });
+    two.nlink = 1;
+    rig.apply(&Batch { names: vec![gone(ROOT, "a")], objects: vec![object(two, None)], ..Batch::default() });
     assert_eq!(rig.text("select name, nlink from root_fs where ino = 5"), "/d/b|1");
     rig.apply(&Batch { names: vec![gone(2, "b")], objects: vec![(5, None)], ..Batch::default() });
     assert_eq!(rig.text("select count(*), (select inodes from root_usage where kind = 'all') from root_fs"), "1|2");
