@@ -28,6 +28,7 @@ fn main() -> std::process::ExitCode {
             a_tree_is_never_written_through_sql,
             the_views_of_a_label,
             the_command_asks_trees_too,
+            a_tree_on_a_medium_that_cannot_be_written,
         ])
     })
 }
@@ -375,4 +376,24 @@ fn the_command_asks_trees_too() {
     // Nobody has told the catalog.
     assert_eq!(text(&query("select count(*) from root_fs where base like 'new%'")), "0\n");
     drop(ground.dir);
+}
+
+fn a_tree_on_a_medium_that_cannot_be_written() {
+    let ground = Ground::new();
+    let line = "mount --bind \"$1\" \"$1\" && mount -o remount,ro,bind \"$1\" && exec \"$2\" query \"$1\" \"$3\"";
+    let query = |sql: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", line, "sh"]).arg(&ground.tree);
+        succeed(command.arg(fixture::binary()).arg(sql))
+    };
+    let everything = "select name, perms, uid, user, size, target from root_fs order by name";
+    for round in 0..2 {
+        // Without a catalog, and beside one that is there and could not be opened.
+        assert_eq!(lines(&query(SETUID)), lines("/usr/bin/passwd\n/usr/bin/su\n"), "{round}");
+        let here = query(everything);
+        assert!(here.contains("/home/ada/mail\t0600\t1234\tada\t13\t\n"), "{here}");
+        assert_eq!(ground.identity() == 0, round == 0);
+        let there = output(Command::new(fixture::binary()).arg("query").arg(&ground.tree).arg(everything));
+        assert_eq!(String::from_utf8_lossy(&there.stdout), here);
+    }
 }

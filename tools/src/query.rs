@@ -2,9 +2,11 @@
 
 mod found;
 mod ground;
+mod made;
 mod number;
 mod repl;
 mod scan;
+mod survey;
 mod words;
 
 use crate::cli::Query;

@@ -265,6 +265,9 @@ fn one_question_after_another() {
         rest.starts_with("plan\n") && rest.ends_with("root_changes\nroot_fs\nroot_inodes\nroot_text\nroot_usage\nroot_xattrs\n7\n7\n"),
         "{rest}"
     );
+    // A directory is looked at once, until that is wanted again.
+    let (out, _, code) = talk(&place, "select count(*) from root_fs;\n.rescan\nselect count(*) from root_inodes;\n");
+    assert_eq!((out.as_str(), code), ("1\n2\n", Some(0)));
     let (out, err, code) =
         talk(&place, "select frob;\n.frob\n.format xml\nselect 1;\n.schema root_usage\n.schema x\n.help\n.quit\nselect 2;\n");
     assert!(out.starts_with("1\nCREATE VIEW root_usage AS") && out.contains("-- columns: kind, id, name, inodes, bytes\n"), "{out}");

@@ -41,9 +41,9 @@ removed again; links are not followed. An answer is whole or refused, never cut.
 
 Examples:
   externfs query /srv/guest \"select name from root_fs where setuid = 1\"
-  externfs query /srv/guest \"select name, bytes from root_usage where kind = 'user' order by bytes desc\"
-  externfs query hostfs:/home \"select name, size from root_fs where type = 'f' order by size desc limit 20\"
-  externfs query hostfs:. \"select '.' || raw from root_fs where mtime > unixepoch('now', '-1 day')\" --format nul | xargs -0 ls -ld
+  externfs query /srv/guest \"select name, bytes from root_usage where kind = 'user'\"
+  externfs query hostfs:/home \"select name, size from root_fs order by size desc limit 20\"
+  externfs query hostfs:. \"select '.'||raw from root_fs where uid=5\" --format nul | xargs -0 ls -d
   externfs query --repl /srv/guest";
 
 /// The format called `name`.

@@ -1,20 +1,18 @@
 //! [`Ground`]: what is asked about, with the engine that answers.
 
-use super::scan::{self, Scan};
+use super::made::{Made, Sight};
+use super::scan::Scan;
 use crate::cli::Query;
 use crate::failure::{Failure, Result};
 use crate::offline::source_of;
 use crate::progress::Progress;
-use crate::{hostuser, plugins, process};
-use externfs_catalog::{Accounts, Catalog, DATABASE, DIRECTORY, Freshness, LABEL};
+use crate::{hostuser, plugins};
+use externfs_catalog::{DATABASE, DIRECTORY, Freshness, LABEL, barrier};
 use humfs::Label;
-use nix::sys::signal::Signal;
 use sqlfs::query::{self, Allowed, Engine, Limits, Source};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tempfile::TempDir;
 
 /// How long whoever serves a tree may take to say how it stands.
 const PATIENCE: Duration = Duration::from_secs(35);
@@ -31,14 +29,8 @@ pub(super) struct Ground {
 enum Origin {
     /// A humfs tree.
     Tree(PathBuf),
-    /// A directory, of which a catalog is made.
-    Directory(Box<Made>),
-}
-
-struct Made {
-    scan: Scan,
-    is_made: bool,
-    temporary: TempDir,
+    /// A catalog in a temporary place.
+    Made(Box<Made>),
 }
 
 impl Ground {
@@ -52,7 +44,7 @@ impl Ground {
         }
         match plugin {
             "humfs" => Ground::of_tree(path, limits),
-            "hostfs" => Ground::of_directory(path, asked.all_filesystems, limits),
+            "hostfs" => Ground::of_sight(Sight::Directory(Scan::of(&path, asked.all_filesystems)?), limits),
             _ => Err(Failure::usage(format!("query asks a humfs tree or hostfs:DIR, not {plugin}"))),
         }
     }
@@ -64,6 +56,9 @@ impl Ground {
                 "'{shown}' is no humfs tree: it has no superblock; say hostfs:{shown} for a plain directory"
             )));
         }
+        if is_sealed(&tree) {
+            return Ground::of_sight(Sight::Tree(tree.into()), limits);
+        }
         bring_up_to_date(&tree)?;
         let database = tree.join(DIRECTORY).join(DATABASE);
         let facts = externfs_catalog::facts(&database);
@@ -73,16 +68,13 @@ impl Ground {
         Ok(Ground { engine, origin: Origin::Tree(tree) })
     }
 
-    fn of_directory(directory: PathBuf, all_filesystems: bool, limits: Limits) -> Result<Ground> {
-        let scan = Scan::of(&directory, all_filesystems)?;
-        let temporary = tempfile::Builder::new().prefix("externfs-query-").tempdir();
-        let temporary = temporary
-            .map_err(|error| Failure::io(format!("cannot make a directory in '{}': set TMPDIR", std::env::temp_dir().display()), &error))?;
+    /// Of what has no catalog of its own.
+    fn of_sight(sight: Sight, limits: Limits) -> Result<Ground> {
+        let made = Made::of(sight)?;
         // It forks: before there are threads, and before signals are caught.
-        let engine = engine(temporary.path().join(DATABASE), LABEL, limits)?;
-        remove_when_told_to_end(temporary.path().to_owned())?;
-        let made = Made { scan, is_made: false, temporary };
-        Ok(Ground { engine, origin: Origin::Directory(Box::new(made)) })
+        let engine = engine(made.database(), LABEL, limits)?;
+        made.remove_when_told_to_end()?;
+        Ok(Ground { engine, origin: Origin::Made(Box::new(made)) })
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -94,17 +86,25 @@ impl Ground {
     pub(super) fn renew(&mut self) -> Result<()> {
         match &mut self.origin {
             Origin::Tree(tree) => bring_up_to_date(tree),
-            Origin::Directory(made) if made.is_made => Ok(()),
-            Origin::Directory(made) => made.make(),
+            Origin::Made(made) => made.renew(),
         }
     }
 
     /// Looks at a directory anew, with the next query.
     pub(super) fn forget(&mut self) {
-        if let Origin::Directory(made) = &mut self.origin {
-            made.is_made = false;
+        if let Origin::Made(made) = &mut self.origin {
+            made.forget();
         }
     }
+}
+
+/// Whether nobody serves `tree` and nothing can be written in it, not even the index
+/// that reading its catalog takes.
+fn is_sealed(tree: &Path) -> bool {
+    let places = [tree.join(DIRECTORY), tree.join("humfs"), tree.to_owned()];
+    let place = places.iter().find(|place| place.is_dir()).map_or(tree, PathBuf::as_path);
+    let is_served = barrier::flush(&tree.join(DIRECTORY), PATIENCE).is_ok_and(|standing| standing.is_some());
+    !is_served && rustix::fs::access(place, rustix::fs::Access::WRITE_OK).is_err()
 }
 
 fn engine(path: PathBuf, label: &str, limits: Limits) -> Result<Engine> {
@@ -151,42 +151,4 @@ fn rebuild(tree: &Path) -> Result<()> {
     });
     drop(progress);
     done.map_err(|error| Failure::new(format!("{}; a tree that is mounted with catalog=off cannot be asked: mount it without", error.0)))
-}
-
-impl Made {
-    fn make(&mut self) -> Result<()> {
-        let failed = |error: externfs_catalog::Error| Failure::new(format!("the catalog of the directory cannot be made: {error}"));
-        let mut progress = Progress::of_items(None);
-        let mut catalog = Catalog::create(&self.temporary.path().join(DATABASE), LABEL, self.scan.root()).map_err(failed)?;
-        let unread = self.scan.run(self.temporary.path(), &mut |batch, items| {
-            progress.reach(items, None);
-            catalog.apply(batch)?;
-            catalog.tidy_log().map(drop)
-        });
-        progress.finish();
-        let unread = unread.map_err(failed)?;
-        let read = |path: &str| std::fs::read(path).unwrap_or_default();
-        catalog.name_accounts(&Accounts { passwd: read("/etc/passwd"), group: read("/etc/group") }).map_err(failed)?;
-        catalog.complete().map_err(failed)?;
-        scan::tell(&unread);
-        self.is_made = true;
-        Ok(())
-    }
-}
-
-/// ^C and its like end the process; the temporary catalog goes first.
-fn remove_when_told_to_end(directory: PathBuf) -> Result<()> {
-    let signals = process::catch_signals(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
-    let wait = move || {
-        let mut poll = [nix::poll::PollFd::new(signals.as_fd(), nix::poll::PollFlags::POLLIN)];
-        loop {
-            let _ = nix::poll::poll(&mut poll, nix::poll::PollTimeout::NONE);
-            if let Some(signal) = process::next_signal(&signals) {
-                let _ = std::fs::remove_dir_all(&directory);
-                std::process::exit(128 + signal as i32);
-            }
-        }
-    };
-    let thread = std::thread::Builder::new().name("signals".into()).spawn(wait);
-    thread.map(drop).map_err(|error| Failure::io("cannot start a thread", &error))
 }
