@@ -1,13 +1,13 @@
 //! The live catalog: what SQL is told about a tree while it is served.
 //!
-//! Whatever changes a name or an object says so to the [`Feed`], in memory, and
-//! goes on. A thread, the [`book`], writes what has gathered into the catalog's
+//! Whatever changes a name or an object says so to the feed, in memory, and
+//! goes on. A thread, the book, writes what has gathered into the catalog's
 //! database: each second, when there is much, and when somebody is about to
 //! query. What is told is how things are now, so what came and went between
 //! two times costs next to nothing; and the rest (size, times) is looked up only
 //! when it is written.
 //!
-//! The catalog is a copy that nothing is served from. It is made by a [`scan`] when
+//! The catalog is a copy that nothing is served from. It is made by a scan when
 //! the tree is not known to agree with it: `humfs/catalog/current` is there
 //! exactly while nobody writes the tree and it does. Changes go on during a scan,
 //! and are applied after it, so that the later word is theirs.

@@ -114,6 +114,9 @@ pub(super) struct Order {
     pub(super) closing: bool,
 }
 
+/// What a name leads to, and the node if there is one.
+pub(crate) type Thing<'a> = (Link, Option<&'a Arc<HumNode>>);
+
 /// A name that is gone.
 #[derive(Clone, Copy)]
 pub(crate) struct Loss<'a> {
@@ -234,8 +237,8 @@ impl Feed {
         &self,
         old: (&Arc<HumNode>, &CStr),
         new: (&Arc<HumNode>, &CStr),
-        moved: (Link, Option<&Arc<HumNode>>),
-        (stays, replaced): (Option<(Link, Option<&Arc<HumNode>>)>, Option<Loss<'_>>),
+        moved: Thing<'_>,
+        (stays, replaced): (Option<Thing<'_>>, Option<Loss<'_>>),
     ) {
         if moved.0.is_dir || stays.is_some_and(|(link, _)| link.is_dir) {
             self.moves.fetch_add(1, Ordering::AcqRel);
