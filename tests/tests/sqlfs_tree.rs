@@ -29,6 +29,7 @@ fn main() -> std::process::ExitCode {
             the_views_of_a_label,
             the_command_asks_trees_too,
             a_tree_on_a_medium_that_cannot_be_written,
+            the_command_waits_for_a_catalog_that_is_made,
         ])
     })
 }
@@ -396,4 +397,29 @@ fn a_tree_on_a_medium_that_cannot_be_written() {
         let there = output(Command::new(fixture::binary()).arg("query").arg(&ground.tree).arg(everything));
         assert_eq!(String::from_utf8_lossy(&there.stdout), here);
     }
+}
+
+fn the_command_waits_for_a_catalog_that_is_made() {
+    let fake = Fake::new(true);
+    let listener = fake.listen();
+    let query = || output(Command::new(fixture::binary()).arg("query").arg(&fake.tree).arg("select 7"));
+    let server = std::thread::spawn(move || {
+        let building = (1..=5).map(|seen| Standing::Building(seen * 100, 500));
+        let failed = std::iter::repeat_with(|| Standing::Failed("the disk is full".into()));
+        // Each command asks whether there is a server, and then for its word.
+        let standings = building.chain([Standing::Current]).chain(failed.take(2));
+        for standing in standings {
+            let (stream, _) = listener.accept().expect("a client");
+            barrier::answer(&stream, || standing);
+        }
+    });
+    let begun = Instant::now();
+    let said = query();
+    assert_eq!((String::from_utf8_lossy(&said.stdout).as_ref(), said.stderr.is_empty()), ("7\n", true), "{said:?}");
+    assert!(begun.elapsed() > Duration::from_millis(600), "{:?}", begun.elapsed());
+    // One that is not kept any more is asked all the same, aloud.
+    let said = query();
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "7\n");
+    assert_eq!(String::from_utf8_lossy(&said.stderr).matches("may be behind: the disk is full").count(), 1, "{said:?}");
+    server.join().expect("joined");
 }
