@@ -19,10 +19,11 @@ pub(crate) fn is_tree(path: &Path) -> bool {
     path.join("superblock").is_file()
 }
 
-/// The catalog of the tree at `path`, and what of it queries may read.
+/// The catalog of the tree at `path`, and what of it queries may read. One that
+/// is not there yet will have the usual label.
 ///
 /// # Errors
-/// There is none, and what to do.
+/// It is to be written, or the tree is not there.
 pub(crate) fn catalog_of(path: &Path, writes: bool) -> Result<(Source, Allowed), UsageError> {
     let shown = path.display();
     if writes {
@@ -31,9 +32,11 @@ pub(crate) fn catalog_of(path: &Path, writes: bool) -> Result<(Source, Allowed),
     // A link in the way would be one that SQLite refuses.
     let path = path.canonicalize().map_err(|error| UsageError(format!("cannot open '{shown}': {error}")))?;
     let dir = path.join(DIRECTORY);
-    let label = await_label(&dir).map_err(|why| {
-        UsageError(format!("'{shown}' has no catalog{why}: mount it first, or run: externfs query '{shown}' \"select 1\""))
-    })?;
+    let label = await_label(&dir).unwrap_or_else(|why| {
+        // Whoever is to keep it may begin after us, as the server of a guest's root.
+        tracing::warn!("'{shown}' has no catalog{why}: queries fail until it is mounted; 'externfs query {shown}' makes one, too");
+        LABEL.to_owned()
+    });
     let allowed = Allowed::Only(externfs_catalog::tables(&label));
     let catalog = Catalog { label, dir: Some(dir.clone()) };
     Ok((Source { path: dir.join(DATABASE), catalog: Some(catalog) }, allowed))

@@ -96,6 +96,9 @@ pub(crate) struct Feed {
     /// is one of these: of an older one the book has taken hold, or it was thrown
     /// away. Changed under the lock.
     generation: AtomicU64,
+    /// Directories that have moved: while there are none, whatever was found
+    /// somewhere is there still.
+    moves: AtomicU64,
     /// For the book: there is something to do.
     work: Condvar,
     /// For those who asked it.
@@ -144,7 +147,13 @@ impl Feed {
             closing: false,
             in_order: false,
         };
-        Feed { state: Mutex::new(state), generation: AtomicU64::new(1), work: Condvar::new(), answered: Condvar::new() }
+        Feed {
+            state: Mutex::new(state),
+            generation: AtomicU64::new(1),
+            moves: AtomicU64::new(0),
+            work: Condvar::new(),
+            answered: Condvar::new(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -228,6 +237,9 @@ impl Feed {
         moved: (Link, Option<&Arc<HumNode>>),
         (stays, replaced): (Option<(Link, Option<&Arc<HumNode>>)>, Option<Loss<'_>>),
     ) {
+        if moved.0.is_dir || stays.is_some_and(|(link, _)| link.is_dir) {
+            self.moves.fetch_add(1, Ordering::AcqRel);
+        }
         self.put(|pending, _| {
             if let Some(loss) = replaced {
                 lose(pending, loss);
@@ -377,6 +389,12 @@ impl Feed {
         state.scanning = true;
         state.pending.overflown = false;
         state.standing = Standing::Building(0, 0);
+    }
+
+    /// How many directories have moved; this stays while the caller holds any
+    /// directory.
+    pub(super) fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Acquire)
     }
 
     /// What has gathered during a scan.

@@ -2,6 +2,7 @@
 
 use super::book::Parts;
 use crate::fs::{adopted, merged};
+use crate::host;
 use crate::node::HumNode;
 use crate::record::Record;
 use crate::store::{At, Loaded};
@@ -43,6 +44,9 @@ pub(super) fn known(parts: &Parts, node: &Arc<HumNode>, told: Option<&Attr>) -> 
 /// What is to be said of object `ino`, if it is called `name` in `parent`.
 pub(super) fn named(parts: &Parts, ino: u64, parent: &Arc<Inode>, name: &CStr) -> Option<Object> {
     let _looking = parts.dirs.look(parent);
+    if !is_in_place(parts, parent) {
+        return None;
+    }
     let (inode, host) = parts.base.enroll(parent, name).ok()?;
     if host.ino != ino {
         return None;
@@ -88,6 +92,22 @@ fn follow(parts: &Parts, path: &[u8]) -> Option<Arc<Inode>> {
         dir = inode;
     }
     Some(dir)
+}
+
+/// Whether `dir`, which the caller holds, is where we believe it is: what a guest
+/// does not know is not told when something above it moves, and most stores find
+/// records by their paths.
+pub(super) fn is_in_place(parts: &Parts, dir: &Arc<Inode>) -> bool {
+    let mut at = dir.clone();
+    while at.host_key() != parts.root.key() {
+        let Some((above, name)) = at.whereabouts() else { return false };
+        let Ok(fd) = parts.base.dir_fd(&above) else { return false };
+        if host::stat_at((*fd).as_fd(), &name).ok().is_none_or(|host| host.ino != at.host_key().number) {
+            return false;
+        }
+        at = above;
+    }
+    true
 }
 
 /// What a record says that stat(2) does not; `target` for a link whose target

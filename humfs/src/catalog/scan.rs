@@ -2,7 +2,7 @@
 
 use super::book::{Parts, apply};
 use super::feed::Feed;
-use super::look::entry;
+use super::look::{self, entry};
 use crate::fs::{adopted, merged};
 use crate::store::Loaded;
 use crate::walk::{self, Folder, Ground, Names, Seen, Visit};
@@ -22,6 +22,8 @@ struct Scan<'a> {
     parts: &'a Parts,
     feed: Option<&'a Feed>,
     listed: &'a Listed,
+    /// Directories that were in their places after so many moves.
+    in_place: Mutex<(u64, HashSet<u64>)>,
     expected: u64,
     seen: AtomicU64,
     progress: &'a (dyn Fn(u64, u64) + Sync),
@@ -58,7 +60,16 @@ pub(super) fn scan(
     (feed, progress): (Option<&Feed>, &(dyn Fn(u64, u64) + Sync)),
 ) -> Result<()> {
     let expected = parts.account.used().inodes;
-    let scan = Scan { parts, feed, listed, expected, seen: AtomicU64::new(0), progress, sink: Mutex::new((Batch::default(), catalog)) };
+    let scan = Scan {
+        parts,
+        feed,
+        listed,
+        in_place: Mutex::default(),
+        expected,
+        seen: AtomicU64::new(0),
+        progress,
+        sink: Mutex::new((Batch::default(), catalog)),
+    };
     walk::walk(&Ground { base: &parts.base, store: &*parts.store, root: from.clone() }, &scan)?;
     let (batch, catalog) = scan.sink.into_inner().unwrap_or_else(PoisonError::into_inner);
     apply(catalog, batch, feed)
@@ -69,11 +80,39 @@ pub(super) fn failed(error: &rusqlite::Error) -> Error {
     Error::because(Errno::EIO, format!("humfs/catalog/catalog.db: {error}"))
 }
 
+impl Scan<'_> {
+    /// See [`look::is_in_place`]; looked at once until something moves.
+    fn is_in_place(&self, dir: &Arc<Inode>) -> bool {
+        let moves = self.feed.map_or(0, Feed::moves);
+        if moves == 0 {
+            return true;
+        }
+        let number = dir.host_key().number;
+        let known = || self.in_place.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().0 == moves && known().1.contains(&number) {
+            return true;
+        }
+        let is_there = look::is_in_place(self.parts, dir);
+        let mut known = known();
+        if known.0 != moves {
+            *known = (moves, HashSet::new());
+        }
+        if is_there {
+            known.1.insert(number);
+        }
+        is_there
+    }
+}
+
 impl Visit for Scan<'_> {
     fn see(&self, seen: &Seen<'_>) -> Result<()> {
         let Some(at) = &seen.at else { return Ok(()) };
         let (record, host) = {
             let _looking = self.parts.dirs.look(&seen.folder.inode);
+            if !self.is_in_place(&seen.folder.inode) {
+                self.listed.set().remove(&seen.folder.inode.host_key().number);
+                return Ok(());
+            }
             // What cannot be read is not in the catalog; nor does the guest see it.
             match seen.load() {
                 Ok(Loaded::Record(record)) => (record, seen.host),

@@ -6,7 +6,7 @@ use crate::load;
 use externfs_catalog::barrier::Standing;
 use externfs_tests::fixture::{temp_dir, wait_for};
 use externfs_tests::humtree::{HumTree, TOTAL};
-use externfs_tests::{ordinary, random};
+use externfs_tests::{cases, ordinary, random};
 use humfs::store::Format;
 use rusqlite::Connection;
 use std::fs;
@@ -14,9 +14,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Directories at the top of the tree that is scanned, directories in each, files
-/// in each of these.
-const WIDTHS: (usize, usize, usize) = (20, 15, 100);
+/// Directories at the top of the tree that is scanned, directories in each.
+const WIDTHS: (usize, usize) = (20, 15);
+
+/// Files in each of these: up to 30,000 in all, by `EXTERNFS_TEST_CASES`.
+fn files() -> usize {
+    cases(30).min(100) as usize
+}
 
 /// Bytes that the log of a catalog never has.
 const LOG_MOST: u64 = 64 << 20;
@@ -35,7 +39,7 @@ fn build(root: &Path) {
         for inner in 0..WIDTHS.1 {
             let dir = root.join(format!("t{outer}/s{inner}"));
             fs::create_dir_all(&dir).expect("mkdir");
-            for file in 0..WIDTHS.2 {
+            for file in 0..files() {
                 fs::File::create(dir.join(format!("f{file}"))).expect("a file");
             }
         }
@@ -67,7 +71,7 @@ fn stir(mount: &Path, is_scanned: &AtomicBool) -> usize {
             let _ = fs::rename(mount.join(format!("t{one}")), mount.join(format!("t{other}/below{rounds}")));
         }
         if rounds % 7 == 3 {
-            let _ = fs::remove_file(at(one, format!("s{inner}/f{}", below(WIDTHS.2))));
+            let _ = fs::remove_file(at(one, format!("s{inner}/f{}", below(files()))));
             let _ = fs::write(at(one, format!("s{inner}/late{rounds}")), "late");
         }
         if rounds % 11 == 4 {
@@ -80,6 +84,7 @@ fn stir(mount: &Path, is_scanned: &AtomicBool) -> usize {
             );
         }
         rounds += 1;
+        std::thread::sleep(Duration::from_micros(500));
     }
     rounds
 }
@@ -93,14 +98,16 @@ pub(crate) fn what_moves_during_the_scan_is_not_missed(format: Format) {
     let is_scanned = AtomicBool::new(false);
     let (rounds, first) = std::thread::scope(|scope| {
         let stirring = scope.spawn(|| stir(mount.path(), &is_scanned));
+        let begun = Instant::now();
         let first = compare::standing(&tree);
-        let end = Instant::now() + SCAN_TIME;
+        let end = begun + SCAN_TIME;
         let mut last = first.clone();
         while last != Standing::Current && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(5));
             last = compare::standing(&tree);
         }
         is_scanned.store(true, Ordering::Release);
+        println!("    scanned within {:?}", begun.elapsed());
         let rounds = stirring.join().expect("a thread");
         assert_eq!(last, Standing::Current, "the scan does not end while directories move");
         (rounds, first)
