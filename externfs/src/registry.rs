@@ -60,6 +60,11 @@ pub trait Plugin: Send + Sync {
     fn own_dir(&self) -> Option<&'static str> {
         None
     }
+    /// Whether a server of it opens files of the source once it serves. One that
+    /// does not loses the right to, and root's capabilities with it.
+    fn opens_files(&self) -> bool {
+        true
+    }
     /// Opens the source. Everything that can be wrong with it is found here.
     ///
     /// # Errors

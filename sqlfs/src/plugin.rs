@@ -30,6 +30,11 @@ impl Plugin for SqlFsPlugin {
         OPTIONS
     }
 
+    /// The keeper's children do.
+    fn opens_files(&self) -> bool {
+        false
+    }
+
     fn open(&self, source: &Source) -> Result<Arc<dyn Connect>, UsageError> {
         let options = Options::parse(&source.options)?;
         let path = std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone());

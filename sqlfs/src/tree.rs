@@ -2,7 +2,8 @@
 
 use crate::query::{Allowed, Catalog, Source};
 use externfs::UsageError;
-use externfs_catalog::{DATABASE, DIRECTORY, Facts, LABEL};
+use externfs_catalog::barrier::SOCKET;
+use externfs_catalog::{DATABASE, DIRECTORY, LABEL};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -31,31 +32,34 @@ pub(crate) fn catalog_of(path: &Path, writes: bool) -> Result<(Source, Allowed),
     // A link in the way would be one that SQLite refuses.
     let path = path.canonicalize().map_err(|error| UsageError(format!("cannot open '{shown}': {error}")))?;
     let dir = path.join(DIRECTORY);
-    let label = match await_facts(&dir) {
-        Ok(facts) => facts.label,
-        Err(why) => {
-            // Whoever is to keep it may begin after us, as the server of a guest's root.
-            tracing::warn!("'{shown}' has no catalog{why}: queries fail until it is mounted; 'externfs query {shown}' makes one, too");
-            LABEL.to_owned()
-        }
-    };
+    let label = await_label(&dir).unwrap_or_else(|why| {
+        // Whoever is to keep it may begin after us, as the server of a guest's root.
+        tracing::warn!("'{shown}' has no catalog{why}: queries fail until it is mounted; 'externfs query {shown}' makes one, too");
+        LABEL.to_owned()
+    });
     let allowed = Allowed::Only(externfs_catalog::tables(&label));
     let catalog = Catalog { label, dir: Some(dir.clone()) };
     Ok((Source { path: dir.join(DATABASE), catalog: Some(catalog) }, allowed))
 }
 
-/// What the catalog in `dir` says of itself. One that is being made is waited
-/// for until it has tables.
-fn await_facts(dir: &Path) -> Result<Facts, String> {
+/// What the catalog in `dir` is called by. One that is being made is waited for
+/// until it has tables. Of a server that has its socket and does not run yet, as when a
+/// guest's root and its catalog are shared by one command, nothing can be known:
+/// it is taken to use the usual label.
+fn await_label(dir: &Path) -> Result<String, String> {
     let begun = Instant::now();
     loop {
         let found = externfs_catalog::facts(&dir.join(DATABASE));
         if let Ok(Some(facts)) = found {
-            return Ok(facts);
+            return Ok(facts.label);
         }
-        let is_served = matches!(externfs_catalog::barrier::flush(dir, STEP), Ok(Some(_)) | Err(_)) && dir.is_dir();
-        if !is_served || begun.elapsed() > PATIENCE {
-            return Err(found.err().map_or_else(String::new, |error| format!(" ({error})")));
+        let patience = match externfs_catalog::barrier::flush(dir, STEP) {
+            Ok(Some(_)) => PATIENCE,
+            Err(_) if dir.join(SOCKET).exists() => STEP * 4,
+            Ok(None) | Err(_) => return Err(found.err().map_or_else(String::new, |error| format!(" ({error})"))),
+        };
+        if begun.elapsed() > patience {
+            return Ok(LABEL.to_owned());
         }
         std::thread::sleep(STEP);
     }

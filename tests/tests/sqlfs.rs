@@ -537,6 +537,13 @@ fn the_server_lets_go_of_everything() {
     assert_eq!(ground.cat("select 1"), "1\n");
     // The supervisor, the server, the keeper and a worker.
     assert_eq!(family(), 4);
+    // The server opens nothing, so it has no right left, nor has a worker.
+    let said = succeed(Command::new("pgrep").args(["-f", &ground.database.display().to_string()]));
+    let powerless = |pid: &&str| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line.strip_prefix("CapPrm:").is_some_and(|set| set.trim().trim_matches('0').is_empty()))
+    };
+    assert_eq!(said.lines().filter(powerless).count(), 2, "{said}");
     let database = ground.database.clone();
     let Ground { mount, _dir, .. } = ground;
     mount.finish();

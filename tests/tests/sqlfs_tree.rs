@@ -25,10 +25,12 @@ fn main() -> std::process::ExitCode {
             a_catalog_that_is_made_anew_is_the_next_query,
             what_is_not_there_yet_is_not_answered,
             a_server_that_does_not_answer_holds_up_nobody_else,
+            a_server_may_come_later,
             a_tree_is_never_written_through_sql,
             the_views_of_a_label,
             the_command_asks_trees_too,
             a_tree_on_a_medium_that_cannot_be_written,
+            the_command_waits_for_a_catalog_that_is_made,
         ])
     })
 }
@@ -217,6 +219,35 @@ impl Fake {
     }
 }
 
+/// A server that is well.
+struct Answering {
+    is_over: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
+    dir: PathBuf,
+}
+
+impl Answering {
+    fn begin(fake: &Fake, listener: UnixListener) -> Answering {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let told = is_over.clone();
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                barrier::answer(&stream, || Standing::Current);
+                if told.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        Answering { is_over, thread, dir: fake.tree.join(DIRECTORY) }
+    }
+
+    fn end(self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        let _ = barrier::flush(&self.dir, Duration::from_secs(5));
+        self.thread.join().expect("joined");
+    }
+}
+
 fn errno(mount: &Mount, name: &str) -> Option<i32> {
     fs::read(mount.path().join(name)).expect_err(name).raw_os_error()
 }
@@ -280,24 +311,31 @@ fn a_server_that_does_not_answer_holds_up_nobody_else() {
     assert!(names < Duration::from_millis(900), "{names:?}");
     assert!(info(&mount, "standing").contains("does not answer"), "{}", info(&mount, "standing"));
     // It comes to its senses: the next query hears of it.
-    let is_over = Arc::new(AtomicBool::new(false));
-    let told = is_over.clone();
-    let server = std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            barrier::answer(&stream, || Standing::Current);
-            if told.load(Ordering::Relaxed) {
-                return;
-            }
-        }
-    });
+    let server = Answering::begin(&fake, listener);
     wait_for("the server's word", || {
         fs::read(path.join("select 8")).expect("an answer");
         info(&mount, "standing") == "up to date"
     });
     mount.finish();
-    is_over.store(true, Ordering::Relaxed);
-    let _ = barrier::flush(&fake.tree.join(DIRECTORY), Duration::from_secs(5));
-    server.join().expect("joined");
+    server.end();
+}
+
+/// A guest's root and its catalog may be shared by one command, on a tree that has never been served.
+fn a_server_may_come_later() {
+    let fake = Fake::new(false);
+    let database = fake.tree.join(DIRECTORY).join(DATABASE);
+    fs::remove_file(&database).expect("removed");
+    let listener = fake.listen();
+    let begun = Instant::now();
+    let mount = Mount::sqlfs(&fake.tree, "time=200");
+    println!("    mounted after {:?}", begun.elapsed());
+    // Nobody answers, and there is nothing to ask.
+    assert_eq!(errno(&mount, "select count(*) from root_fs"), Some(libc::EAGAIN));
+    Catalog::create(&database, "root", 1).expect("a catalog").complete().expect("complete");
+    let server = Answering::begin(&fake, listener);
+    wait_for("an answer", || fs::read(mount.path().join("select count(*) from root_fs")).is_ok_and(|answer| answer == b"0\n"));
+    mount.finish();
+    server.end();
 }
 
 fn refused(tree: &Path, options: &[&str]) -> Output {
@@ -399,4 +437,29 @@ fn a_tree_on_a_medium_that_cannot_be_written() {
         let there = output(Command::new(fixture::binary()).arg("query").arg(&ground.tree).arg(everything));
         assert_eq!(String::from_utf8_lossy(&there.stdout), here);
     }
+}
+
+fn the_command_waits_for_a_catalog_that_is_made() {
+    let fake = Fake::new(true);
+    let listener = fake.listen();
+    let query = || output(Command::new(fixture::binary()).arg("query").arg(&fake.tree).arg("select 7"));
+    let server = std::thread::spawn(move || {
+        let building = (1..=5).map(|seen| Standing::Building(seen * 100, 500));
+        let failed = std::iter::repeat_with(|| Standing::Failed("the disk is full".into()));
+        // Each command asks whether there is a server, and then for its word.
+        let standings = building.chain([Standing::Current]).chain(failed.take(2));
+        for standing in standings {
+            let (stream, _) = listener.accept().expect("a client");
+            barrier::answer(&stream, || standing);
+        }
+    });
+    let begun = Instant::now();
+    let said = query();
+    assert_eq!((String::from_utf8_lossy(&said.stdout).as_ref(), said.stderr.is_empty()), ("7\n", true), "{said:?}");
+    assert!(begun.elapsed() > Duration::from_millis(600), "{:?}", begun.elapsed());
+    // One that is not kept any more is asked all the same, aloud.
+    let said = query();
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "7\n");
+    assert_eq!(String::from_utf8_lossy(&said.stderr).matches("may be behind: the disk is full").count(), 1, "{said:?}");
+    server.join().expect("joined");
 }

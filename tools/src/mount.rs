@@ -66,6 +66,8 @@ pub struct Sorted {
     pub trusted: bool,
     /// What the plugin writes to even with `ro`.
     pub own_dir: Option<&'static str>,
+    /// The plugin opens no file once it serves.
+    pub opens_nothing: bool,
 }
 
 /// Sorts `list` for a mount of `plugin`.
@@ -74,7 +76,7 @@ pub struct Sorted {
 /// An option that nobody knows, or a value that is wrong.
 pub fn sort(plugin: &dyn Plugin, list: &[MountOption]) -> Result<Sorted> {
     let mount = MountOptions { owner_is_root: plugin.owner_is_root(), ..MountOptions::default() };
-    let mut sorted = Sorted { mount, own_dir: plugin.own_dir(), ..Sorted::default() };
+    let mut sorted = Sorted { mount, own_dir: plugin.own_dir(), opens_nothing: !plugin.opens_files(), ..Sorted::default() };
     for option in list {
         let (key, value) = (option.key.as_str(), option.value.as_deref());
         match key {
@@ -287,9 +289,9 @@ fn serve_mount(mount: FuseMount, job: &Job, background: &mut Option<(Ready, Back
 /// # Errors
 /// With `require`, what the kernel lacks.
 pub fn enter_sandbox(mode: Mode, sorted: &Sorted, tree: &Path, fuse: bool) -> Result<()> {
-    let passthrough = fuse && sorted.serve.passthrough != PassthroughChoice::Off;
+    let passthrough = fuse && !sorted.opens_nothing && sorted.serve.passthrough != PassthroughChoice::Off;
     let needs = Needs {
-        tree: Some(tree),
+        tree: (!sorted.opens_nothing).then_some(tree),
         read_only: sorted.plugin.iter().any(|option| option.key == "ro"),
         own_dir: sorted.own_dir,
         fuse_device: fuse && sorted.serve.clone_fd,

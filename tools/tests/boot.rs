@@ -267,3 +267,21 @@ fn a_terminal_is_one_in_the_guest_too() {
     assert_eq!(format!("{before:?}"), format!("{after:?}"), "the terminal is as it was");
     assert_nothing_left(&place);
 }
+
+/// The tree has never been served before, and both are shared by one command.
+#[test]
+fn a_guest_asks_about_its_own_tree() {
+    if !can_boot() {
+        return;
+    }
+    let place = Place::new();
+    let tree = place.path().join("tree");
+    succeeds(externfs(["create", "--size", "1G", "--from"]).arg(place.source()).arg(&tree));
+    let shares = [format!("data=humfs:{}", tree.display()), format!("sql=sqlfs:{}", tree.display())];
+    let script = "cd /mnt/sql; for try in 1 2 3 4 5 6 7 8 9; do cat 'select name from root_fs' 2>/dev/null && break; sleep 1; done
+        touch /mnt/data/new; chmod 4711 /mnt/data/new; cat 'select name from root_fs where setuid = 1'
+        echo 12345 >> /mnt/data/hello; sync; exec 3<>query; echo 'select max(size)/1 from root_fs' >&3; cat <&3; exec 3>&-";
+    let said = succeeds(&mut boot(&place, &["--share", &shares[0], "--share", &shares[1], "--", "bash", "-c", script]));
+    assert_eq!(said, "/hello\n/new\n20\n");
+    assert_nothing_left(&place);
+}

@@ -27,8 +27,9 @@ pub(super) struct Ground {
 }
 
 enum Origin {
-    /// A humfs tree.
-    Tree(PathBuf),
+    /// A humfs tree; true while it has been brought up to date for a query that is
+    /// still to come.
+    Tree(PathBuf, bool),
     /// A catalog in a temporary place.
     Made(Box<Made>),
 }
@@ -65,7 +66,7 @@ impl Ground {
         let facts = facts.map_err(|error| Failure::new(format!("cannot read '{}': {error}", database.display())))?;
         let facts = facts.ok_or_else(|| Failure::new(format!("'{}' is no catalog of this version: remove it", database.display())))?;
         let engine = engine(database, &facts.label, limits)?;
-        Ok(Ground { engine, origin: Origin::Tree(tree) })
+        Ok(Ground { engine, origin: Origin::Tree(tree, true) })
     }
 
     /// Of what has no catalog of its own.
@@ -85,7 +86,12 @@ impl Ground {
     /// directory is looked at once.
     pub(super) fn renew(&mut self) -> Result<()> {
         match &mut self.origin {
-            Origin::Tree(tree) => bring_up_to_date(tree),
+            Origin::Tree(tree, is_fresh) => {
+                if std::mem::take(is_fresh) {
+                    return Ok(());
+                }
+                bring_up_to_date(tree)
+            }
             Origin::Made(made) => made.renew(),
         }
     }
