@@ -1,6 +1,7 @@
 //! [`Book`]: the thread that writes the catalog.
 
-use super::feed::{Fate, Feed, Order, Pending};
+use super::feed::{Feed, Order};
+use super::pending::{Fate, Pending};
 use super::restless::Restless;
 use super::scan::{Listed, failed, scan};
 use super::{DIR, Upkeep, look, marker};
