@@ -176,7 +176,12 @@ impl Writer {
             }
             // It was told to end in the middle of a scan.
             (Ok(()), None) => {}
-            (Err(error), _) => tracing::warn!("the catalog is not kept any more: {error}"),
+            (Err(error), _) => {
+                tracing::warn!("the catalog is not kept any more: {error}");
+                // Whoever asks meanwhile is told so.
+                self.feed.fail(error.to_string());
+                self.feed.wait_for_end();
+            }
         }
         // Nobody answers there any more.
         let _ = host::remove_file(self.dir.as_fd(), SOCKET);
@@ -189,10 +194,7 @@ impl Writer {
         }
         loop {
             let order = self.feed.wait();
-            if let Err(error) = self.carry_out(&order) {
-                self.feed.fail(error.to_string());
-                return Err(error);
-            }
+            self.carry_out(&order)?;
             self.feed.answer(order.answers);
             if order.closing || self.catalog.is_none() {
                 return Ok(());

@@ -296,6 +296,14 @@ impl Feed {
         }
     }
 
+    /// Waits until somebody wants the book to end.
+    pub(super) fn wait_for_end(&self) {
+        let mut state = self.state();
+        while !state.closing {
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Whether somebody wants the book to end.
     pub(super) fn is_ending(&self) -> bool {
         self.state().closing
@@ -342,10 +350,12 @@ impl Feed {
         self.answered.notify_all();
     }
 
-    /// Nothing more is written, for this reason.
+    /// Nothing more is written, for this reason; the first one counts.
     pub(super) fn fail(&self, why: String) {
         let mut state = self.state();
-        state.standing = Standing::Failed(why);
+        if !matches!(state.standing, Standing::Failed(_)) {
+            state.standing = Standing::Failed(why);
+        }
         state.done = state.asked;
         let pending = self.take(&mut state);
         drop(state);

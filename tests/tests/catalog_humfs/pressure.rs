@@ -19,7 +19,7 @@ const WIDTHS: (usize, usize) = (20, 15);
 
 /// Files in each of these: up to 30,000 in all, by `EXTERNFS_TEST_CASES`.
 fn files() -> usize {
-    cases(30).min(100) as usize
+    cases(12).min(100) as usize
 }
 
 /// Bytes that the log of a catalog never has.
@@ -182,6 +182,9 @@ pub(crate) fn a_full_host_does_not_stop_the_tree(format: Format) {
     }
     let standing = compare::standing(&tree);
     println!("    on a full host: {standing:?}");
+    if let Standing::Failed(why) = &standing {
+        assert!(why.contains("full"), "the reason is not told: {why}");
+    }
     fs::metadata(mount.path()).expect("the tree is served");
     fs::remove_file(&ballast).expect("rm");
     fs::write(mount.path().join("served"), "again").expect("the tree is served");
