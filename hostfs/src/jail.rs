@@ -142,6 +142,13 @@ impl Jail {
         rustix::fs::openat(dir, name, flags | OFlags::CREATE | OFlags::EXCL | REAL, mode)
     }
 
+    /// Opens `name` in `dir` for real, whatever it is by now: for the caller to
+    /// look at. Links are not followed, and a FIFO does not wait.
+    pub(crate) fn open_unchecked(&self, dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Fault<OwnedFd> {
+        check_component(name.to_bytes())?;
+        rustix::fs::openat(dir, name, flags | OFlags::NONBLOCK | REAL, Mode::empty())
+    }
+
     /// Opens for real what the `O_PATH` descriptor `fd` stands for. The caller
     /// has looked at it and knows that it is a regular file or a directory:
     /// the magic link leads to that very object whatever names do meanwhile.

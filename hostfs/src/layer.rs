@@ -32,7 +32,7 @@ impl HostFs {
     /// What the host says of the directory.
     pub fn layer(root: OwnedFd, read_only: bool) -> Result<HostFs> {
         let cache = if read_only { Cache::Auto } else { Cache::Always };
-        let options = Options { cache, read_only, ..Options::default() };
+        let options = Options { cache, read_only, is_layers: !read_only, ..Options::default() };
         let jail = Jail::new(root, None, false).map_err(fault("jailing a directory"))?;
         let mut fs = HostFs::new(jail, options).map_err(fault("opening a directory"))?;
         fs.server.stay();

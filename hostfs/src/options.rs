@@ -65,6 +65,8 @@ pub(crate) struct Options {
     pub(crate) noxattr: bool,
     pub(crate) host_locks: bool,
     pub(crate) watch: bool,
+    /// The tree belongs to a layer above us, which alone changes it.
+    pub(crate) is_layers: bool,
     /// None for whichever works.
     pub(crate) resolver: Option<Resolver>,
 }

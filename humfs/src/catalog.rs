@@ -22,6 +22,7 @@ mod marker;
 mod pending;
 mod restless;
 mod scan;
+mod text;
 
 pub use book::rebuild;
 pub(crate) use book::{Book, Parts};

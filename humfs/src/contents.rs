@@ -9,7 +9,6 @@ use crate::store::{Object, Place};
 use externfs::{
     Caller, DataSource, Errno, ExternFs, FallocateFlags, FileKind, OpenFlags, Opened, Result, SetAttr, StatFs, WriteFlags, WritePlace,
 };
-use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -45,6 +44,31 @@ impl HumFs {
     fn announce_data(&self, file: &HumFile, offset: u64, length: u64) -> Result<Announced<'_>> {
         let first = offset / BLOCK * BLOCK;
         let span = offset.saturating_add(length).next_multiple_of(BLOCK).saturating_sub(first);
+        match self.announce_room(file, span) {
+            Err(error) if error.errno() == Errno::ENOSPC => {
+                if self.account.slack() > WORTH_SETTLING {
+                    self.settle_all()?;
+                    if let Ok(announced) = self.announce_room(file, span) {
+                        return Ok(announced);
+                    }
+                }
+                let there = allocated(file.inner.data_fd(), first, span);
+                let missing = span.saturating_sub(there);
+                // Where all of it is there, not even a block of the host's own
+                // book-keeping can be added.
+                self.announce_need(file, if missing == 0 { 0 } else { missing.saturating_add(BLOCK) })
+            }
+            answer => answer,
+        }
+    }
+
+    /// Announces that blocks of `span` bytes may be taken, and one of the
+    /// host's book-keeping.
+    fn announce_room(&self, file: &HumFile, span: u64) -> Result<Announced<'_>> {
+        self.announce_need(file, span.saturating_add(BLOCK))
+    }
+
+    fn announce_need(&self, file: &HumFile, bytes: u64) -> Result<Announced<'_>> {
         let path = file.node.inner.whereabouts().and_then(|(parent, name)| {
             let at = crate::store::At { parent: &parent, dir: self.base.root_fd(), name: &name };
             self.path_of(&at)
@@ -53,27 +77,12 @@ impl HumFs {
             let state = file.node.state();
             self.changing(&file.node, &state, path.as_deref())
         };
-        let need = |bytes: u64| Usage { bytes: bytes.saturating_add(BLOCK), inodes: 0 };
-        match self.announce(&[entry], need(span)) {
-            Err(error) if error.errno() == Errno::ENOSPC => {
-                if self.account.slack() > WORTH_SETTLING {
-                    self.settle_all()?;
-                    if let Ok(announced) = self.announce(&[entry], need(span)) {
-                        return Ok(announced);
-                    }
-                }
-                let there = allocated(file.inner.data_fd(), first, span);
-                let missing = span.saturating_sub(there);
-                // Where all of it is there, not even a block of the host's own
-                // book-keeping can be added.
-                self.announce(&[entry], if missing == 0 { Usage::default() } else { need(missing) })
-            }
-            answer => answer,
-        }
+        self.announce(&[entry], Usage { bytes, inodes: 0 })
     }
 
-    /// The change of `range` has been made; what did it come to?
-    fn conclude(&self, announced: Announced<'_>, file: &HumFile, range: Range<u64>) -> Result<()> {
+    /// The change of `length` bytes at `offset`, or at the end, has been made;
+    /// what did it come to?
+    fn conclude(&self, announced: Announced<'_>, file: &HumFile, offset: Option<u64>, length: u64) -> Result<()> {
         let host = self.host_attr(&file.node, Some(file))?;
         let outcome = {
             let mut state = file.node.state();
@@ -85,7 +94,8 @@ impl HumFs {
         }
         // What has no name is to be gone when nobody holds it any more.
         if !file.node.state().orphan {
-            let more = self.unsettled().written(&file.node, range);
+            let offset = offset.unwrap_or_else(|| host.size.saturating_sub(length));
+            let more = self.unsettled().written(&file.node, offset..offset.saturating_add(length));
             self.account.keep_slack(|slack| slack + more);
         }
         Ok(())
@@ -96,20 +106,34 @@ impl HumFs {
     pub(crate) fn write_file(&self, file: &HumFile, offset: u64, source: &mut dyn DataSource, flags: WriteFlags) -> Result<usize> {
         self.drop_privileges(&file.node, flags.kill_suid_sgid)?;
         let length = source.remaining() as u64;
-        let offset = if flags.append { self.host_attr(&file.node, Some(file))?.size } else { offset };
-        let (announced, fits) = match self.announce_data(file, offset, length) {
-            Ok(announced) => (announced, length),
-            Err(error) if error.errno() == Errno::ENOSPC => self.announce_part(file, offset, length)?,
-            Err(error) => return Err(error),
+        // Where the end is matters only when room is short.
+        let anywhere = || self.announce_room(file, length.saturating_add(BLOCK).next_multiple_of(BLOCK));
+        let (offset, announced, fits) = match flags.append.then(anywhere) {
+            Some(Ok(announced)) => (None, announced, length),
+            Some(Err(error)) if error.errno() != Errno::ENOSPC => return Err(error),
+            not_so_simple => {
+                let offset = if not_so_simple.is_some() { self.host_attr(&file.node, Some(file))?.size } else { offset };
+                match self.announce_data(file, offset, length) {
+                    Ok(announced) => (Some(offset), announced, length),
+                    Err(error) if error.errno() == Errno::ENOSPC => {
+                        let (announced, fits) = self.announce_part(file, offset, length)?;
+                        (Some(offset), announced, fits)
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
         };
         let plain = WriteFlags { kill_suid_sgid: false, ..flags };
         let written = if fits == length {
-            self.base.write(&file.inner, offset, source, plain)
+            self.base.write(&file.inner, offset.unwrap_or(0), source, plain)
         } else {
-            let place = if flags.append { WritePlace::End } else { WritePlace::At(offset) };
+            let place = match offset {
+                Some(offset) if !flags.append => WritePlace::At(offset),
+                _ => WritePlace::End,
+            };
             source.drain_to(file.inner.data_fd(), place, fits as usize, flags.sync).map_err(Into::into)
         };
-        self.conclude(announced, file, offset..offset.saturating_add(fits))?;
+        self.conclude(announced, file, offset, fits)?;
         if flags.sync {
             self.sync_record(&file.node)?;
         }
@@ -138,7 +162,7 @@ impl HumFs {
         let needed = if flags.intersects(frees) { 0 } else { length };
         let announced = self.announce_data(file, offset, needed)?;
         let done = self.base.fallocate(&file.inner, offset, length, flags);
-        self.conclude(announced, file, offset..offset.saturating_add(length))?;
+        self.conclude(announced, file, Some(offset), length)?;
         done
     }
 
@@ -147,7 +171,7 @@ impl HumFs {
         self.drop_privileges(&to.0.node, true)?;
         let announced = self.announce_data(to.0, to.1, length)?;
         let done = self.base.copy_range((&from.0.inner, from.1), (&to.0.inner, to.1), length);
-        self.conclude(announced, to.0, to.1..to.1.saturating_add(length))?;
+        self.conclude(announced, to.0, Some(to.1), length)?;
         done
     }
 

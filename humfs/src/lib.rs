@@ -17,6 +17,9 @@
 //!     HumNode::state              during a change of its record, host calls included
 //!       a store's own
 //!         Account::inner            during a write to humfs/state
+//!       catalog::Feed
+//!         NodeTable::shards
+//! Scan::sink                  while the catalog is made; nothing is held with it
 //! NodeTable::shards
 //! HumFs::unsettled
 //! ```

@@ -2,14 +2,25 @@
 
 use crate::catalog::Upkeep;
 use externfs::{MountOption, UsageError};
+use externfs_catalog::Wanted;
 
 /// Each option as written, and one line of help.
 pub(crate) const OPTIONS: &[(&str, &str)] = &[
     ("ro", "nothing can be changed; allowed beside a writer"),
     ("adopt=root|owner-map|refuse", "files that the host made: root's (the default), their host owner's, or an error (EIO)"),
     ("catalog=on|off", "whether the tree's metadata can be queried with SQL (default: on)"),
+    ("content=GLOB[:GLOB...]", "files whose text can be searched, too: '*.eml', '/home/*/Mail/*' (default: none)"),
+    ("content-max=BYTES", "larger files are not read for that (default: 1048576)"),
     ("label=NAME", "what the views of queries are called by: NAME_fs and so on (default: root)"),
 ];
+
+/// Files that are larger are not read for their text, unless somebody says so.
+const TEXT_USUAL: u64 = 1 << 20;
+
+/// Nor are those, whoever says so: each is read as a whole.
+const TEXT_MOST: u64 = 64 << 20;
+
+const GLOBS_MAX: usize = 20;
 
 /// What becomes of an object in the data tree that has no record: the host
 /// made it behind our back.
@@ -35,6 +46,8 @@ pub struct Options {
     pub catalog: Upkeep,
     /// What the catalog's views are called by.
     pub label: Label,
+    /// Files whose text the catalog has too.
+    pub content: Option<Wanted>,
 }
 
 /// What the views of a catalog are called by; `root` by default.
@@ -68,6 +81,7 @@ impl Options {
     /// A line that names the option and what it may be.
     pub fn parse(list: &[MountOption]) -> Result<Options, UsageError> {
         let mut options = Options { catalog: Upkeep::On, ..Options::default() };
+        let mut size_max = None;
         for option in list {
             match (option.key.as_str(), option.value.as_deref()) {
                 ("ro", None) => options.read_only = true,
@@ -77,9 +91,29 @@ impl Options {
                 ("adopt", Some("refuse")) => options.adopt = Adopt::Refuse,
                 ("catalog", Some("on")) => options.catalog = Upkeep::On,
                 ("catalog", Some("off")) => options.catalog = Upkeep::Off,
+                ("content", Some(globs)) => {
+                    let globs: Vec<String> = globs.split(':').filter(|glob| !glob.is_empty()).map(str::to_owned).collect();
+                    if globs.is_empty() || globs.len() > GLOBS_MAX {
+                        return Err(UsageError(format!("content wants 1 to {GLOBS_MAX} patterns, with ':' between")));
+                    }
+                    options.content = Some(Wanted { globs, size_max: TEXT_USUAL });
+                }
+                ("content-max", Some(bytes)) => {
+                    let refuse =
+                        || UsageError(format!("content-max is a number of bytes, up to {TEXT_MOST}, not '{}'", bytes.escape_debug()));
+                    size_max = Some(bytes.parse().ok().filter(|bytes| (1..=TEXT_MOST).contains(bytes)).ok_or_else(refuse)?);
+                }
                 ("label", Some(label)) => options.label = Label::parse(label)?,
                 (key, value) => return Err(refuse(key, value)),
             }
+        }
+        match (&mut options.content, size_max) {
+            (Some(_), _) if options.catalog == Upkeep::Off => {
+                return Err(UsageError("content wants a catalog: leave out catalog=off".into()));
+            }
+            (Some(content), Some(size_max)) => content.size_max = size_max,
+            (None, Some(_)) => return Err(UsageError("content-max says nothing without content".into())),
+            _ => {}
         }
         Ok(options)
     }

@@ -2,7 +2,7 @@
 
 use crate::fs::SqlFs;
 use crate::place::{Leaf, Node, Place, Showing};
-use crate::query::{Answer, Ask, Format, Refusal, Value};
+use crate::query::{Answer, Ask, Format, Freshness, Refusal, Value};
 use crate::rows::Writing;
 use crate::saved::Draft;
 use externfs::helper::read_slice;
@@ -151,7 +151,10 @@ impl SqlFs {
 
     fn leaf(&self, leaf: Leaf, uid: u32) -> Result<String> {
         Ok(match leaf {
-            Leaf::Readme => include_str!("readme.txt").to_owned(),
+            Leaf::Readme => match self.engine.catalog() {
+                Some(catalog) => format!("{}{}", catalog_readme(&catalog.label), include_str!("readme.txt")),
+                None => include_str!("readme.txt").to_owned(),
+            },
             Leaf::Errors => self.journal.show(uid),
             Leaf::Limits => self.limits_text(),
             Leaf::Info => self.info_text()?,
@@ -178,6 +181,20 @@ impl SqlFs {
         lines.map(|(name, value)| format!("{name}\t{value}\n")).concat()
     }
 
+    /// What is to be said of a catalog; nothing for another database.
+    fn catalog_text(&self) -> String {
+        let Some(catalog) = self.engine.catalog() else { return String::new() };
+        let freshness = self.engine.freshness();
+        let complete = match &freshness {
+            None => "unknown: nobody has asked yet",
+            Some(Freshness::Building(..) | Freshness::Missing) => "no",
+            Some(Freshness::Current | Freshness::Reading(_) | Freshness::AtRest | Freshness::Behind(_) | Freshness::Abandoned) => "yes",
+        };
+        let standing = freshness.map_or_else(|| "nobody has asked yet".into(), |freshness| freshness.to_string());
+        let standing = standing.escape_debug();
+        format!("catalog\t{}\nviews\t{}\ncomplete\t{complete}\nstanding\t{standing}\n", catalog.label, externfs_catalog::VERSION)
+    }
+
     fn info_text(&self) -> Result<String> {
         let counts = self.engine.counts();
         let tables = self.schema()?.tables.len();
@@ -187,6 +204,7 @@ impl SqlFs {
             crate::words::spell(&self.name),
             rusqlite::version()
         );
+        let head = head + &self.catalog_text();
         let numbers = [
             ("answered", counts.answered),
             ("refused", counts.refused),
@@ -197,4 +215,9 @@ impl SqlFs {
         ];
         Ok(head + &numbers.map(|(name, value)| format!("{name}\t{value}\n")).concat())
     }
+}
+
+/// What a tree's catalog has, for those who look around.
+fn catalog_readme(label: &str) -> String {
+    include_str!("catalog.txt").replace("root_", &format!("{label}_"))
 }

@@ -15,6 +15,7 @@ pub mod query;
 mod rows;
 mod saved;
 mod tables;
+mod tree;
 mod words;
 
 pub use contents::File;

@@ -3,13 +3,14 @@
 use crate::fs::SqlFs;
 use crate::options::{OPTIONS, Options};
 use crate::query::{Allowed, Engine, Source as Database};
+use crate::tree;
 use externfs::{Bridge, BridgeOptions, Connect, Plugin, Source, UsageError};
 use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-/// `sqlfs`: one SQLite database.
+/// `sqlfs`: one SQLite database, or the catalog of a humfs tree.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SqlFsPlugin;
 
@@ -22,7 +23,7 @@ impl Plugin for SqlFsPlugin {
     }
 
     fn summary(&self) -> &'static str {
-        "an SQLite database, where a query is a file name"
+        "an SQLite database or the catalog of a humfs tree, where a query is a file name"
     }
 
     fn options(&self) -> &'static [(&'static str, &'static str)] {
@@ -32,14 +33,19 @@ impl Plugin for SqlFsPlugin {
     fn open(&self, source: &Source) -> Result<Arc<dyn Connect>, UsageError> {
         let options = Options::parse(&source.options)?;
         let path = std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone());
-        check(&path)?;
+        let (database, allowed) = if tree::is_tree(&path) {
+            tree::catalog_of(&path, options.writes)?
+        } else {
+            check(&path)?;
+            (Database::plain(path.clone()), Allowed::Everything)
+        };
         let own = rustix::process::geteuid().as_raw();
         if own != 0 && options.uids.is_empty() {
             tracing::warn!("only root may query: an ordinary user who mounts for himself adds -o uid={own}");
         }
         let queries = options.queries.as_deref().map(saved_in).transpose()?.unwrap_or_default();
         let read_only = options.read_only;
-        let engine = Engine::new(Database { path: path.clone() }, Allowed::Everything, options.limits)
+        let engine = Engine::new(database, allowed, options.limits)
             .map_err(|error| UsageError(format!("cannot serve '{}': {error}", path.display())))?;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let fs = SqlFs::new(engine, name, options);
@@ -53,10 +59,12 @@ impl Plugin for SqlFsPlugin {
 
 /// That it is no database is to be known now, not at the first query.
 fn check(path: &Path) -> Result<(), UsageError> {
-    let cannot = |error: std::io::Error| UsageError(format!("cannot read '{}': {error}: sqlfs needs an SQLite database", path.display()));
+    let cannot = |error: std::io::Error| {
+        UsageError(format!("cannot read '{}': {error}: sqlfs needs an SQLite database or a humfs tree", path.display()))
+    };
     let kind = fs::metadata(path).map_err(cannot)?;
     if !kind.is_file() {
-        return Err(UsageError(format!("'{}' is no file: sqlfs needs an SQLite database", path.display())));
+        return Err(UsageError(format!("'{}' is no file and no humfs tree: sqlfs needs an SQLite database or a tree", path.display())));
     }
     // SQLite's databases may be empty files.
     let mut magic = Vec::new();

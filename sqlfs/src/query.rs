@@ -12,12 +12,16 @@
 //!        \______________________ one socket each ______________________/
 //! ```
 //!
+//! Before a query over a catalog, the *messenger*, which the keeper has started
+//! too, asks whoever serves the tree to bring it up to date.
+//!
 //! [`Engine::new`] forks the keeper, so it is called while the process has one
 //! thread and still has its rights. Everything later works from within a sandbox.
 //!
 //! # Locks
 //! ```text
 //! Engine::desk       who runs, who waits, idle workers: never held while a query runs
+//! Renewal::state     who asks for a catalog to be brought up to date: not held meanwhile
 //! Keeper::control    one question to the keeper
 //! ```
 
@@ -32,6 +36,7 @@ mod keeper;
 mod limits;
 mod plan;
 mod policy;
+mod renewal;
 mod schema;
 mod session;
 mod sheet;
@@ -42,6 +47,7 @@ mod worker;
 mod tests;
 
 pub use engine::{Counts, Engine};
+pub use externfs_catalog::Freshness;
 pub use failure::Refusal;
 pub use format::Format;
 pub use limits::Limits;
@@ -55,6 +61,26 @@ use std::path::PathBuf;
 pub struct Source {
     /// An SQLite database file.
     pub path: PathBuf,
+    /// It is the catalog of a tree.
+    pub catalog: Option<Catalog>,
+}
+
+impl Source {
+    /// A database that is nothing else.
+    #[must_use]
+    pub fn plain(path: impl Into<PathBuf>) -> Source {
+        Source { path: path.into(), catalog: None }
+    }
+}
+
+/// The catalog of a tree, which whoever serves the tree keeps; see [`externfs_catalog`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Catalog {
+    /// What its views are called by.
+    pub label: String,
+    /// The directory where it is brought up to date before each query; None for
+    /// one that does not change.
+    pub dir: Option<PathBuf>,
 }
 
 /// The tables and views that a query may read. By name: who reads (which view,
@@ -122,6 +148,13 @@ pub struct Deed {
     pub sql: String,
     /// Values for `?1`, `?2` and so on.
     pub arguments: Vec<Value>,
+}
+
+/// Whether a statement that is being typed is over: it ends in `;`, which no quote,
+/// parenthesis or comment has in it.
+#[must_use]
+pub fn is_whole(text: &str) -> bool {
+    text.trim_end().ends_with(';') && !crate::words::shape(text).is_open
 }
 
 /// `name` as SQL spells an identifier, whatever is in it.

@@ -61,7 +61,7 @@ fn make(path: &Path) {
 }
 
 fn engine(path: &Path, limits: Limits) -> Engine {
-    Engine::new(Source { path: path.to_owned() }, Allowed::Everything, limits).unwrap()
+    Engine::new(Source::plain(path), Allowed::Everything, limits).unwrap()
 }
 
 fn text(engine: &Engine, sql: &str) -> Result<String, Refusal> {

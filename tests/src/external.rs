@@ -170,9 +170,19 @@ const STRESSORS: [&str; 41] = [
 /// # Panics
 /// When one fails.
 pub fn stress_ng(mount: &Path) {
+    stress_ng_share(mount, 0, 1);
+}
+
+/// One in `of` of the stressors, from number `share` on; all of them when
+/// `EXTERNFS_TEST_CASES` asks for more.
+///
+/// # Panics
+/// When one fails.
+pub fn stress_ng_share(mount: &Path, share: usize, of: usize) {
     let program = need_program("stress-ng", "stress-ng");
     let mut failed = Vec::new();
-    for stressor in STRESSORS {
+    let (share, of) = if crate::cases(1) > 1 { (0, 1) } else { (share, of) };
+    for stressor in STRESSORS.iter().skip(share).step_by(of) {
         let mut command = Command::new(&program);
         command.arg(format!("--{stressor}")).args(["1", "--timeout", "1", "--verify", "--temp-path"]).arg(mount);
         let done = output(&mut command);

@@ -159,6 +159,14 @@ mkdir -p /srv/jail/bin /srv/jail/lib /srv/jail/lib64
 for file in /bin/true $(ldd /bin/true | grep -o '/[^ ]*'); do mkdir -p "/srv/jail$(dirname $file)"; cp "$file" "/srv/jail$file"; done
 chroot /srv/jail /bin/true
 dpkg --verify
+cat /mnt/sql/"select name from root_fs where setuid = 1" | sort >/tmp/sql
+find / -xdev -perm -4000 | sort >/tmp/find
+cmp /tmp/sql /tmp/find
+grep -qx /usr/bin/passwd /tmp/sql
+echo mine >/root/just-now
+test "$(cat /mnt/sql/"select name || ' ' || size from root_fs where base = 'just-now'")" = "/root/just-now 5"
+test "$(cat /mnt/sql/"select user from root_fs where name = '/home/bob/letter'")" = bob
+! su bob -c 'cat /mnt/sql/"select 1"' 2>/tmp/log
 dpkg --purge hello >/tmp/log 2>&1
 ! test -e /usr/bin/hello
 echo all is well
@@ -169,8 +177,12 @@ fn guest_root_is_root(format: Format) {
     let (archive, package) = archive();
     let dir = workplace(&archive);
     create(dir.path(), format);
-    let debs = format!("debs={},ro", package.display());
-    let arguments = ["boot", "--root", "humfs:tree", "--share", &debs, "--mem", "512M", "--", "sh", "-euxc", WORK];
+    // Where he can read it: the way to the cache may be closed to him.
+    let debs = dir.path().join("debs");
+    fixture::shell(&format!("cp -r {} {}; chmod -R a+rX {1}", package.display(), debs.display()));
+    let debs = format!("debs={},ro", debs.display());
+    let arguments =
+        ["boot", "--root", "humfs:tree", "--share", &debs, "--share", "sql=sqlfs:tree", "--mem", "512M", "--", "sh", "-euxc", WORK];
     let said = text(&externfs(dir.path(), &arguments));
     assert!(said.contains("all is well"), "{said}");
     let shown = text(&externfs(dir.path(), &["stat", "tree", "/home/bob/letter"]));

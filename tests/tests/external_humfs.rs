@@ -29,9 +29,11 @@ fn cases() -> Vec<Case> {
         let name = format!("fio_verify_{name}_{}", format.name());
         cases.push(Case::new(name, move || on_tree(format, "", |mount| external::fio(mount, engine))));
     }
-    for format in Format::ALL {
+    // What the formats have in common is stressed as a whole; the rest in shares.
+    cases.push(Case::new("stress_ng_verifies_xattr", || on_tree(Format::Xattr, "", external::stress_ng)).limit(600));
+    for (share, format) in Format::ALL.into_iter().filter(|format| *format != Format::Xattr).enumerate() {
         let name = format!("stress_ng_verifies_{}", format.name());
-        cases.push(Case::new(name, move || on_tree(format, "", external::stress_ng)).limit(600));
+        cases.push(Case::new(name, move || on_tree(format, "", |mount| external::stress_ng_share(mount, share, 3))).limit(600));
     }
     cases
 }

@@ -1,15 +1,23 @@
 //! Noise at every place where a guest can speak: the wire, names, vhost-user
-//! sockets. Bounded by count; `EXTERNFS_TEST_CASES` makes a night of it.
+//! sockets; and in everything that is kept on the disk. Bounded by count; `EXTERNFS_TEST_CASES` makes a night of it.
 
 use externfs::{Name, Plugin, Source};
+use externfs_tests::deed;
 use externfs_tests::fixture::{self, Server};
+use externfs_tests::guest::Guest;
+use externfs_tests::picture::Picture;
+use externfs_tests::realm::Realm;
 use externfs_tests::wire_client::{WireClient, WireOutcome};
 use externfs_tests::{harness, random};
 use externfs_wire::Opcode;
+use humfs::check::{CheckOptions, Progress};
+use humfs::store::Format;
 use proptest::prelude::Rng;
 use proptest::test_runner::TestRng;
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 fn main() -> std::process::ExitCode {
@@ -18,6 +26,7 @@ fn main() -> std::process::ExitCode {
         the_wire_answers_noise,
         the_wire_answers_mutations,
         a_server_survives_noise_on_its_socket,
+        trees_with_damaged_metadata_are_read_or_refused,
     ])
 }
 
@@ -169,4 +178,109 @@ fn a_server_survives_noise_on_its_socket() {
     assert_eq!(answer[..4], [1, 0, 0, 0]);
     let files = server.process.descriptors().into_iter().filter(|path| path.starts_with(dir.path())).count();
     assert!(files <= 4, "{files} descriptors into the tree are left open");
+}
+
+/// Where a tree keeps what is not a guest's data: files, and attributes of
+/// the guest's files.
+fn metadata_of(tree: &Path) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut heap = vec![tree.to_path_buf()];
+    while let Some(dir) = heap.pop() {
+        for entry in std::fs::read_dir(&dir).unwrap().flatten() {
+            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+            if kind.is_dir() {
+                heap.push(path.clone());
+            } else if kind.is_file() && !path.starts_with(tree.join("data")) && entry.metadata().unwrap().len() > 0 {
+                pieces.push(Piece::File(path.clone()));
+            }
+            let mut names = [0; 4096];
+            let length = rustix::fs::llistxattr(&path, &mut names[..]).unwrap_or(0);
+            let names = names[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty());
+            pieces.extend(names.map(|name| Piece::Attribute(path.clone(), String::from_utf8_lossy(name).into_owned())));
+        }
+    }
+    pieces.sort();
+    pieces
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Piece {
+    File(PathBuf),
+    Attribute(PathBuf, String),
+}
+
+impl Piece {
+    fn damage(&self, dice: &mut Dice) {
+        let mut bytes = match self {
+            Piece::File(path) => std::fs::read(path).unwrap_or_default(),
+            Piece::Attribute(path, name) => {
+                let mut value = vec![0; 65_536];
+                let length = rustix::fs::lgetxattr(path, name.as_str(), &mut value[..]).unwrap_or(0);
+                value.truncate(length);
+                value
+            }
+        };
+        for _ in 0..1 + dice.below(3) {
+            // Heads of files matter most, and all of what is small.
+            let reach = if dice.below(2) == 0 { 256 } else { u32::MAX };
+            let at = dice.below((bytes.len() as u32).min(reach)) as usize;
+            match (dice.below(8), bytes.get_mut(at)) {
+                (0, _) => bytes.truncate(at),
+                (1, _) => bytes.splice(at..at, dice.bytes(20)).for_each(drop),
+                (_, Some(byte)) => *byte = [0, 1, 0x7f, 0x80, 0xff, b'/', b' ', b'\n', b'9', *byte ^ 1][dice.below(10) as usize],
+                _ => {}
+            }
+        }
+        match self {
+            // In place: a database's other files know it by its number.
+            Piece::File(path) => {
+                let file = std::fs::File::options().write(true).open(path).unwrap();
+                file.set_len(bytes.len() as u64).and_then(|()| file.write_all_at(&bytes, 0)).unwrap();
+            }
+            Piece::Attribute(path, name) => {
+                let flags = rustix::fs::XattrFlags::empty();
+                rustix::fs::lsetxattr(path, name.as_str(), &bytes, flags).unwrap();
+            }
+        }
+    }
+}
+
+/// Nothing panics or waits for ever, whatever is in there; that what cannot be
+/// believed is not believed is tested with each store.
+fn trees_with_damaged_metadata_are_read_or_refused() {
+    let mut dice = Dice::new();
+    println!("    EXTERNFS_TEST_SEED={}", dice.1);
+    let dir = fixture::memory_dir();
+    for format in Format::ALL {
+        let realm = Realm::HumFs(format);
+        let whole = dir.path().join(format.name());
+        realm.make(&whole);
+        let connect = realm.open(&whole, &[]).unwrap();
+        let guest = Guest::new(connect.as_ref());
+        deed::bystanders(&guest).unwrap();
+        guest.finish();
+        // Left as by a server that was killed: with all that it had in flight.
+        drop(connect);
+        let (mut served, mut refused) = (0, 0);
+        for _ in 0..externfs_tests::cases(60) {
+            let tree = dir.path().join("damaged");
+            fixture::succeed(std::process::Command::new("cp").arg("-a").arg(&whole).arg(&tree));
+            let pieces = metadata_of(&tree);
+            for _ in 0..1 + dice.below(2) {
+                pieces[dice.below(pieces.len() as u32) as usize].damage(&mut dice);
+            }
+            let check = |repair| humfs::check::check(&tree, &CheckOptions { repair, ..CheckOptions::default() }, &Progress::default());
+            let _ = check(false);
+            let seen = realm.open(&tree, &[]).and_then(|connect| {
+                let seen = Picture::take(connect.as_ref());
+                let _ = connect.close();
+                seen
+            });
+            *if seen.is_ok() { &mut served } else { &mut refused } += 1;
+            let _ = check(true);
+            std::fs::remove_dir_all(&tree).unwrap();
+        }
+        println!("    {}: {served} trees were read, {refused} not or not whole", format.name());
+        assert!(served > 0 && refused > 0, "the damage is too small or too great");
+    }
 }

@@ -2,9 +2,12 @@
 //! the shell completions.
 
 mod check;
+mod query;
 mod trees;
 
 pub use check::{Check, Explain};
+pub use query::Query;
+pub(crate) use query::parse_format as parse_answer_format;
 pub use trees::{Chmod, Chown, Convert, CpIn, CpOut, Create, Export, Ln, Ls, Mknod, Resize, Stat, parse_size};
 
 use crate::mount::GENERAL_OPTIONS;
@@ -53,6 +56,8 @@ pub enum Command {
     Check(Check),
     /// Tell where each attribute of files in a tree comes from
     Explain(Explain),
+    /// Ask a tree, or any directory, in SQL: what is setuid, who fills the disk
+    Query(Query),
     /// List what is in a tree, without mounting it
     Ls(Ls),
     /// Show all about files in a tree

@@ -23,6 +23,7 @@ pub mod plugins;
 pub mod probe;
 pub mod process;
 pub mod progress;
+pub mod query;
 pub mod resize;
 pub mod sandbox;
 pub mod serve;
@@ -78,6 +79,7 @@ pub fn run(arguments: &[OsString]) -> Result<u8> {
         Command::Convert(asked) => convert::run(&asked),
         Command::Check(asked) => return check::run(&asked),
         Command::Explain(asked) => check::explain(&asked),
+        Command::Query(asked) => return query::run(&asked),
         Command::Ls(asked) => edit::list::run(&asked),
         Command::Stat(asked) => edit::status::run(&asked),
         Command::Chown(asked) => edit::owner::run(&asked),

@@ -10,7 +10,7 @@
 //! the link's target in the message: what it would lead to in the guest
 //! depends on the guest's mounts.
 
-mod accounts;
+pub(crate) mod accounts;
 mod data;
 mod node;
 mod open;

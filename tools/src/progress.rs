@@ -79,6 +79,15 @@ impl Progress {
         }
     }
 
+    /// So many items are done, of `expected` if that is known.
+    pub fn reach(&mut self, items: u64, expected: Option<u64>) {
+        self.items = items;
+        if let Some(expected) = expected.filter(|expected| self.bar.length() != Some(*expected)) {
+            self.bar.set_length(expected);
+        }
+        self.bar.set_position(items);
+    }
+
     /// How many items are done.
     #[must_use]
     pub fn items(&self) -> u64 {

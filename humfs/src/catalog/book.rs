@@ -4,6 +4,7 @@ use super::feed::{Feed, Order};
 use super::pending::{Fate, Pending};
 use super::restless::Restless;
 use super::scan::{Listed, failed, scan};
+use super::text::Reader;
 use super::{DIR, Upkeep, look, marker};
 use crate::account::Account;
 use crate::fs::HumFs;
@@ -74,6 +75,8 @@ struct Writer {
     label: String,
     catalog: Option<Catalog>,
     restless: Restless,
+    /// Reads what files say, if that is wanted.
+    reader: Option<Reader>,
     /// Of the files that name users and groups: number, size, mtime.
     accounts: Option<[Option<(u64, u64, externfs::Timestamp)>; 2]>,
 }
@@ -97,6 +100,7 @@ impl Book {
                 return Ok(None);
             }
         };
+        writer.reader = options.content.clone().map(Reader::new);
         if tree.had_current_catalog() {
             // One that is damaged is made anew.
             writer.catalog = Catalog::open(&writer.path, &writer.label, parts.root.key().number).unwrap_or_default();
@@ -162,6 +166,7 @@ impl Writer {
             label,
             catalog: None,
             restless: Restless::default(),
+            reader: None,
             accounts: None,
         })
     }
@@ -192,8 +197,10 @@ impl Writer {
         if self.catalog.is_none() {
             self.build(&|_, _| {})?;
         }
+        self.want_texts()?;
         loop {
-            let order = self.feed.wait();
+            let (waiting, due) = self.reader.as_ref().map_or((0, None), |reader| (reader.waiting(), reader.due()));
+            let order = self.feed.wait(waiting, due);
             self.carry_out(&order)?;
             self.feed.answer(order.answers);
             if order.closing || self.catalog.is_none() {
@@ -204,13 +211,31 @@ impl Writer {
 
     fn carry_out(&mut self, order: &Order) -> Result<()> {
         if order.pending.overflown {
-            return self.build(&|_, _| {});
+            self.build(&|_, _| {})?;
+            if let Some(reader) = &mut self.reader {
+                reader.start_over();
+            }
+            return self.want_texts();
         }
         self.write(&order.pending)?;
         if order.is_asked || order.closing {
             self.look_again()?;
         }
-        self.name_accounts()
+        self.name_accounts()?;
+        if let Some(reader) = self.reader.as_mut().filter(|_| !order.closing) {
+            reader.note(&order.pending.changes);
+            let catalog = self.catalog.as_mut().ok_or_else(|| damaged("there is no catalog"))?;
+            if reader.due().is_some_and(|due| due.is_zero()) {
+                reader.read_some(&self.parts, catalog).map_err(|error| failed(&error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the catalog which files are to be read.
+    fn want_texts(&mut self) -> Result<()> {
+        let Some(catalog) = self.catalog.as_mut() else { return Ok(()) };
+        catalog.want_texts(self.reader.as_ref().map(Reader::wanted)).map_err(|error| failed(&error))
     }
 
     /// At what may have changed without a word.

@@ -31,6 +31,8 @@ struct State {
     /// A scan is going on: what need not be scanned is to be remembered.
     scanning: bool,
     standing: Standing,
+    /// Files whose text is not in the catalog yet.
+    waiting: u64,
     closing: bool,
     /// What has been changed is on the disk.
     in_order: bool,
@@ -71,6 +73,7 @@ impl Feed {
             done: 0,
             scanning: false,
             standing: Standing::Building(0, 0),
+            waiting: 0,
             closing: false,
             in_order: false,
         };
@@ -260,7 +263,10 @@ impl Feed {
             }
             state = self.answered.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        state.standing.clone()
+        match &state.standing {
+            Standing::Current if state.waiting > 0 => Standing::Reading(state.waiting),
+            standing => standing.clone(),
+        }
     }
 
     /// Tells the book to write what there is and end; `in_order`: what was
@@ -279,16 +285,22 @@ impl Feed {
     }
 
     /// What the book is to do next.
-    pub(super) fn wait(&self) -> Order {
+    /// `waiting` files are still to be read, the first after `due`.
+    pub(super) fn wait(&self, waiting: u64, due: Option<Duration>) -> Order {
+        let due = due.map(|due| Instant::now() + due);
         let mut state = self.state();
+        state.waiting = waiting;
         loop {
             let is_due = state.since.is_some_and(|since| since.elapsed() >= LAG) || state.pending.len() >= MUCH;
-            if state.closing || state.asked > state.done || (is_due && !state.pending.is_empty()) {
+            let is_time_to_read = due.is_some_and(|due| Instant::now() >= due);
+            if state.closing || state.asked > state.done || is_time_to_read || (is_due && !state.pending.is_empty()) {
                 state.since = None;
                 let (answers, is_asked, closing) = (state.asked, state.asked > state.done, state.closing);
                 return Order { pending: self.take(&mut state), answers, is_asked, closing };
             }
             let left = state.since.map(|since| LAG.saturating_sub(since.elapsed()).max(Duration::from_millis(1)));
+            let until_due = due.map(|due| due.saturating_duration_since(Instant::now()));
+            let left = left.into_iter().chain(until_due).min();
             state = match left {
                 Some(left) => self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
                 None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),

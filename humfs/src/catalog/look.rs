@@ -37,8 +37,8 @@ pub(super) fn known(parts: &Parts, node: &Arc<HumNode>, told: Option<&Attr>) -> 
         return None;
     }
     let attr = told.or_else(|| host.map(|host| merged(&host, &record)))?;
-    let target = || parts.base.read_link(&node.inner).ok();
-    Some(Object { attr, extra: Some(entry(&record, target)) })
+    // The target was told when the link was made; reading it would move its atime.
+    Some(Object { attr, extra: Some(entry(&record, || None)) })
 }
 
 /// What is to be said of object `ino`, if it is called `name` in `parent`.
@@ -65,6 +65,15 @@ pub(super) fn at_path(parts: &Parts, ino: u64, path: &[u8]) -> Option<Object> {
     let cut = path.iter().rposition(|&byte| byte == b'/')?;
     let (dir, name) = path.split_at_checked(cut + 1)?;
     named(parts, ino, &follow(parts, dir)?, &CString::new(name).ok()?)
+}
+
+/// Object `ino`, if it is at `path`, which begins at the root.
+pub(super) fn inode_at(parts: &Parts, ino: u64, path: &[u8]) -> Option<Arc<Inode>> {
+    let cut = path.iter().rposition(|&byte| byte == b'/')?;
+    let (dir, name) = path.split_at_checked(cut + 1)?;
+    let dir = follow(parts, dir)?;
+    let (inode, host) = parts.base.enroll(&dir, &CString::new(name).ok()?).ok()?;
+    (host.ino == ino).then_some(inode)
 }
 
 /// The directory `ino`, if it is at `path`, which begins at the root and ends

@@ -5,6 +5,7 @@
 //! in the database:
 //! ```text
 //! flush\n      ok\n                  it is
+//!              ok 5\n               it is, but for what 5 files say, which are still to be read
 //!              building 17 40\n      it is being made: 17 of about 40 names so far
 //!              failed REASON\n       it is not kept any more
 //! ```
@@ -28,6 +29,8 @@ const LINE_MAX: u64 = 512;
 pub enum Standing {
     /// It has caught up.
     Current,
+    /// It has, but for what so many files say.
+    Reading(u64),
     /// It is being made: names so far, and about how many there are (0: unknown).
     Building(u64, u64),
     /// It is not kept any more, for this reason.
@@ -38,6 +41,7 @@ impl Standing {
     fn to_line(&self) -> String {
         match self {
             Standing::Current => "ok\n".into(),
+            Standing::Reading(files) => format!("ok {files}\n"),
             Standing::Building(seen, expected) => format!("building {seen} {expected}\n"),
             Standing::Failed(why) => format!("failed {}\n", why.replace('\n', " ")),
         }
@@ -46,7 +50,10 @@ impl Standing {
     fn parse(line: &str) -> Option<Standing> {
         let mut words = line.split_whitespace();
         Some(match words.next()? {
-            "ok" => Standing::Current,
+            "ok" => match words.next() {
+                None => Standing::Current,
+                Some(files) => Standing::Reading(files.parse().ok()?),
+            },
             "building" => Standing::Building(words.next()?.parse().ok()?, words.next()?.parse().ok()?),
             "failed" => Standing::Failed(words.collect::<Vec<_>>().join(" ")),
             _ => return None,
@@ -127,7 +134,8 @@ mod tests {
         drop(listen(dir.path()).expect("a socket"));
         assert!(flush(dir.path(), LINE_TIME).expect("nobody").is_none());
         let listener = listen(dir.path()).expect("a socket");
-        for standing in [Standing::Current, Standing::Building(17, 40), Standing::Failed("the disk\nis full".into())] {
+        for standing in [Standing::Current, Standing::Reading(5), Standing::Building(17, 40), Standing::Failed("the disk\nis full".into())]
+        {
             let told = standing.clone();
             std::thread::scope(|scope| {
                 scope.spawn(|| answer(&listener.accept().expect("a client").0, || told));

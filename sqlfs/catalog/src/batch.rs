@@ -64,13 +64,16 @@ pub struct Object {
     pub extra: Option<Extra>,
 }
 
+/// An extended attribute: its name, its value.
+pub type Xattr = (Box<[u8]>, Box<[u8]>);
+
 /// What stat(2) does not tell of an object.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Extra {
-    /// A symbolic link's target.
+    /// A symbolic link's target; None leaves what is known.
     pub target: Option<Box<[u8]>>,
     /// All extended attributes.
-    pub xattrs: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub xattrs: Vec<Xattr>,
 }
 
 /// What happened to a name.

@@ -4,7 +4,7 @@ use crate::accounts::Accounts;
 use crate::batch::Batch;
 use crate::objects;
 use crate::paths::Moved;
-use crate::schema::{APPLICATION, TABLES, VERSION, view_statements};
+use crate::schema::{APPLICATION, EXPECTED, TABLES, VERSION, view_statements};
 use crate::usage::Differences;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Result};
@@ -26,7 +26,7 @@ const LOG_MOST: u64 = 48 << 20;
 /// whoever has locked the tree.
 #[derive(Debug)]
 pub struct Catalog {
-    conn: Connection,
+    pub(crate) conn: Connection,
     path: PathBuf,
 }
 
@@ -66,7 +66,10 @@ fn is_file(path: &Path) -> bool {
 
 fn connect(path: &Path, access: OpenFlags) -> Result<Connection> {
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let conn = Connection::open_with_flags(path, flags)?;
+    // SQLite means every component; who named the tree by a link is in his right.
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = dir.canonicalize().map_err(|error| refused(&error))?;
+    let conn = Connection::open_with_flags(dir.join(path.file_name().unwrap_or_default()), flags)?;
     for (switch, on) in [
         (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
         (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
@@ -81,17 +84,14 @@ fn statements(label: &str) -> String {
     format!("{TABLES}{}", view_statements(label))
 }
 
-/// The tables that SQLite adds by itself for what it has found out about ours
-/// ([`Catalog::complete`] asks it to).
-const OF_SQLITE: [&str; 2] = ["CREATE TABLE sqlite_stat1(tbl,idx,stat)", "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)"];
-
-/// The schema as SQLite has it, in a fixed order; without SQLite's own tables.
+/// The schema as SQLite has it, in a fixed order, but for what its planner is
+/// told of sizes.
 fn schema(conn: &Connection) -> Result<Vec<(String, String, Option<String>)>> {
-    let mut list = conn.prepare("SELECT type, name, sql FROM sqlite_schema ORDER BY 1, 2")?;
-    let mut all: Vec<(String, String, Option<String>)> =
-        list.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect::<Result<_>>()?;
-    all.retain(|(_, _, sql)| sql.as_ref().is_none_or(|sql| !OF_SQLITE.contains(&sql.as_str())));
-    Ok(all)
+    let mut list = conn.prepare(
+        "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NULL OR type<>'table' OR sql NOT IN(
+         'CREATE TABLE sqlite_stat1(tbl,idx,stat)', 'CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)') ORDER BY 1, 2",
+    )?;
+    list.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
 }
 
 fn state<T: rusqlite::types::FromSql>(conn: &Connection, key: &str) -> Result<Option<T>> {
@@ -107,6 +107,15 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
         return Ok(None);
     }
     facts_of(&connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?)
+}
+
+/// Whether `conn` is open on a catalog of this version, with nothing of anybody
+/// else's in its schema: then that can be trusted.
+///
+/// # Errors
+/// What SQLite says.
+pub fn is_ours(conn: &Connection) -> Result<bool> {
+    facts_of(conn).map(|facts| facts.is_some())
 }
 
 fn facts_of(conn: &Connection) -> Result<Option<Facts>> {
@@ -165,6 +174,8 @@ impl Catalog {
         ))?;
         conn.execute("INSERT INTO state VALUES('label', ?), ('root', ?), ('complete', 0)", (label, root as i64))?;
         conn.execute("INSERT INTO dir VALUES(?, 0, x'', x'2f')", [root as i64])?;
+        // The first ANALYZE makes the table, the second has it read.
+        conn.execute_batch(&format!("ANALYZE; DELETE FROM sqlite_stat1; {EXPECTED} ANALYZE sqlite_schema;"))?;
         Catalog::set_up(conn, path)
     }
 
@@ -229,8 +240,7 @@ impl Catalog {
     /// # Errors
     /// What SQLite says.
     pub fn complete(&mut self) -> Result<()> {
-        self.conn.execute("UPDATE state SET v=1 WHERE k='complete'", [])?;
-        self.conn.execute_batch("PRAGMA analysis_limit=1000; PRAGMA optimize=0x10002;")
+        self.conn.execute("UPDATE state SET v=1 WHERE k='complete'", []).map(drop)
     }
 
     /// Writes the log back if it has grown. False if a reader who does not end
@@ -254,7 +264,6 @@ impl Catalog {
     /// # Errors
     /// What SQLite or the host says.
     pub fn close(self) -> Result<()> {
-        self.conn.execute_batch("PRAGMA optimize;")?;
         // A reader may be in the way; what is in the log is as good.
         self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         let path = self.path;

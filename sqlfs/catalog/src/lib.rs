@@ -8,7 +8,8 @@
 //! * [`views`] are what queries see. Their columns are an interface with a
 //!   version ([`VERSION`]) and described in `sqlfs/MAPPING.md`; the tables below
 //!   them are not.
-//! * [`barrier`] lets who queries wait until the catalog has caught up.
+//! * [`barrier`] lets who queries wait until the catalog has caught up;
+//!   [`Freshness`] says what has come of it.
 //!
 //! The database trusts nobody: one that does not have exactly the schema of this
 //! version is not opened ([`Catalog::open`] says so, and it is made anew).
@@ -17,12 +18,17 @@ mod accounts;
 pub mod barrier;
 mod batch;
 mod catalog;
+mod freshness;
 mod objects;
 mod paths;
 mod schema;
+mod text;
 mod usage;
 
 pub use accounts::Accounts;
-pub use batch::{Batch, Change, Extra, Link, Object, Op};
-pub use catalog::{Catalog, Facts, facts};
+pub use batch::{Batch, Change, Extra, Link, Object, Op, Xattr};
+pub use catalog::{Catalog, Facts, facts, is_ours};
+pub use freshness::{DATABASE, DIRECTORY, Freshness};
+pub use rusqlite::Error;
 pub use schema::{LABEL, VERSION, is_label, tables, views};
+pub use text::Wanted;

@@ -9,13 +9,15 @@ use seccompiler::{
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Seconds of processor time in a worker's life. It ends by itself at half of
-/// that; this is for one that has been taken over.
+/// Seconds of processor time in a worker's life, where one query may not take as
+/// long. It ends by itself at half of that; this is for one that has been taken over.
 pub(crate) const LIFE_SECONDS: u64 = 120;
 
 /// What one worker needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Needs<'p> {
+    /// Seconds of processor time.
+    pub(crate) seconds: u64,
     /// Bytes of memory beyond what it has now.
     pub(crate) memory: u64,
     /// Bytes of the largest file it writes, which is its answer; a writer's is
@@ -23,6 +25,9 @@ pub(crate) struct Needs<'p> {
     pub(crate) file: Option<u64>,
     /// The directory of the database, for one that changes it: a journal is made there.
     pub(crate) directory: Option<&'p Path>,
+    /// Whose the database is: root's worker becomes him, who can see whether it is
+    /// still there, which may be in a directory that is his alone.
+    pub(crate) owner: Option<(u32, u32)>,
 }
 
 /// Shuts this process in, for good. Landlock is the second wall where seccomp
@@ -34,7 +39,7 @@ pub(crate) struct Needs<'p> {
 pub(crate) fn enter(needs: &Needs<'_>) -> Result<(), String> {
     let failed = |what: &'static str| move |error: rustix::io::Errno| format!("{what}: {error}");
     limit(Resource::Core, 0)?;
-    limit(Resource::Cpu, LIFE_SECONDS)?;
+    limit(Resource::Cpu, needs.seconds)?;
     limit(Resource::Nofile, 64)?;
     limit(Resource::As, memory_now() + needs.memory)?;
     if let Some(bytes) = needs.file {
@@ -46,6 +51,10 @@ pub(crate) fn enter(needs: &Needs<'_>) -> Result<(), String> {
     {
         return Err(format!("Landlock: {reason}"));
     }
+    if let Some((uid, gid)) = needs.owner.filter(|(uid, _)| *uid != 0 && rustix::process::geteuid().is_root()) {
+        // Root in a container may not, and is no worse off as root without a right.
+        let _ = become_user(uid, gid);
+    }
     drop_capabilities(needs.directory.is_some())?;
     seccomp(needs.directory.is_some())
 }
@@ -53,6 +62,15 @@ pub(crate) fn enter(needs: &Needs<'_>) -> Result<(), String> {
 fn limit(resource: Resource, most: u64) -> Result<(), String> {
     let hard = getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
     setrlimit(resource, Rlimit { current: Some(hard), maximum: Some(hard) }).map_err(|error| format!("{resource:?}: {error}"))
+}
+
+fn become_user(uid: u32, gid: u32) -> rustix::io::Result<()> {
+    let (uid, gid) = (rustix::process::Uid::from_raw(uid), rustix::process::Gid::from_raw(gid));
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    // A change of users makes the kernel forget it.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
 }
 
 /// Bytes of address space.

@@ -3,13 +3,15 @@
 use super::channel::{receive, send};
 use super::failure::{Failure, Refusal};
 use super::frame::{Reply, Request};
-use super::keeper::Keeper;
+use super::keeper::{Keeper, Role};
 use super::limits::Limits;
-use super::schema::Schema;
+use super::renewal::Renewal;
+use super::schema::{Schema, TableKind};
 use super::spool::Answer;
 use super::worker::{Errand, PATIENCE};
-use super::{Allowed, Ask, Deed, Source};
+use super::{Allowed, Ask, Catalog, Deed, Source};
 use externfs::Errno;
+use externfs_catalog::Freshness;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -26,6 +28,8 @@ const LONGEST_REPLY: usize = 64 << 20;
 pub struct Engine {
     keeper: Keeper,
     limits: Limits,
+    catalog: Option<Catalog>,
+    renewal: Renewal,
     desk: Mutex<Desk>,
     freed: Condvar,
     held: Arc<AtomicU64>,
@@ -92,11 +96,14 @@ impl Engine {
     /// # Errors
     /// The process has several threads; out of descriptors or processes.
     pub fn new(source: Source, allowed: Allowed, limits: Limits) -> io::Result<Engine> {
+        let catalog = source.catalog.clone();
         let errand = Errand { source, allowed, limits };
         let keeper = Keeper::start(&errand)?;
         Ok(Engine {
             keeper,
             limits,
+            catalog,
+            renewal: Renewal::default(),
             desk: Mutex::default(),
             freed: Condvar::new(),
             held: Arc::default(),
@@ -130,7 +137,20 @@ impl Engine {
         }
     }
 
-    /// Runs a query to its end.
+    /// The catalog that it queries, if it is one.
+    #[must_use]
+    pub fn catalog(&self) -> Option<&Catalog> {
+        self.catalog.as_ref()
+    }
+
+    /// How the catalog was found before the last query.
+    #[must_use]
+    pub fn freshness(&self) -> Option<Freshness> {
+        self.renewal.last()
+    }
+
+    /// Runs a query to its end, over a catalog that has caught up with its tree
+    /// as far as that can be had.
     ///
     /// # Errors
     /// Why there is no answer.
@@ -143,7 +163,9 @@ impl Engine {
             if self.held.load(Ordering::Relaxed) >= self.limits.held {
                 return Err(Refusal::limit(Errno::EAGAIN, "held", "the answers that are open are too large together: close some"));
             }
-            match self.ask(&Request::Query(ask), false)? {
+            let seat = self.sit()?;
+            self.renew()?;
+            match self.ask(&seat, &Request::Query(ask), false)? {
                 (Reply::Rows { rows }, Some(file)) => {
                     let kept = Answer::new(File::from(file), rows, self.limits.bytes, &self.held);
                     kept.map_err(|error| Refusal::new(Errno::EIO, format!("the answer cannot be read: {error}")))
@@ -153,13 +175,29 @@ impl Engine {
         })
     }
 
-    /// The tables that are open, as they are now.
+    /// The catalog must have in it what has been done until now.
+    fn renew(&self) -> Result<(), Refusal> {
+        if self.catalog.as_ref().is_none_or(|catalog| catalog.dir.is_none()) {
+            return Ok(());
+        }
+        match self.renewal.ask(&self.keeper, &self.limits) {
+            Freshness::Current | Freshness::Reading(_) | Freshness::AtRest | Freshness::Behind(_) | Freshness::Abandoned => Ok(()),
+            part @ (Freshness::Building(..) | Freshness::Missing) => Err(Refusal::new(Errno::EAGAIN, part.to_string())),
+        }
+    }
+
+    /// The tables that are open, as they are now; of a catalog, its views.
     ///
     /// # Errors
     /// The database cannot be read.
     pub fn schema(&self) -> Result<Schema, Refusal> {
-        match self.ask(&Request::Schema, false)? {
-            (Reply::Schema(schema), _) => Ok(schema),
+        match self.ask(&self.sit()?, &Request::Schema, false)? {
+            (Reply::Schema(mut schema), _) => {
+                if self.catalog.is_some() {
+                    schema.tables.retain(|table| table.kind == TableKind::View);
+                }
+                Ok(schema)
+            }
             _ => Err(nonsense()),
         }
     }
@@ -169,7 +207,7 @@ impl Engine {
     /// # Errors
     /// A constraint, or the database cannot be written.
     pub fn change(&self, deed: Deed) -> Result<(u64, i64), Refusal> {
-        self.counted(|| match self.ask(&Request::Change(deed), true)? {
+        self.counted(|| match self.ask(&self.sit()?, &Request::Change(deed), true)? {
             (Reply::Changed { rows, last }, _) => Ok((rows, last)),
             _ => Err(nonsense()),
         })
@@ -204,8 +242,7 @@ impl Engine {
         Ok(Seat(self))
     }
 
-    fn ask(&self, request: &Request, writes: bool) -> Result<(Reply, Option<OwnedFd>), Refusal> {
-        let _seat = self.sit()?;
+    fn ask(&self, _: &Seat<'_>, request: &Request, writes: bool) -> Result<(Reply, Option<OwnedFd>), Refusal> {
         let bytes = request.to_bytes();
         let mut again = true;
         loop {
@@ -237,7 +274,7 @@ impl Engine {
 
     fn start(&self, writes: bool) -> Result<Worker, Refusal> {
         let failed = |error: io::Error| Refusal::new(Errno::EIO, format!("no worker: {error}"));
-        let started = self.keeper.start_worker(writes).map_err(failed)?;
+        let started = self.keeper.start_child(if writes { Role::Writer } else { Role::Reader }).map_err(failed)?;
         let worker = Worker { pid: started.pid, stream: started.stream, used: false };
         match self.hear(&worker, Instant::now() + PATIENCE) {
             End::Answered(Reply::Ready, _) => Ok(worker),

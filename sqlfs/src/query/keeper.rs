@@ -4,6 +4,7 @@
 
 use super::channel::retry;
 use super::fork;
+use super::renewal;
 use super::worker::{self, Errand};
 use rustix::io::{IoSlice, IoSliceMut};
 use rustix::net::{
@@ -21,7 +22,31 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Questions: what to do, and a process id. Answers: a number, and a process id.
 const START_READER: u8 = b'r';
 const START_WRITER: u8 = b'w';
+const START_MESSENGER: u8 = b'm';
 const END: u8 = b'k';
+
+/// What a child of the keeper is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// Queries.
+    Reader,
+    /// Changes of rows.
+    Writer,
+    /// Brings a catalog up to date.
+    Messenger,
+}
+
+impl Role {
+    const ALL: [(u8, Role); 3] = [(START_READER, Role::Reader), (START_WRITER, Role::Writer), (START_MESSENGER, Role::Messenger)];
+
+    fn of(word: u8) -> Option<Role> {
+        Role::ALL.iter().find(|(known, _)| *known == word).map(|(_, role)| *role)
+    }
+
+    fn word(self) -> u8 {
+        Role::ALL.iter().find(|(_, role)| *role == self).map_or(START_READER, |(word, _)| *word)
+    }
+}
 
 /// The end of it that the server has.
 #[derive(Debug)]
@@ -54,13 +79,13 @@ impl Keeper {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new worker.
+    /// A new worker or messenger.
     ///
     /// # Errors
     /// The keeper is gone, or cannot start one.
-    pub(crate) fn start_worker(&self, writes: bool) -> io::Result<Started> {
+    pub(crate) fn start_child(&self, role: Role) -> io::Result<Started> {
         let control = self.control();
-        say(control.as_fd(), if writes { START_WRITER } else { START_READER }, 0, None)?;
+        say(control.as_fd(), role.word(), 0, None)?;
         match hear(control.as_fd())? {
             Some((0, pid, Some(stream))) => Ok(Started { pid, stream: UnixStream::from(stream) }),
             Some(_) => Err(io::Error::other("no process can be started")),
@@ -117,18 +142,16 @@ fn keep(control: BorrowedFd<'_>, errand: &Errand) {
     leave_everything(control);
     let mut workers = HashSet::new();
     while let Ok(Some((word, pid, _))) = hear(control) {
-        let answered = match word {
-            START_READER | START_WRITER => match start(errand, word == START_WRITER) {
-                Ok((pid, stream)) => {
-                    workers.insert(pid);
-                    say(control, 0, pid, Some(stream.as_fd()))
-                }
-                Err(_) => say(control, 1, 0, None),
-            },
+        let answered = match Role::of(word).map(|role| start(errand, role)) {
+            Some(Ok((pid, stream))) => {
+                workers.insert(pid);
+                say(control, 0, pid, Some(stream.as_fd()))
+            }
+            Some(Err(_)) => say(control, 1, 0, None),
             // Only a child of ours, and one that is not waited for yet: its
             // number can be nobody else's.
-            END if workers.remove(&pid) => say(control, end(pid), pid, None),
-            _ => say(control, 0, pid, None),
+            None if word == END && workers.remove(&pid) => say(control, end(pid), pid, None),
+            None => say(control, 0, pid, None),
         };
         if answered.is_err() {
             break;
@@ -151,7 +174,7 @@ fn leave_everything(control: BorrowedFd<'_>) {
     fork::close_all_but(control);
 }
 
-fn start(errand: &Errand, writes: bool) -> io::Result<(i32, UnixStream)> {
+fn start(errand: &Errand, role: Role) -> io::Result<(i32, UnixStream)> {
     let (ours, its) = UnixStream::pair()?;
     let keeper = rustix::process::getpid();
     let pid = fork::fork(|| {
@@ -161,7 +184,11 @@ fn start(errand: &Errand, writes: bool) -> io::Result<(i32, UnixStream)> {
             return 1;
         }
         fork::close_all_but(its.as_fd());
-        worker::work(&its, errand, writes)
+        match role {
+            Role::Reader => worker::work(&its, errand, false),
+            Role::Writer => worker::work(&its, errand, true),
+            Role::Messenger => renewal::carry(&its, errand),
+        }
     })?;
     Ok((pid.as_raw_nonzero().get(), ours))
 }

@@ -13,7 +13,7 @@ use externfs::Errno;
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, OpenFlags, Statement, ToSql};
+use rusqlite::{Connection, OpenFlags, Statement, ToSql, ffi};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::sync::Arc;
@@ -86,8 +86,10 @@ impl Session {
     pub(crate) fn open(errand: &Errand, writes: bool) -> Result<Session, Failure> {
         let path = &errand.source.path;
         let access = if writes { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
+        // A tree's owner must not lead whoever looks into it elsewhere.
+        let links = if errand.source.catalog.is_some() { OpenFlags::SQLITE_OPEN_NOFOLLOW } else { OpenFlags::empty() };
         let connection =
-            Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(|error| Failure::of(&error))?;
+            Connection::open_with_flags(path, access | links | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(|error| Failure::of(&error))?;
         let session = Session {
             policy: Policy::default(),
             allowed: errand.allowed.clone(),
@@ -110,10 +112,13 @@ impl Session {
             "PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0; PRAGMA cell_size_check=ON; PRAGMA foreign_keys=ON; PRAGMA query_only={}; SELECT random();",
             if writes { "OFF" } else { "ON" }
         ))?;
+        let is_catalog = self.source.catalog.is_some();
         connection.query_row(&format!("PRAGMA hard_heap_limit={}", self.limits.heap), [], |_| Ok(()))?;
         for (switch, on) in [
             (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
-            (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+            // A catalog's view calls snippet(), which SQLite takes for unsafe in a schema
+            // that may be anybody's.
+            (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, is_catalog),
             (DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false),
             (DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false),
         ] {
@@ -150,11 +155,15 @@ impl Session {
 
     /// Looks which tables there are, if the schema is another than before.
     fn learn(&mut self) -> rusqlite::Result<()> {
-        let (connection, known) = (&self.connection, self.version);
+        let (connection, known, is_catalog) = (&self.connection, self.version, self.source.catalog.is_some());
         let seen: rusqlite::Result<_> = self.policy.ours(|| {
             let version: i64 = connection.query_row("PRAGMA schema_version", [], |row| row.get(0))?;
             if known == Some(version) {
                 return Ok(None);
+            }
+            if is_catalog && !externfs_catalog::is_ours(connection)? {
+                let why = "the catalog is not one of this version, or has something in its schema that is not its own";
+                return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_NOTADB), Some(why.into())));
             }
             let mut list = connection.prepare("SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')")?;
             let names: rusqlite::Result<Vec<String>> = list.query_map([], |row| row.get(0))?.collect();
@@ -165,6 +174,14 @@ impl Session {
             self.version = Some(version);
         }
         Ok(())
+    }
+
+    /// What was seen of the file before this process gave up its rights may be
+    /// out of its sight now; then nothing can be noticed.
+    pub(crate) fn forget_what_is_out_of_sight(&mut self) {
+        if identity(&self.source).is_none() {
+            self.identity = None;
+        }
     }
 
     /// Begins the time of one request.

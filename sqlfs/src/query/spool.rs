@@ -3,7 +3,7 @@
 use externfs::helper::read_slice;
 use externfs::{DataSink, Result};
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -77,6 +77,27 @@ impl Answer {
             Bytes::Here(bytes) => read_slice(bytes, offset, size, sink),
             Bytes::There(file) => Ok(sink.fill_from(file.as_fd(), offset, size)?),
         }
+    }
+
+    /// Puts all of it out.
+    ///
+    /// # Errors
+    /// The file cannot be read, or `out` not be written.
+    pub fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        let file = match &self.bytes {
+            Bytes::Here(bytes) => return out.write_all(bytes),
+            Bytes::There(file) => file,
+        };
+        let mut piece = vec![0; SMALL as usize];
+        let mut offset = 0;
+        while offset < self.size {
+            let length = SMALL.min(self.size - offset) as usize;
+            let piece = piece.get_mut(..length).unwrap_or_default();
+            file.read_exact_at(piece, offset)?;
+            out.write_all(piece)?;
+            offset += length as u64;
+        }
+        Ok(())
     }
 
     /// All of it.

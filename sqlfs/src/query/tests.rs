@@ -21,7 +21,7 @@ fn ground(allowed: Allowed) -> Ground {
     let path = dir.path().join("db");
     rusqlite::Connection::open(&path).unwrap().execute_batch(MADE).unwrap();
     let limits = Limits::default();
-    let session = Session::open(&Errand { source: Source { path }, allowed, limits }, false).unwrap();
+    let session = Session::open(&Errand { source: Source::plain(path), allowed, limits }, false).unwrap();
     Ground { session, limits, dir }
 }
 

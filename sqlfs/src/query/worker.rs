@@ -59,16 +59,19 @@ pub(crate) fn work(stream: &UnixStream, errand: &Errand, writes: bool) -> i32 {
 }
 
 fn begin(errand: &Errand, writes: bool) -> Result<Session, Failure> {
-    let session = Session::open(errand, writes)?;
+    let mut session = Session::open(errand, writes)?;
     let limits = &errand.limits;
     let directory = errand.source.path.parent().filter(|_| writes);
     let needs = Needs {
+        seconds: confine::LIFE_SECONDS.max(limits.time.as_secs().saturating_mul(4)),
         // SQLite's heap; a table, which is kept whole; a request; the rest.
         memory: limits.heap + 4 * limits.bytes + (64 << 20),
         file: (!writes).then_some(limits.bytes + (1 << 20)),
         directory,
+        owner: rustix::fs::stat(&errand.source.path).ok().filter(|_| !writes).map(|there| (there.st_uid, there.st_gid)),
     };
     confine::enter(&needs).map_err(|reason| Refusal::new(Errno::EIO, format!("a worker cannot be confined: {reason}")))?;
+    session.forget_what_is_out_of_sight();
     Ok(session)
 }
 

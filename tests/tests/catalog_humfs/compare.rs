@@ -31,7 +31,7 @@ pub(crate) fn standing(tree: &HumTree) -> Standing {
 /// Waits until the catalog is there, and has caught up.
 pub(crate) fn settle(tree: &HumTree) {
     wait_for("the catalog is current", || match standing(tree) {
-        Standing::Current => true,
+        Standing::Current | Standing::Reading(_) => true,
         Standing::Building(..) => false,
         Standing::Failed(why) => panic!("the catalog is not kept: {why}"),
     });

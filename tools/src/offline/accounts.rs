@@ -51,7 +51,8 @@ impl Accounts {
     /// sense are passed over.
     #[must_use]
     pub fn of(tree: &Offline) -> Accounts {
-        Accounts::parse(&read(tree, b"etc/passwd"), &read(tree, b"etc/group"))
+        let text = |path| String::from_utf8_lossy(&read(tree, path)).into_owned();
+        Accounts::parse(&text(b"etc/passwd"), &text(b"etc/group"))
     }
 
     fn parse(passwd: &str, group: &str) -> Accounts {
@@ -111,14 +112,15 @@ impl Accounts {
     }
 }
 
-fn read(tree: &Offline, path: &[u8]) -> String {
+/// What a file of accounts says; nothing where there is none.
+pub(crate) fn read(tree: &Offline, path: &[u8]) -> Vec<u8> {
     let read = || {
         let node = tree.resolve(&TreePath::parse(path).ok()?).ok()?;
         // A FIFO of the guest's must not be opened, nor its device.
         let regular = node.attr().kind == FileKind::Regular && node.attr().size <= MOST_BYTES as u64;
         regular.then(|| node.open_to_read().and_then(|file| file.read_all(node.attr().size as usize + 1)).ok())?
     };
-    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+    read().unwrap_or_default()
 }
 
 #[cfg(test)]
