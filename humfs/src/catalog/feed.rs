@@ -64,6 +64,9 @@ pub(super) struct Order {
     pub(super) closing: bool,
 }
 
+/// What has got another name, and its node if there is one.
+type Moved<'a> = (Link, Option<&'a Arc<HumNode>>);
+
 impl Feed {
     pub(super) fn new() -> Feed {
         let state = State {
@@ -164,8 +167,8 @@ impl Feed {
         &self,
         old: (&Arc<HumNode>, &CStr),
         new: (&Arc<HumNode>, &CStr),
-        moved: (Link, Option<&Arc<HumNode>>),
-        (stays, replaced): (Option<(Link, Option<&Arc<HumNode>>)>, Option<Loss<'_>>),
+        moved: Moved<'_>,
+        (stays, replaced): (Option<Moved<'_>>, Option<Loss<'_>>),
     ) {
         if moved.0.is_dir || stays.is_some_and(|(link, _)| link.is_dir) {
             self.moves.fetch_add(1, Ordering::AcqRel);

@@ -46,7 +46,7 @@ type Deed = (&'static str, fn(&Path, usize) -> std::io::Result<()>);
 const DEEDS: [Deed; 4] = [
     ("create", |dir, number| {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        Ok(drop(rustix::fs::open(dir.join(format!("f{number}")), flags, Mode::from_raw_mode(0o644))?))
+        rustix::fs::open(dir.join(format!("f{number}")), flags, Mode::from_raw_mode(0o644)).map(drop).map_err(Into::into)
     }),
     ("chmod", |dir, number| fs::set_permissions(dir.join(format!("f{number}")), std::os::unix::fs::PermissionsExt::from_mode(0o4711))),
     ("rename", |dir, number| fs::rename(dir.join(format!("f{number}")), dir.join(format!("g{number}")))),
