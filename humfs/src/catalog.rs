@@ -10,7 +10,8 @@
 //! The catalog is a copy that nothing is served from. It is made by a scan when
 //! the tree is not known to agree with it: `humfs/catalog/current` is there
 //! exactly while nobody writes the tree and it does. Changes go on during a scan,
-//! and are applied after it, so that the later word is theirs.
+//! and are applied after it, so that the later word is theirs; then the
+//! directories that it has missed are read, because they were on the move.
 //!
 //! Should the database fail, the tree is served all the same, without one.
 
@@ -18,14 +19,16 @@ mod book;
 mod feed;
 mod look;
 mod marker;
+mod pending;
 mod restless;
 mod scan;
 mod text;
 
 pub use book::rebuild;
 pub(crate) use book::{Book, Parts};
-pub(crate) use feed::{Feed, Loss};
+pub(crate) use feed::Feed;
 pub(crate) use marker::take as take_marker;
+pub(crate) use pending::Loss;
 
 use std::path::{Path, PathBuf};
 

@@ -9,9 +9,10 @@ use humfs::store::Format;
 use humfs::superblock::Superblock;
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// More than a suite needs.
 pub const TOTAL: u64 = 4 << 30;
@@ -94,6 +95,24 @@ impl HumTree {
         create.args(["create", "--size", "4G", "--metadata", format.name(), "--from"]).arg(source).arg(tree.path());
         fixture::succeed(&mut create);
         tree.hand_over();
+        tree
+    }
+
+    /// One made by the user with `externfs create` from the archive that `pour` writes.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn poured(format: Format, pour: impl FnOnce(&mut dyn Write)) -> HumTree {
+        ordinary::need();
+        let tree = HumTree { ground: Ground::new() };
+        give(&tree.ground.path());
+        let mut create = Command::new(fixture::binary());
+        create.args(["create", "--size", "8G", "--metadata", format.name(), "--from", "-"]).arg(tree.path());
+        ordinary::act(&mut create);
+        let mut child = create.stdin(Stdio::piped()).spawn().expect("externfs create");
+        pour(&mut child.stdin.take().expect("a pipe"));
+        assert!(child.wait().expect("wait").success(), "externfs create fails");
         tree
     }
 

@@ -1,6 +1,7 @@
 //! [`Book`]: the thread that writes the catalog.
 
-use super::feed::{Fate, Feed, Order, Pending};
+use super::feed::{Feed, Order};
+use super::pending::{Fate, Pending};
 use super::restless::Restless;
 use super::scan::{Listed, failed, scan};
 use super::text::Reader;
@@ -180,7 +181,12 @@ impl Writer {
             }
             // It was told to end in the middle of a scan.
             (Ok(()), None) => {}
-            (Err(error), _) => tracing::warn!("the catalog is not kept any more: {error}"),
+            (Err(error), _) => {
+                tracing::warn!("the catalog is not kept any more: {error}");
+                // Whoever asks meanwhile is told so.
+                self.feed.fail(error.to_string());
+                self.feed.wait_for_end();
+            }
         }
         // Nobody answers there any more.
         let _ = host::remove_file(self.dir.as_fd(), SOCKET);
@@ -195,10 +201,7 @@ impl Writer {
         loop {
             let (waiting, due) = self.reader.as_ref().map_or((0, None), |reader| (reader.waiting(), reader.due()));
             let order = self.feed.wait(waiting, due);
-            if let Err(error) = self.carry_out(&order) {
-                self.feed.fail(error.to_string());
-                return Err(error);
-            }
+            self.carry_out(&order)?;
             self.feed.answer(order.answers);
             if order.closing || self.catalog.is_none() {
                 return Ok(());

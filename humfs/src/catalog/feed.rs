@@ -1,15 +1,14 @@
 //! [`Feed`]: what has changed and is not in the catalog yet.
 
+use super::pending::{Fate, Loss, Pending, number};
 use crate::node::HumNode;
-use externfs::{Attr, FileKind, Timestamp};
+use externfs::{Attr, FileKind};
 use externfs_catalog::barrier::Standing;
-use externfs_catalog::{Change, Link, Op};
+use externfs_catalog::{Link, Op};
 use hostfs::Inode;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// So many changes are written at once without waiting for the second to be over.
@@ -21,55 +20,6 @@ const TOO_MUCH: usize = 1 << 20;
 
 /// How long a change may take to be seen by SQL, when nobody asks.
 const LAG: Duration = Duration::from_secs(1);
-
-/// Lines of the recent past that are kept until they are written.
-const CHANGES_KEPT: usize = 10_000;
-
-/// How an object is now.
-#[derive(Debug)]
-pub(crate) enum Fate {
-    /// It has no name.
-    Gone,
-    /// It has a name that only the catalog knows, if anybody: so often it was
-    /// not found by that.
-    Astray(u32),
-    /// It can be asked; or it was changed to this.
-    Known(Weak<HumNode>, Option<Box<Attr>>),
-    /// It was forgotten; this led to it.
-    Forgotten(Arc<Inode>, CString),
-}
-
-/// What has gathered.
-#[derive(Debug, Default)]
-pub(crate) struct Pending {
-    pub(crate) names: HashMap<(u64, Box<[u8]>), Option<Link>>,
-    pub(crate) objects: HashMap<u64, Fate>,
-    pub(crate) changes: Vec<Change>,
-    /// Directories that were made during a scan: all in them is told.
-    pub(crate) made_dirs: Vec<u64>,
-    /// Not everything is in here.
-    pub(crate) overflown: bool,
-    /// See [`Feed::generation`].
-    pub(crate) generation: u64,
-}
-
-impl Pending {
-    fn len(&self) -> usize {
-        self.names.len() + self.objects.len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.len() == 0 && self.changes.is_empty() && !self.overflown
-    }
-
-    fn note(&mut self, op: Op, ino: u64, place: Option<(u64, &[u8])>) {
-        if self.changes.len() >= 2 * CHANGES_KEPT {
-            self.changes.drain(..CHANGES_KEPT);
-        }
-        let place = place.map(|(parent, name)| (parent, name.into()));
-        self.changes.push(Change { time: Timestamp::now(), op, ino, place });
-    }
-}
 
 /// The book is asked, and answers, by numbers.
 #[derive(Debug)]
@@ -114,28 +64,8 @@ pub(super) struct Order {
     pub(super) closing: bool,
 }
 
-/// What a name leads to, and the node if there is one.
-pub(crate) type Thing<'a> = (Link, Option<&'a Arc<HumNode>>);
-
-/// A name that is gone.
-#[derive(Clone, Copy)]
-pub(crate) struct Loss<'a> {
-    pub(crate) parent: &'a Arc<HumNode>,
-    pub(crate) name: &'a CStr,
-    /// What it led to, as the host has it, and the node if there is one.
-    pub(crate) host: &'a Attr,
-    pub(crate) node: Option<&'a Arc<HumNode>>,
-}
-
-impl Loss<'_> {
-    fn is_last(&self) -> bool {
-        self.host.kind == FileKind::Directory || self.host.nlink <= 1
-    }
-}
-
-fn number(node: &HumNode) -> u64 {
-    node.key().number
-}
+/// What has got another name, and its node if there is one.
+type Moved<'a> = (Link, Option<&'a Arc<HumNode>>);
 
 impl Feed {
     pub(super) fn new() -> Feed {
@@ -215,8 +145,8 @@ impl Feed {
             if scanning && link.is_dir {
                 pending.made_dirs.push(link.ino);
             }
-            ask(pending, node, attr);
-            ask(pending, parent, None);
+            pending.ask(node, attr);
+            pending.ask(parent, None);
         });
     }
 
@@ -226,8 +156,8 @@ impl Feed {
             let name = loss.name.to_bytes();
             pending.names.insert((number(loss.parent), name.into()), None);
             pending.note(Op::Remove, loss.host.ino, Some((number(loss.parent), name)));
-            lose(pending, loss);
-            ask(pending, loss.parent, None);
+            pending.lose(loss);
+            pending.ask(loss.parent, None);
         });
     }
 
@@ -237,15 +167,15 @@ impl Feed {
         &self,
         old: (&Arc<HumNode>, &CStr),
         new: (&Arc<HumNode>, &CStr),
-        moved: Thing<'_>,
-        (stays, replaced): (Option<Thing<'_>>, Option<Loss<'_>>),
+        moved: Moved<'_>,
+        (stays, replaced): (Option<Moved<'_>>, Option<Loss<'_>>),
     ) {
         if moved.0.is_dir || stays.is_some_and(|(link, _)| link.is_dir) {
             self.moves.fetch_add(1, Ordering::AcqRel);
         }
         self.put(|pending, _| {
             if let Some(loss) = replaced {
-                lose(pending, loss);
+                pending.lose(loss);
             }
             pending.names.insert((number(old.0), old.1.to_bytes().into()), stays.map(|(link, _)| link));
             pending.names.insert((number(new.0), new.1.to_bytes().into()), Some(moved.0));
@@ -255,10 +185,10 @@ impl Feed {
                     pending.objects.insert(link.ino, Fate::Forgotten(place.0.inner.clone(), place.1.to_owned()));
                     continue;
                 };
-                ask(pending, node, None);
+                pending.ask(node, None);
             }
-            ask(pending, old.0, None);
-            ask(pending, new.0, None);
+            pending.ask(old.0, None);
+            pending.ask(new.0, None);
         });
     }
 
@@ -277,7 +207,7 @@ impl Feed {
         let attr = attr.filter(|attr| attr.nlink == 1 && attr.kind != FileKind::Directory);
         self.put(|pending, _| {
             pending.note(Op::Attributes, number(node), None);
-            ask_again(pending, node, attr);
+            pending.ask_again(node, attr);
         });
     }
 
@@ -291,13 +221,13 @@ impl Feed {
         self.put(|pending, _| {
             node.is_written.store(true, Ordering::Release);
             pending.note(Op::Write, number(node), None);
-            ask_again(pending, node, None);
+            pending.ask_again(node, None);
         });
     }
 
     /// Something about `node` may have changed, although that failed.
     pub(crate) fn perhaps_changed(&self, node: &Arc<HumNode>) {
-        self.put(|pending, _| ask_again(pending, node, None));
+        self.put(|pending, _| pending.ask_again(node, None));
     }
 
     /// `node`, which the book was about to ask, is being dropped. It may be at `place`.
@@ -381,6 +311,14 @@ impl Feed {
         }
     }
 
+    /// Waits until somebody wants the book to end.
+    pub(super) fn wait_for_end(&self) {
+        let mut state = self.state();
+        while !state.closing {
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Whether somebody wants the book to end.
     pub(super) fn is_ending(&self) -> bool {
         self.state().closing
@@ -427,42 +365,16 @@ impl Feed {
         self.answered.notify_all();
     }
 
-    /// Nothing more is written, for this reason.
+    /// Nothing more is written, for this reason; the first one counts.
     pub(super) fn fail(&self, why: String) {
         let mut state = self.state();
-        state.standing = Standing::Failed(why);
+        if !matches!(state.standing, Standing::Failed(_)) {
+            state.standing = Standing::Failed(why);
+        }
         state.done = state.asked;
         let pending = self.take(&mut state);
         drop(state);
         drop(pending);
         self.answered.notify_all();
-    }
-}
-
-/// `node`, which has a name, is to be looked at when all is written down, or is
-/// `attr`.
-fn ask(pending: &mut Pending, node: &Arc<HumNode>, attr: Option<&Attr>) {
-    node.awaited.store(pending.generation, Ordering::Release);
-    pending.objects.insert(number(node), Fate::Known(Arc::downgrade(node), attr.map(|attr| Box::new(*attr))));
-}
-
-/// The same of one that may have lost its last name, and then stays gone.
-fn ask_again(pending: &mut Pending, node: &Arc<HumNode>, attr: Option<&Attr>) {
-    if !matches!(pending.objects.get(&number(node)), Some(Fate::Gone)) {
-        ask(pending, node, attr);
-    }
-}
-
-fn lose(pending: &mut Pending, loss: Loss<'_>) {
-    if loss.is_last() {
-        pending.objects.insert(loss.host.ino, Fate::Gone);
-        return;
-    }
-    match (loss.node, pending.objects.entry(loss.host.ino)) {
-        (Some(node), _) => ask(pending, node, None),
-        // Whoever is asked knows.
-        (None, Entry::Occupied(entry)) if matches!(entry.get(), Fate::Known(..)) => {}
-        // The name that led to it may be this one.
-        (None, entry) => drop(entry.insert_entry(Fate::Astray(0))),
     }
 }

@@ -116,3 +116,23 @@ pub struct Change {
     /// change was one of names.
     pub place: Option<(u64, Box<[u8]>)>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_the_whole_and_changes_come_last() {
+        let name = |number: u64| (1, number.to_string().into_bytes().into(), None);
+        let change = Change { time: Timestamp::default(), op: Op::Write, ino: 7, place: None };
+        let (objects, names) = ((0..5).map(|ino| (ino, None)).collect(), (0..4).map(name).collect());
+        let parts: Vec<Batch> = Batch { objects, names, changes: vec![change] }.split(3).collect();
+        assert!(parts.iter().all(|part| part.len() <= 3));
+        let mut seen: Vec<u64> = parts.iter().flat_map(|part| part.objects.iter().map(|(ino, _)| *ino)).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, [0, 1, 2, 3, 4]);
+        assert_eq!(parts.iter().map(|part| part.names.len()).sum::<usize>(), 4);
+        assert_eq!(parts.iter().map(|part| part.changes.len()).collect::<Vec<_>>(), [0, 0, 1]);
+        assert_eq!(Batch::default().split(3).count(), 0);
+    }
+}

@@ -328,3 +328,39 @@ fn write(conn: &Connection, batch: &Batch) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_are_no_strangers_and_tables_are() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("catalog.db");
+        let mut catalog = Catalog::create(&path, "root", 2).expect("a catalog");
+        catalog.complete().expect("complete");
+        // What SQLite does by itself once there are enough rows.
+        catalog.conn.execute_batch("INSERT INTO dentry VALUES(2, x'61', 3), (2, x'62', 4); ANALYZE").expect("ANALYZE");
+        catalog.close().expect("closed");
+        assert!(Catalog::open(&path, "root", 2).expect("no damage").is_some());
+        Connection::open(&path).expect("a database").execute_batch("CREATE TABLE sqlitestat1(x)").expect("a table");
+        assert!(Catalog::open(&path, "root", 2).expect("no damage").is_none());
+    }
+
+    #[test]
+    fn links_are_not_followed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, outside) = (dir.path().join("catalog.db"), dir.path().join("outside"));
+        for suffix in BESIDE {
+            let mut catalog = Catalog::create(&path, "root", 2).expect("a catalog");
+            catalog.complete().expect("complete");
+            catalog.close().expect("closed");
+            std::fs::write(&outside, "precious").expect("a file");
+            std::os::unix::fs::symlink(&outside, beside(&path, suffix)).expect("a link");
+            assert!(Catalog::open(&path, "root", 2).expect("no damage").is_none(), "{suffix}");
+            assert!(facts(&path).expect("no damage").is_none(), "{suffix}");
+            drop(Catalog::create(&path, "root", 2).expect("a catalog"));
+            assert_eq!(std::fs::read_to_string(&outside).expect("the file"), "precious", "{suffix}");
+        }
+    }
+}

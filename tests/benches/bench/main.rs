@@ -2,6 +2,7 @@
 //! peers, interleaved so that a noisy machine is noisy for all alike. How to run
 //! and read them: tests/benches/README.md.
 
+mod catalog;
 mod clock;
 mod fault;
 mod guest;
@@ -78,6 +79,18 @@ enum Command {
         /// Schedulings of the client to run, separated by commas
         #[arg(long, value_delimiter = ',', default_value = "default")]
         scheduling: Vec<Scheduling>,
+    },
+    /// The catalog of a humfs tree: what it costs, and what it answers
+    Catalog {
+        /// Rounds of changes, with and without it in each
+        #[arg(long, default_value_t = 7)]
+        rounds: u32,
+        /// Files that are changed in a round
+        #[arg(long, default_value_t = 3000)]
+        changes: usize,
+        /// Files of the tree that is queried
+        #[arg(long, default_value_t = 100_000)]
+        files: usize,
     },
     /// What changed between two files written with --json
     Compare {
@@ -173,6 +186,7 @@ fn run(command: Command) -> Result<()> {
             }
             Ok(())
         }
+        Command::Catalog { rounds, changes, files } => catalog::run(&catalog::Choice { rounds, files: (changes, files) }),
         Command::Compare { old, new } => table::compare(&old, &new),
     }
 }
@@ -191,5 +205,9 @@ fn main() -> ExitCode {
         }
     };
     // Some columns are an ordinary user's mounts.
-    if std::env::args().nth(1).is_some_and(|word| word == "host") { ordinary::in_own_mounts(measure) } else { measure() }
+    if std::env::args().nth(1).is_some_and(|word| word == "host" || word == "catalog") {
+        ordinary::in_own_mounts(measure)
+    } else {
+        measure()
+    }
 }

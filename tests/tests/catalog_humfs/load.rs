@@ -16,8 +16,10 @@ const DEEPEST: u64 = 4;
 
 type Done = rustix::io::Result<()>;
 
+type Deed = (&'static str, u64, fn(&mut Worker) -> Done);
+
 /// Each, and how often among all.
-const DEEDS: &[(&str, u64, fn(&mut Worker) -> Done)] = &[
+const DEEDS: &[Deed] = &[
     ("create", 12, Worker::create),
     ("write", 10, Worker::write),
     ("append", 6, Worker::append),

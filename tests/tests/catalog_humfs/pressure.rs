@@ -19,14 +19,20 @@ const WIDTHS: (usize, usize) = (20, 15);
 
 /// Files in each of these: up to 30,000 in all, by `EXTERNFS_TEST_CASES`.
 fn files() -> usize {
-    cases(30).min(100) as usize
+    cases(12).min(100) as usize
 }
 
 /// Bytes that the log of a catalog never has.
 const LOG_MOST: u64 = 64 << 20;
 
-/// Changes beside a reader who does not end.
-const MANY: usize = 200_000;
+/// Files that are changed beside a reader who does not end, four times each: up
+/// to 200,000 changes, by `EXTERNFS_TEST_CASES`.
+fn many() -> usize {
+    cases(15_000).min(50_000) as usize
+}
+
+/// In each name, so that the rows take room.
+const PADDING: usize = 180;
 
 /// Longer than the scan takes, whatever moves meanwhile.
 const SCAN_TIME: Duration = Duration::from_secs(60);
@@ -131,10 +137,11 @@ pub(crate) fn a_reader_who_does_not_end_is_no_harm(format: Format) {
     let before = count(&reader);
     let (mut longest, mut largest) = (Duration::ZERO, 0);
     let log = tree.at("humfs/catalog/catalog.db-wal");
-    for number in 0..MANY / 4 {
+    for number in 0..many() {
         let begun = Instant::now();
-        let path = mount.path().join(format!("dir/f{}", number % 20_000));
-        let new = mount.path().join(format!("dir/g{}", number % 20_000));
+        // Spread over the database.
+        let name = format!("{}{}", number * 7919 % 20_000, "-".repeat(PADDING));
+        let (path, new) = (mount.path().join(format!("dir/f{name}")), mount.path().join(format!("dir/{name}")));
         // Four changes.
         fs::write(&path, "x").expect("a file");
         fs::rename(&path, &new).expect("rename");
@@ -175,6 +182,9 @@ pub(crate) fn a_full_host_does_not_stop_the_tree(format: Format) {
     }
     let standing = compare::standing(&tree);
     println!("    on a full host: {standing:?}");
+    if let Standing::Failed(why) = &standing {
+        assert!(why.contains("full"), "the reason is not told: {why}");
+    }
     fs::metadata(mount.path()).expect("the tree is served");
     fs::remove_file(&ballast).expect("rm");
     fs::write(mount.path().join("served"), "again").expect("the tree is served");
