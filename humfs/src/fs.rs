@@ -103,6 +103,7 @@ impl HumFs {
             store: self.store.clone(),
             dirs: self.dirs.clone(),
             account: self.account.clone(),
+            nodes: self.nodes.clone(),
             root: self.root_node.clone(),
             adopt: self.options.adopt,
         }

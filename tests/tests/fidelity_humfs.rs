@@ -10,6 +10,7 @@ mod names;
 #[path = "fidelity_humfs/permissions.rs"]
 mod permissions;
 
+use externfs_catalog::barrier::{self, Standing};
 use externfs_tests::fixture::{self, Mount};
 use externfs_tests::harness::{self, Case};
 use externfs_tests::humtree::{HumTree, TOTAL, paths_below};
@@ -18,6 +19,7 @@ use humfs::store::Format;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// Each with a fresh tree.
 type Check = fn(&mut Scene);
@@ -76,6 +78,13 @@ impl Scene {
 
     fn at(&self, name: &str) -> PathBuf {
         self.root().join(name)
+    }
+
+    /// Until the catalog is complete, so that the next mount makes no scan.
+    fn await_catalog(&self) {
+        let dir = self.tree.path().join(externfs_catalog::DIRECTORY);
+        let is_current = || matches!(barrier::flush(&dir, Duration::from_secs(10)), Ok(Some(Standing::Current)));
+        fixture::wait_for("the catalog", is_current);
     }
 
     /// From now on everything is read from the disk again.

@@ -10,7 +10,7 @@ use crate::account::Account;
 use crate::fs::HumFs;
 use crate::host::{self, damaged, fault};
 use crate::locks::DirLocks;
-use crate::node::HumNode;
+use crate::node::{HumNode, NodeTable};
 use crate::options::{Adopt, Label, Options};
 use crate::store::MetaStore;
 use crate::tree::{Access, Tree};
@@ -56,6 +56,7 @@ pub(crate) struct Parts {
     pub(crate) store: Arc<dyn MetaStore>,
     pub(crate) dirs: Arc<DirLocks>,
     pub(crate) account: Arc<Account>,
+    pub(crate) nodes: Arc<NodeTable>,
     pub(crate) root: Arc<HumNode>,
     pub(crate) adopt: Adopt,
 }
@@ -344,8 +345,8 @@ impl Writer {
                     }
                     look::known(&self.parts, &node, attr.as_deref().filter(|_| !was_written))
                 }
-                Fate::Forgotten(parent, name) => {
-                    let found = look::named(&self.parts, ino, parent, name);
+                Fate::Forgotten(parent, name, target) => {
+                    let found = look::named(&self.parts, ino, (parent, name), |_| target.as_deref().map(<[u8]>::to_vec));
                     astray.extend(found.is_none().then_some((ino, 0)));
                     found
                 }

@@ -182,7 +182,7 @@ impl Feed {
             pending.note(Op::Rename, moved.0.ino, Some((number(new.0), new.1.to_bytes())));
             for ((link, node), place) in [(Some(moved), new), (stays, old)].into_iter().filter_map(|(it, place)| Some((it?, place))) {
                 let Some(node) = node else {
-                    pending.objects.insert(link.ino, Fate::Forgotten(place.0.inner.clone(), place.1.to_owned()));
+                    pending.objects.insert(link.ino, Fate::Forgotten(place.0.inner.clone(), place.1.to_owned(), None));
                     continue;
                 };
                 pending.ask(node, None);
@@ -196,7 +196,7 @@ impl Feed {
     pub(crate) fn appeared(&self, parent: &Arc<HumNode>, name: &CStr, link: Link) {
         self.put(|pending, _| {
             pending.names.insert((number(parent), name.to_bytes().into()), Some(link));
-            pending.objects.insert(link.ino, Fate::Forgotten(parent.inner.clone(), name.to_owned()));
+            pending.objects.insert(link.ino, Fate::Forgotten(parent.inner.clone(), name.to_owned(), None));
         });
     }
 
@@ -232,6 +232,7 @@ impl Feed {
 
     /// `node`, which the book was about to ask, is being dropped. It may be at `place`.
     pub(crate) fn forgotten(&self, node: &HumNode, place: Option<(Arc<Inode>, CString)>) {
+        let target = node.state().record.target.clone();
         self.put(|pending, _| {
             match pending.objects.get(&number(node)) {
                 Some(Fate::Gone) => return,
@@ -239,7 +240,7 @@ impl Feed {
                 Some(Fate::Known(other, _)) if !std::ptr::eq(other.as_ptr(), node) => return,
                 _ => {}
             }
-            let fate = place.map_or(Fate::Astray(0), |(parent, name)| Fate::Forgotten(parent, name));
+            let fate = place.map_or(Fate::Astray(0), |(parent, name)| Fate::Forgotten(parent, name, target));
             pending.objects.insert(number(node), fate);
         });
     }

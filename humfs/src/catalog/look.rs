@@ -41,8 +41,14 @@ pub(super) fn known(parts: &Parts, node: &Arc<HumNode>, told: Option<&Attr>) -> 
     Some(Object { attr, extra: Some(entry(&record, || None)) })
 }
 
-/// What is to be said of object `ino`, if it is called `name` in `parent`.
-pub(super) fn named(parts: &Parts, ino: u64, parent: &Arc<Inode>, name: &CStr) -> Option<Object> {
+/// What is to be said of object `ino`, if it is called `name` in `parent`; of a
+/// link whose target is not in its record, `target` says it.
+pub(super) fn named(
+    parts: &Parts,
+    ino: u64,
+    (parent, name): (&Arc<Inode>, &CStr),
+    target: impl FnOnce(&Arc<Inode>) -> Option<Vec<u8>>,
+) -> Option<Object> {
     let _looking = parts.dirs.look(parent);
     if !is_in_place(parts, parent) {
         return None;
@@ -56,15 +62,22 @@ pub(super) fn named(parts: &Parts, ino: u64, parent: &Arc<Inode>, name: &CStr) -
         Loaded::Record(record) => record,
         Loaded::Absent => adopted(parts.adopt, &host).ok()?,
     };
-    let target = || parts.base.read_link(&inode).ok();
-    Some(Object { attr: merged(&host, &record), extra: Some(entry(&record, target)) })
+    Some(Object { attr: merged(&host, &record), extra: Some(entry(&record, || target(&inode))) })
+}
+
+/// A link's target. Reading it moves the atime, as it does for anybody who reads
+/// it; of one that was made a moment ago it is known.
+pub(super) fn target(parts: &Parts, inode: &Arc<Inode>) -> Option<Vec<u8>> {
+    let made = parts.nodes.get(inode.host_key()).and_then(|node| node.state().record.target.clone());
+    made.map_or_else(|| parts.base.read_link(inode).ok(), |target| Some(target.into_vec()))
 }
 
 /// The same, if it is at `path`, which begins at the root.
 pub(super) fn at_path(parts: &Parts, ino: u64, path: &[u8]) -> Option<Object> {
     let cut = path.iter().rposition(|&byte| byte == b'/')?;
     let (dir, name) = path.split_at_checked(cut + 1)?;
-    named(parts, ino, &follow(parts, dir)?, &CString::new(name).ok()?)
+    let place = (&follow(parts, dir)?, &*CString::new(name).ok()?);
+    named(parts, ino, place, |inode| target(parts, inode))
 }
 
 /// Object `ino`, if it is at `path`, which begins at the root.

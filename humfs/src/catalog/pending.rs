@@ -4,9 +4,9 @@
 use crate::node::HumNode;
 use externfs::{Attr, FileKind, Timestamp};
 use externfs_catalog::{Change, Link, Op};
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use hostfs::Inode;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::ffi::{CStr, CString};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -24,8 +24,9 @@ pub(crate) enum Fate {
     Astray(u32),
     /// It can be asked; or it was changed to this.
     Known(Weak<HumNode>, Option<Box<Attr>>),
-    /// It was forgotten; this led to it.
-    Forgotten(Arc<Inode>, CString),
+    /// It was forgotten; this led to it, and it has this target if it is a link
+    /// that was made since: reading that would move its atime, which guests see.
+    Forgotten(Arc<Inode>, CString, Option<Box<[u8]>>),
 }
 
 /// What has gathered.
@@ -83,7 +84,7 @@ impl Pending {
             // Whoever is asked knows.
             (None, Entry::Occupied(entry)) if matches!(entry.get(), Fate::Known(..)) => {}
             // The name that led to it may be this one.
-            (None, entry) => drop(entry.insert_entry(Fate::Astray(0))),
+            (None, entry) => drop(entry.insert(Fate::Astray(0))),
         }
     }
 }

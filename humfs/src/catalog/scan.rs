@@ -6,7 +6,7 @@ use super::look::{self, entry};
 use crate::fs::{adopted, merged};
 use crate::store::Loaded;
 use crate::walk::{self, Folder, Ground, Names, Seen, Visit};
-use externfs::{Errno, Error, ExternFs, FileKind, Result};
+use externfs::{Errno, Error, FileKind, Result};
 use externfs_catalog::barrier::Standing;
 use externfs_catalog::{Batch, Catalog, Link, Object};
 use hostfs::Inode;
@@ -126,7 +126,7 @@ impl Visit for Scan<'_> {
         let target = || match record.kind {
             FileKind::Symlink if record.target.is_none() => {
                 let (inode, _) = self.parts.base.enroll(at.parent, at.name).ok()?;
-                self.parts.base.read_link(&inode).ok()
+                look::target(self.parts, &inode)
             }
             _ => None,
         };

@@ -200,6 +200,8 @@ pub(super) fn times_are_kept_to_the_nanosecond(scene: &mut Scene) {
         (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec)
     };
     let births: Vec<_> = names.iter().map(|name| born(scene, name)).collect();
+    // A scan for the catalog reads links, which moves their atime as it does for anybody.
+    scene.await_catalog();
     scene.twice(|scene| {
         for ((name, stamp), birth) in names.into_iter().zip(stamps).zip(&births) {
             let stat = scene.at(name).symlink_metadata().unwrap();
