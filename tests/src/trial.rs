@@ -160,7 +160,7 @@ impl Trial<'_> {
             verdict.is_new.push(seen.is_some_and(|seen| seen.difference(&states.new).is_none()));
             verdict.calls.push(call);
         }
-        for step in 1..=states.steps.others {
+        for step in which.choose((1..=states.steps.others).collect()) {
             self.cut(Part::Whole, Fate::Other(step), &states, &mut verdict);
         }
         if let Err(why) = self.check_answered(&states) {
@@ -189,7 +189,7 @@ impl Trial<'_> {
         for step in steps {
             self.cut(Part::Leaving, Fate::Step(step), &answered, &mut verdict);
         }
-        for step in 1..=leaving.others {
+        for step in which.choose((1..=leaving.others).collect()) {
             self.cut(Part::Leaving, Fate::Other(step), &answered, &mut verdict);
         }
         verdict

@@ -167,7 +167,7 @@ fn which(usual: Which) -> Which {
 
 fn every_step_leaves_old_or_new(format: Format) {
     // One change of a database is many calls.
-    let usual = if format == Format::Sqlite { Which::Some(16) } else { Which::Changing };
+    let usual = if format == Format::Sqlite { Which::Some(8) } else { Which::Changing };
     try_all(format, Deed::all(), |trial| trial.run(which(usual)));
 }
 
