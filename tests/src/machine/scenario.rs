@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// The tag of every share here.
 pub const TAG: &str = "host";
 /// What all rows together may take, emulated and unoptimized.
-pub const ROWS_PATIENCE: Duration = Duration::from_secs(240);
+pub const ROWS_PATIENCE: Duration = Duration::from_secs(480);
 
 fn boot(kind: Kind, program: &Path, server: &Server, guest: usize) -> Machine {
     let plan = Plan { queues: 2, ..Plan::new(kind, &[(server.socket(guest), TAG)]) };
