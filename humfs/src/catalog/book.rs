@@ -43,6 +43,10 @@ const ROWS_MOST: usize = 2048;
 /// More has changed during a scan than could be kept in memory.
 const OVERTAKEN: Errno = Errno::EOVERFLOW;
 
+/// How often making the catalog may fail, and how long it rests between.
+const FAILURES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// How often an object is looked for by names that do not lead to it.
 const MISSES: u32 = 8;
 
@@ -254,9 +258,16 @@ impl Writer {
     /// Makes it anew from the tree. Without an error and without a catalog it
     /// was told to end.
     fn build(&mut self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
+        let mut failures = 0;
         loop {
             match self.build_once(progress) {
                 Err(error) if error.errno() == OVERTAKEN => {}
+                // A reader of root's who looks at the database as it appears makes
+                // files beside it, which are ours a moment later only.
+                Err(_) if failures < FAILURES && !self.feed.is_ending() => {
+                    failures += 1;
+                    std::thread::sleep(PAUSE);
+                }
                 answer => return answer,
             }
         }
