@@ -28,7 +28,7 @@ impl Aliases {
     /// `name` in `parent` leads to the object too.
     pub(crate) fn learn(&mut self, parent: &Arc<Inode>, name: &CStr) {
         let names = self.0.get_or_insert_default();
-        names.retain(|(known, called)| **called != *name || known.host_key() != parent.host_key());
+        strike(names, parent, name);
         if names.len() >= NAMES_MAX {
             names.remove(0);
         }
@@ -38,7 +38,7 @@ impl Aliases {
     /// `name` in `parent` does not lead to the object any more.
     pub(crate) fn unlearn(&mut self, parent: &Inode, name: &CStr) {
         let Some(names) = self.0.as_mut() else { return };
-        names.retain(|(known, called)| **called != *name || known.host_key() != parent.host_key());
+        strike(names, parent, name);
         if names.is_empty() {
             self.0 = None;
         }
@@ -58,6 +58,10 @@ impl Aliases {
         }
         taken
     }
+}
+
+fn strike(names: &mut Names, parent: &Inode, name: &CStr) {
+    names.retain(|(known, called)| **called != *name || known.host_key() != parent.host_key());
 }
 
 impl HumFs {

@@ -30,8 +30,6 @@ pub(crate) use feed::Feed;
 pub(crate) use marker::take as take_marker;
 pub(crate) use pending::Loss;
 
-use std::path::{Path, PathBuf};
-
 /// Whether a catalog is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Upkeep {
@@ -46,21 +44,3 @@ pub enum Upkeep {
 
 /// What is in `humfs/`.
 pub(crate) const DIR: &std::ffi::CStr = c"catalog";
-
-/// Where the catalog of the tree at `tree` is, with its socket and its marker.
-#[must_use]
-pub fn dir(tree: &Path) -> PathBuf {
-    tree.join("humfs/catalog")
-}
-
-/// The database of the tree at `tree`.
-#[must_use]
-pub fn database(tree: &Path) -> PathBuf {
-    dir(tree).join("catalog.db")
-}
-
-/// Whether the tree at `tree`, which nobody writes, agrees with its catalog.
-#[must_use]
-pub fn is_current(tree: &Path) -> bool {
-    dir(tree).join("current").symlink_metadata().is_ok_and(|there| there.is_file())
-}

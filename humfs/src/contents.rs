@@ -113,14 +113,8 @@ impl HumFs {
             Some(Err(error)) if error.errno() != Errno::ENOSPC => return Err(error),
             not_so_simple => {
                 let offset = if not_so_simple.is_some() { self.host_attr(&file.node, Some(file))?.size } else { offset };
-                match self.announce_data(file, offset, length) {
-                    Ok(announced) => (Some(offset), announced, length),
-                    Err(error) if error.errno() == Errno::ENOSPC => {
-                        let (announced, fits) = self.announce_part(file, offset, length)?;
-                        (Some(offset), announced, fits)
-                    }
-                    Err(error) => return Err(error),
-                }
+                let (announced, fits) = self.announce_fitting(file, offset, length)?;
+                (Some(offset), announced, fits)
             }
         };
         let plain = WriteFlags { kill_suid_sgid: false, ..flags };
@@ -138,6 +132,14 @@ impl HumFs {
             self.sync_record(&file.node)?;
         }
         written
+    }
+
+    /// Announces a write, or as much of it as fits, and says how much that is.
+    fn announce_fitting(&self, file: &HumFile, offset: u64, length: u64) -> Result<(Announced<'_>, u64)> {
+        match self.announce_data(file, offset, length) {
+            Err(error) if error.errno() == Errno::ENOSPC => self.announce_part(file, offset, length),
+            answer => answer.map(|announced| (announced, length)),
+        }
     }
 
     /// Finds by halves how much of a write fits, in whole blocks.

@@ -195,12 +195,12 @@ impl HumFs {
                 }
                 return act(None);
             };
-            let _looking = self.dirs.look(&parent);
+            let looking = self.dirs.look(&parent);
             if node.inner.whereabouts().is_none_or(|(now, called)| now.host_key() != parent.host_key() || called != name) {
                 continue;
             }
             let Ok(dir) = self.base.dir_fd(&parent) else {
-                drop(_looking);
+                drop(looking);
                 if self.take_alias(node) {
                     continue;
                 }

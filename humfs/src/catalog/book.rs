@@ -16,7 +16,7 @@ use crate::store::MetaStore;
 use crate::tree::{Access, Tree};
 use externfs::{Errno, Error, ExternFs, FileKind, Result, UsageError};
 use externfs_catalog::barrier::{self, Standing};
-use externfs_catalog::{Accounts, Batch, Catalog};
+use externfs_catalog::{Accounts, Batch, Catalog, DATABASE};
 use hostfs::HostFs;
 use std::collections::HashMap;
 use std::ffi::CStr;
@@ -162,7 +162,7 @@ impl Writer {
     fn new(tree: &Tree, parts: &Parts, feed: &Arc<Feed>, label: String) -> Result<Writer> {
         let control = tree.control().ok_or_else(|| damaged("there is no humfs/"))?;
         let dir = host::ensure_dir(control, DIR).map_err(fault("making humfs/catalog"))?;
-        let path = std::fs::read_link(host::proc_path(dir.as_fd())).map_err(Error::from)?.join("catalog.db");
+        let path = std::fs::read_link(host::proc_path(dir.as_fd())).map_err(Error::from)?.join(DATABASE);
         Ok(Writer {
             feed: feed.clone(),
             parts: parts.clone(),
@@ -205,30 +205,31 @@ impl Writer {
         self.want_texts()?;
         loop {
             let (waiting, due) = self.reader.as_ref().map_or((0, None), |reader| (reader.waiting(), reader.due()));
-            let order = self.feed.wait(waiting, due);
-            self.carry_out(&order)?;
-            self.feed.answer(order.answers);
-            if order.closing || self.catalog.is_none() {
+            let Order { pending, answers, is_asked, closing } = self.feed.wait(waiting, due);
+            self.carry_out(pending, is_asked, closing)?;
+            self.feed.answer(answers);
+            if closing || self.catalog.is_none() {
                 return Ok(());
             }
         }
     }
 
-    fn carry_out(&mut self, order: &Order) -> Result<()> {
-        if order.pending.overflown {
+    fn carry_out(&mut self, pending: Pending, is_asked: bool, closing: bool) -> Result<()> {
+        if pending.overflown {
             self.build(&|_, _| {})?;
             if let Some(reader) = &mut self.reader {
                 reader.start_over();
             }
             return self.want_texts();
         }
-        self.write(&order.pending)?;
-        if order.is_asked || order.closing {
+        let changes = if self.reader.is_some() { pending.changes.clone() } else { Vec::new() };
+        self.write(pending)?;
+        if is_asked || closing {
             self.look_again()?;
         }
         self.name_accounts()?;
-        if let Some(reader) = self.reader.as_mut().filter(|_| !order.closing) {
-            reader.note(&order.pending.changes);
+        if let Some(reader) = self.reader.as_mut().filter(|_| !closing) {
+            reader.note(&changes);
             let catalog = self.catalog.as_mut().ok_or_else(|| damaged("there is no catalog"))?;
             if reader.due().is_some_and(|due| due.is_zero()) {
                 reader.read_some(&self.parts, catalog).map_err(|error| failed(&error))?;
@@ -293,7 +294,7 @@ impl Writer {
         }
         let mut pending = Pending::default();
         pending.objects.insert(root.key().number, Fate::Known(Arc::downgrade(&root), None));
-        self.write(&pending)?;
+        self.write(pending)?;
         self.name_accounts()?;
         self.catalog_mut()?.complete().map_err(|error| failed(&error))?;
         self.feed.end_scan();
@@ -311,7 +312,7 @@ impl Writer {
                 return Err(Error::because(OVERTAKEN, "the tree changed faster than it could be scanned"));
             }
             listed.add(&pending.made_dirs);
-            self.write(&pending)?;
+            self.write(pending)?;
             let mut left = self.catalog_mut()?.dirs().map_err(|error| failed(&error))?;
             left.retain(|(ino, _)| listed.lacks(*ino));
             if left.is_empty() {
@@ -338,11 +339,11 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, pending: &Pending) -> Result<()> {
-        let mut batch = Batch { changes: pending.changes.clone(), ..Batch::default() };
-        batch.names = pending.names.iter().map(|((parent, name), link)| (*parent, name.clone(), *link)).collect();
+    fn write(&mut self, pending: Pending) -> Result<()> {
+        let mut batch = Batch { changes: pending.changes, ..Batch::default() };
+        batch.names = pending.names.into_iter().map(|((parent, name), link)| (parent, name, link)).collect();
         let mut astray = Vec::new();
-        for (&ino, fate) in &pending.objects {
+        for (ino, fate) in pending.objects {
             let object = match fate {
                 Fate::Gone => {
                     batch.objects.push((ino, None));
@@ -357,12 +358,12 @@ impl Writer {
                     look::known(&self.parts, &node, attr.as_deref().filter(|_| !was_written))
                 }
                 Fate::Forgotten(parent, name, target) => {
-                    let found = look::named(&self.parts, ino, (parent, name), |_| target.as_deref().map(<[u8]>::to_vec));
+                    let found = look::named(&self.parts, ino, (&parent, &name), |_| target.map(<[u8]>::into_vec));
                     astray.extend(found.is_none().then_some((ino, 0)));
                     found
                 }
                 Fate::Astray(times) => {
-                    astray.push((ino, *times));
+                    astray.push((ino, times));
                     None
                 }
             };

@@ -74,19 +74,22 @@ pub(super) fn target(parts: &Parts, inode: &Arc<Inode>) -> Option<Vec<u8>> {
 
 /// The same, if it is at `path`, which begins at the root.
 pub(super) fn at_path(parts: &Parts, ino: u64, path: &[u8]) -> Option<Object> {
-    let cut = path.iter().rposition(|&byte| byte == b'/')?;
-    let (dir, name) = path.split_at_checked(cut + 1)?;
-    let place = (&follow(parts, dir)?, &*CString::new(name).ok()?);
-    named(parts, ino, place, |inode| target(parts, inode))
+    let (dir, name) = place_at(parts, path)?;
+    named(parts, ino, (&dir, &name), |inode| target(parts, inode))
 }
 
 /// Object `ino`, if it is at `path`, which begins at the root.
 pub(super) fn inode_at(parts: &Parts, ino: u64, path: &[u8]) -> Option<Arc<Inode>> {
+    let (dir, name) = place_at(parts, path)?;
+    let (inode, host) = parts.base.enroll(&dir, &name).ok()?;
+    (host.ino == ino).then_some(inode)
+}
+
+/// The directory that `path` leads to, without its last component, and that.
+fn place_at(parts: &Parts, path: &[u8]) -> Option<(Arc<Inode>, CString)> {
     let cut = path.iter().rposition(|&byte| byte == b'/')?;
     let (dir, name) = path.split_at_checked(cut + 1)?;
-    let dir = follow(parts, dir)?;
-    let (inode, host) = parts.base.enroll(&dir, &CString::new(name).ok()?).ok()?;
-    (host.ino == ino).then_some(inode)
+    Some((follow(parts, dir)?, CString::new(name).ok()?))
 }
 
 /// The directory `ino`, if it is at `path`, which begins at the root and ends
