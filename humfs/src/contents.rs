@@ -1,14 +1,15 @@
 //! Opening files and what is in them, within the limit.
 
-use crate::account::{Announced, BLOCK, Entry, Limits, Usage};
-use crate::extents::allocated;
+use crate::account::{Announced, BLOCK, Entry, Limits, Outcome, Usage};
+use crate::extents::{allocated, may_grow};
 use crate::fs::HumFs;
 use crate::host::fault;
 use crate::node::{HumFile, HumNode};
 use crate::store::{Object, Place};
 use externfs::{
-    Caller, DataSource, Errno, ExternFs, FallocateFlags, FileKind, OpenFlags, Opened, Result, SetAttr, StatFs, WriteFlags, WritePlace,
+    Attr, Caller, DataSource, Errno, ExternFs, FallocateFlags, FileKind, OpenFlags, Opened, Result, SetAttr, StatFs, WriteFlags, WritePlace,
 };
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -83,22 +84,69 @@ impl HumFs {
     /// The change of `length` bytes at `offset`, or at the end, has been made;
     /// what did it come to?
     fn conclude(&self, announced: Announced<'_>, file: &HumFile, offset: Option<u64>, length: u64) -> Result<()> {
-        let host = self.host_attr(&file.node, Some(file))?;
-        let outcome = {
-            let mut state = file.node.state();
-            self.recosted(&mut state, &host)
-        };
+        let (host, outcome) = self.counted_again(&file.node, Some(file))?;
         announced.end(&outcome);
         if let Some(feed) = self.feed() {
             feed.written(&file.node);
         }
-        // What has no name is to be gone when nobody holds it any more.
-        if !file.node.state().orphan {
-            let offset = offset.unwrap_or_else(|| host.size.saturating_sub(length));
-            let more = self.unsettled().written(&file.node, offset..offset.saturating_add(length));
-            self.account.keep_slack(|slack| slack + more);
-        }
+        let offset = offset.unwrap_or_else(|| host.size.saturating_sub(length));
+        self.note_written(&file.node, &host, offset..offset.saturating_add(length));
         Ok(())
+    }
+
+    /// The host may still add blocks to `node`, which was written in `range`.
+    pub(crate) fn note_written(&self, node: &Arc<HumNode>, host: &Attr, range: Range<u64>) {
+        let (more, oldest) = {
+            let mut unsettled = self.unsettled();
+            // What has no name is to be gone when nobody holds it any more.
+            if node.state().orphan {
+                return;
+            }
+            let more = unsettled.written(node, host.blocks.saturating_mul(512), range);
+            (more, if more == BLOCK { unsettled.take_oldest() } else { Vec::new() })
+        };
+        self.account.keep_slack(|slack| slack + more);
+        for old in oldest {
+            let less = match self.is_written_out(&old.node) {
+                true => {
+                    self.count_again(&old.node);
+                    old.kept
+                }
+                false => {
+                    let mut unsettled = self.unsettled();
+                    if old.node.state().orphan { old.kept } else { unsettled.put_back(old) }
+                }
+            };
+            self.account.keep_slack(|slack| slack.saturating_sub(less));
+        }
+    }
+
+    /// Whether the host will add nothing more to it by itself.
+    fn is_written_out(&self, node: &HumNode) -> bool {
+        let grows = || -> Result<bool> {
+            let (held, is_open, _) = self.base.hold(&node.inner)?;
+            if is_open {
+                return Ok(may_grow(held.as_fd()));
+            }
+            let opened = self.base.open_data(held.as_fd(), rustix::fs::OFlags::RDONLY)?;
+            Ok(may_grow(opened.as_fd()))
+        };
+        grows().is_ok_and(|grows| !grows)
+    }
+
+    /// Looks at its blocks as they are now, and says what that changes. Between
+    /// the look and the note of it nobody else's look may come.
+    fn counted_again(&self, node: &HumNode, file: Option<&HumFile>) -> Result<(Attr, Outcome)> {
+        let mut state = node.state();
+        let host = self.host_attr(node, file)?;
+        let outcome = self.recosted(&mut state, &host);
+        Ok((host, outcome))
+    }
+
+    fn count_again(&self, node: &HumNode) {
+        if let Ok((_, outcome)) = self.counted_again(node, None) {
+            self.account.settle(outcome);
+        }
     }
 
     /// See [`externfs::ExternFs::write`]. What does not fit is left out: the
@@ -198,7 +246,7 @@ impl HumFs {
 
     /// It has lost its last name.
     pub(crate) fn forget_unsettled(&self, node: &HumNode) {
-        let kept = self.unsettled().forget(node.key().number);
+        let kept = self.unsettled().forget(node.key());
         self.account.keep_slack(|slack| slack.saturating_sub(kept));
     }
 
@@ -208,14 +256,7 @@ impl HumFs {
         let (written, kept) = self.unsettled().take();
         self.base.sync()?;
         for node in &written {
-            let host = self.host_attr(node, None);
-            if let Ok(host) = host {
-                let outcome = {
-                    let mut state = node.state();
-                    self.recosted(&mut state, &host)
-                };
-                self.account.settle(outcome);
-            }
+            self.count_again(node);
         }
         self.account.keep_slack(|slack| slack.saturating_sub(kept));
         Ok(())

@@ -7,6 +7,7 @@
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
 use std::ffi::c_void;
+use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 
 /// Extents asked for at a time.
@@ -14,6 +15,10 @@ const EXTENTS: usize = 64;
 
 /// `FIEMAP_EXTENT_LAST`.
 const LAST: u32 = 1;
+
+/// `FIEMAP_EXTENT_DELALLOC`, which has no place on the disk yet, and
+/// `FIEMAP_EXTENT_UNWRITTEN`, which falls into pieces when data gets there.
+const NOT_FINAL: u32 = 4 | 0x800;
 
 /// `struct fiemap_extent`.
 #[repr(C)]
@@ -61,11 +66,11 @@ unsafe impl Ioctl for Fiemap<'_> {
     }
 }
 
-/// Bytes of `length` from `start` on that are allocated in `file`; 0 where the
-/// host cannot tell.
-pub(crate) fn allocated(file: BorrowedFd<'_>, start: u64, length: u64) -> u64 {
+/// Shows `look` each extent of `file` that has something of `length` bytes from
+/// `start` on, until it has seen enough. False where the host cannot tell.
+fn each_extent(file: BorrowedFd<'_>, start: u64, length: u64, mut look: impl FnMut(&Extent) -> ControlFlow<()>) -> bool {
     let end = start.saturating_add(length);
-    let (mut at, mut sum) = (start, 0u64);
+    let mut at = start;
     while at < end {
         let mut map = Map {
             start: at,
@@ -78,19 +83,42 @@ pub(crate) fn allocated(file: BorrowedFd<'_>, start: u64, length: u64) -> u64 {
         };
         // SAFETY: `Fiemap` describes the call truly; see there.
         if unsafe { rustix::ioctl::ioctl(file, Fiemap(&mut map)) }.is_err() {
-            return 0;
+            return false;
         }
         let found = map.extents.get(..map.mapped as usize).unwrap_or_default();
-        for extent in found {
-            let extent_end = extent.logical.saturating_add(extent.length);
-            sum += extent_end.min(end).saturating_sub(extent.logical.max(at));
+        if found.iter().any(|extent| look(extent).is_break()) {
+            break;
         }
         match found.last() {
             Some(last) if last.flags & LAST == 0 && last.logical + last.length > at => at = last.logical + last.length,
             _ => break,
         }
     }
-    sum
+    true
+}
+
+/// Bytes of `length` from `start` on that are allocated in `file`; 0 where the
+/// host cannot tell.
+pub(crate) fn allocated(file: BorrowedFd<'_>, start: u64, length: u64) -> u64 {
+    let end = start.saturating_add(length);
+    let mut sum = 0u64;
+    let told = each_extent(file, start, length, |extent| {
+        let extent_end = extent.logical.saturating_add(extent.length);
+        sum += extent_end.min(end).saturating_sub(extent.logical.max(start));
+        ControlFlow::Continue(())
+    });
+    if told { sum } else { 0 }
+}
+
+/// Whether the host's list of the extents of `file` may still grow without
+/// anything being written to it. A host that cannot tell has no such lists.
+pub(crate) fn may_grow(file: BorrowedFd<'_>) -> bool {
+    let mut grows = false;
+    each_extent(file, 0, u64::MAX, |extent| {
+        grows = extent.flags & NOT_FINAL != 0;
+        if grows { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    grows
 }
 
 #[cfg(test)]
@@ -109,5 +137,18 @@ mod tests {
         file.sync_all().unwrap();
         assert_eq!(allocated(file.as_fd(), 0, 1 << 20), 4096 + 65536);
         assert_eq!(allocated(file.as_fd(), 10_000, 60_000), 12_288 - 10_000 + 70_000 - 65_536);
+    }
+    #[test]
+    fn what_is_not_written_out_may_grow() {
+        let file = tempfile::tempfile_in(".").unwrap();
+        file.write_all_at(&[1; 65536], 0).unwrap();
+        let delays = may_grow(file.as_fd());
+        file.sync_all().unwrap();
+        assert!(!may_grow(file.as_fd()));
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 65536, 65536).unwrap();
+        file.sync_all().unwrap();
+        let kind = rustix::fs::fstatfs(&file).unwrap().f_type;
+        const EXT4: i64 = 0xef53;
+        assert_eq!((delays, may_grow(file.as_fd())), (kind as i64 == EXT4, true));
     }
 }

@@ -183,12 +183,16 @@ impl HumFs {
             let object = Object { fd: held, is_open: false, place, host: &host };
             self.store.link(&object, &At { parent: &parent.inner, dir, name }, &state.record)
         })?;
-        state.orphan = false;
+        let was_nameless = std::mem::replace(&mut state.orphan, false);
         state.aliases.learn(&parent.inner, &c_name(name)?);
         if let Some(announced) = announced {
             announced.end(&Outcome { homed, ..Outcome::default() });
         }
         let attr = merged(&host, &state.record);
+        drop(state);
+        if was_nameless && host.size > 0 {
+            self.note_written(node, &host, 0..host.size);
+        }
         if let Some(feed) = self.feed() {
             feed.linked(parent, name.as_bytes(), node);
         }
