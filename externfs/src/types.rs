@@ -543,6 +543,10 @@ pub struct CachePolicy {
     /// that cannot be notified then remembers nothing, whatever the times
     /// above say. Off where the user has said that nobody else looks.
     pub coherent: bool,
+    /// Nothing changes but by requests through the bridge, so a kernel that is
+    /// told of those of others keeps data and targets of links however the
+    /// times of a file move.
+    pub exclusive: bool,
 }
 
 impl CachePolicy {
@@ -554,6 +558,7 @@ impl CachePolicy {
         listings: false,
         writeback: false,
         coherent: true,
+        exclusive: false,
     };
 }
 

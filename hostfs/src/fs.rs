@@ -275,6 +275,7 @@ impl ExternFs for HostFs {
             writeback: false,
             // Who says that nobody else changes anything means other guests too.
             coherent: cache != Cache::Always,
+            exclusive: cache == Cache::Always,
         }
     }
 

@@ -43,6 +43,7 @@ mod label;
 pub mod layer;
 mod listing;
 mod locks;
+pub mod named;
 mod names;
 mod node;
 mod options;

@@ -179,7 +179,8 @@ impl HostFs {
     }
 }
 
-fn timespec(time: Option<SetTime>) -> Timespec {
+/// As utimensat(2) takes it.
+pub(crate) fn timespec(time: Option<SetTime>) -> Timespec {
     match time {
         None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         Some(SetTime::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },

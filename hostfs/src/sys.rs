@@ -89,6 +89,27 @@ pub(crate) fn get_xattr_at(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, v
     })
 }
 
+/// setxattrat(2), Linux 6.13, of `name` in `dir`, which is not followed if it
+/// is a link.
+pub(crate) fn set_xattr_at(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, value: &[u8]) -> Result<()> {
+    const SYS_SETXATTRAT: c_long = 463;
+    let args = XattrArgs { value: value.as_ptr() as u64, size: u32::try_from(value.len()).map_err(|_| Errno::INVAL)?, flags: 0 };
+    // SAFETY: both strings end in NUL; `args` names bytes that are only read
+    // and lives through the call.
+    check(unsafe {
+        libc::syscall(
+            SYS_SETXATTRAT,
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+            attribute.as_ptr(),
+            (&raw const args).cast::<c_void>(),
+            size_of::<XattrArgs>(),
+        )
+    })
+    .map(drop)
+}
+
 /// One of `F_OFD_GETLK`, `F_OFD_SETLK` and `F_OFD_SETLKW` of fcntl(2).
 pub(crate) fn ofd_lock(fd: BorrowedFd<'_>, command: c_int, lock: &mut libc::flock) -> Result<()> {
     // SAFETY: `lock` is a valid struct flock for the call's duration.

@@ -164,6 +164,25 @@ impl HostFs {
 pub(crate) struct XattrAt(std::sync::atomic::AtomicBool);
 
 impl XattrAt {
+    pub(crate) const fn new() -> XattrAt {
+        XattrAt(std::sync::atomic::AtomicBool::new(false))
+    }
+
+    /// `call`, or if the kernel or a filter does not know it `other`. A filter
+    /// may say EPERM, which may also be the true answer: then `other` says so.
+    pub(crate) fn call<T>(&self, call: impl FnOnce() -> Fault<T>, other: impl FnOnce() -> Fault<T>) -> Fault<T> {
+        if !self.is_there() {
+            return other();
+        }
+        match call() {
+            Err(error @ (Host::NOSYS | Host::PERM)) => {
+                self.answered(error);
+                other()
+            }
+            answer => answer,
+        }
+    }
+
     fn is_there(&self) -> bool {
         !self.0.load(std::sync::atomic::Ordering::Relaxed)
     }

@@ -6,7 +6,7 @@ use crate::fs::{HumFs, merged};
 use crate::host::{self, fault};
 use crate::node::{HumFile, HumNode, NodeState};
 use crate::record::Record;
-use crate::store::{At, Object, Place};
+use crate::store::{At, Hold, Object, Place};
 use externfs::{Access, Attr, Caller, Errno, ExternFs, FileKind, GuestUid, Mode, Result, SetAttr, XattrFlags};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl HumFs {
         }
         if change.atime.is_some() || change.mtime.is_some() {
             let times = SetAttr { atime: change.atime, mtime: change.mtime, ..SetAttr::default() };
-            host = Some(self.base.set_attr(&Caller::root(), &node.inner, file.map(|file| &file.inner), &times)?);
+            host = Some(self.change_times(node, at, file, &times)?);
         }
         let host = host.map_or_else(|| self.host_attr(node, file), Ok)?;
         Ok(merged(&host, &state.record))
@@ -65,7 +65,6 @@ impl HumFs {
     /// Saves `record` as that of `node`, whose state the caller holds, and
     /// whose name's directory is held.
     pub(crate) fn save(&self, node: &HumNode, state: &mut NodeState, at: Option<&At<'_>>, record: Record) -> Result<()> {
-        let (held, is_open, host) = self.base.hold(&node.inner)?;
         let place = match at {
             _ if self.is_root(&node.inner) => Place::Root,
             Some(at) => Place::Named(*at),
@@ -74,12 +73,25 @@ impl HumFs {
                 Place::Nameless
             }
         };
-        let object = Object { fd: held.as_fd(), is_open, place, host: &host };
+        let named = match &place {
+            Place::Named(at) => self.base.status_of(&node.inner, at.dir, at.name).map(|host| (*at, host)),
+            _ => None,
+        };
+        let held;
+        let (hold, host) = match named {
+            Some((at, host)) => (Hold::Name(at), host),
+            None => {
+                let (fd, is_open, host) = self.base.hold(&node.inner)?;
+                held = fd;
+                (Hold::by(held.as_fd(), is_open), host)
+            }
+        };
+        let object = Object { hold, place, host: &host };
         if record.xattrs == state.record.xattrs {
             self.store.save(&object, &record)?;
             if record == state.record {
                 // Some hosts leave the ctime when an attribute gets the value that it has.
-                host::touch_ctime(object.fd).map_err(fault("moving the ctime of a file"))?;
+                object.hold.touch_ctime().map_err(fault("moving the ctime of a file"))?;
             }
             state.record = record;
             return Ok(());
@@ -115,6 +127,19 @@ impl HumFs {
         } else {
             Outcome { added, removed, ..Outcome::default() }
         }
+    }
+
+    fn change_times(&self, node: &Arc<HumNode>, at: Option<&At<'_>>, file: Option<&HumFile>, times: &SetAttr) -> Result<Attr> {
+        let stays = |at: &At<'_>| self.base.status_of(&node.inner, at.dir, at.name);
+        if let (Some(at), None) = (at, file)
+            && stays(at).is_some()
+        {
+            hostfs::named::set_times(at.dir, at.name, times).map_err(fault("utimens"))?;
+            if let Some(host) = stays(at) {
+                return Ok(host);
+            }
+        }
+        self.base.set_attr(&Caller::root(), &node.inner, file.map(|file| &file.inner), times)
     }
 
     fn change_size(

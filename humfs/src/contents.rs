@@ -5,7 +5,7 @@ use crate::extents::{allocated, may_grow};
 use crate::fs::HumFs;
 use crate::host::fault;
 use crate::node::{HumFile, HumNode};
-use crate::store::{Object, Place};
+use crate::store::{Hold, Object, Place};
 use externfs::{
     Attr, Caller, DataSource, Errno, ExternFs, FallocateFlags, FileKind, OpenFlags, Opened, Result, SetAttr, StatFs, WriteFlags, WritePlace,
 };
@@ -240,7 +240,7 @@ impl HumFs {
                 Some(at) => Place::Named(at),
                 None => Place::Nameless,
             };
-            self.store.sync_record(&Object { fd: held.as_fd(), is_open, place, host: &host })
+            self.store.sync_record(&Object { hold: Hold::by(held.as_fd(), is_open), place, host: &host })
         })
     }
 

@@ -21,7 +21,7 @@ use crate::host::{self, Fault, damaged, fault};
 use crate::node::HumNode;
 use crate::options::Options;
 use crate::record::Record;
-use crate::store::{At, Format, Object, Place};
+use crate::store::{At, Format, Hold, Object, Place};
 use crate::superblock::Superblock;
 use crate::tree::{Access, Tree};
 use externfs::{Attr, Caller, Error, ExternFs, FileKind, Result, SetAttr, SetTime, UsageError};
@@ -283,7 +283,7 @@ impl Copy<'_> {
             {
                 let (inner, there) = self.new.base.enroll(parent, first)?;
                 let (held, is_open, _) = self.new.base.hold(&inner)?;
-                return self.link((held.as_fd(), is_open), &there, Some((parent, first)), record, at);
+                return self.link(Hold::by(held.as_fd(), is_open), &there, Some((parent, first)), record, at);
             }
             drop(self.new.store.create(at, record)?);
             if record.kind != FileKind::Directory {
@@ -295,26 +295,19 @@ impl Copy<'_> {
         let (held, is_open, _) = self.old.base.hold(&node.inner)?;
         let first = self.linked.get(&host.ino);
         if first.is_none() {
-            let object = Object { fd: held.as_fd(), is_open, place: Place::Nameless, host };
+            let object = Object { hold: Hold::by(held.as_fd(), is_open), place: Place::Nameless, host };
             self.new.store.save(&object, record)?;
         }
-        self.link((held.as_fd(), is_open), host, first.map(|(parent, name)| (parent, name)), record, at)
+        self.link(Hold::by(held.as_fd(), is_open), host, first.map(|(parent, name)| (parent, name)), record, at)
     }
 
-    fn link(
-        &self,
-        (fd, is_open): (BorrowedFd<'_>, bool),
-        host: &Attr,
-        first: Option<(&Arc<Inode>, &CString)>,
-        record: &Record,
-        at: &At<'_>,
-    ) -> Result<()> {
+    fn link(&self, hold: Hold<'_>, host: &Attr, first: Option<(&Arc<Inode>, &CString)>, record: &Record, at: &At<'_>) -> Result<()> {
         let dir = first.map(|(parent, _)| self.new.base.dir_fd(parent)).transpose()?;
         let place = match (&dir, first) {
             (Some(dir), Some((parent, name))) => Place::Named(At { parent, dir: dir.as_fd(), name }),
             _ => Place::Nameless,
         };
-        self.new.store.link(&Object { fd, is_open, place, host }, at, record)
+        self.new.store.link(&Object { hold, place, host }, at, record)
     }
 
     fn set_times(&self, host: &Attr, new: &HumNode) -> Result<()> {

@@ -354,7 +354,8 @@ impl ExternFs for HumFs {
         // Nobody else writes the tree, so what is remembered stays right; with
         // somebody else writing it, it is right for a second.
         let ttl = if self.is_read_only() { SHORT } else { LONG };
-        CachePolicy { attr: ttl, entry: ttl, negative: ttl, listings: !self.is_read_only(), writeback: false, coherent: true }
+        let exclusive = !self.is_read_only();
+        CachePolicy { attr: ttl, entry: ttl, negative: ttl, listings: exclusive, writeback: false, coherent: true, exclusive }
     }
 
     fn read_link(&self, node: &Arc<HumNode>) -> Result<Vec<u8>> {

@@ -7,7 +7,7 @@ use crate::fs::{HumFs, at, c_name, inner_child, merged, one};
 use crate::host::{fault, stat_at};
 use crate::node::{HumFile, HumNode};
 use crate::record::Record;
-use crate::store::{At, Facts, Object, Place, Renaming};
+use crate::store::{At, Facts, Hold, Object, Place, Renaming};
 use externfs::{
     Attr, Caller, Child, CreateFlags, Created, DeviceNumber, Errno, ExternFs, FileCache, FileKind, Mode, Name, NewNode, Opened,
     RenameFlags, Result,
@@ -180,7 +180,7 @@ impl HumFs {
                 Some((fd, above, called)) => Place::Named(At { parent: above, dir: fd.as_fd(), name: called }),
                 None => Place::Nameless,
             };
-            let object = Object { fd: held, is_open: false, place, host: &host };
+            let object = Object { hold: Hold::Path(held), place, host: &host };
             self.store.link(&object, &At { parent: &parent.inner, dir, name }, &state.record)
         })?;
         let was_nameless = std::mem::replace(&mut state.orphan, false);

@@ -29,6 +29,7 @@ pub mod shadow;
 pub mod sqlite;
 pub mod xattr;
 
+use crate::host::{self, Fault};
 use crate::record::Record;
 use externfs::{Attr, FileKind, Result};
 use hostfs::Inode;
@@ -59,13 +60,46 @@ pub enum Place<'a> {
     Nameless,
 }
 
+/// What a call reaches an object by.
+#[derive(Clone, Copy, Debug)]
+pub enum Hold<'a> {
+    /// It is open for I/O.
+    Open(BorrowedFd<'a>),
+    /// An `O_PATH` descriptor of it.
+    Path(BorrowedFd<'a>),
+    /// One of its names, which was looked at and stays meanwhile.
+    Name(At<'a>),
+}
+
+impl<'a> Hold<'a> {
+    /// By a descriptor, and whether that is open for I/O.
+    #[must_use]
+    pub fn by(fd: BorrowedFd<'a>, is_open: bool) -> Hold<'a> {
+        if is_open { Hold::Open(fd) } else { Hold::Path(fd) }
+    }
+
+    /// Moves the ctime to now and changes nothing else.
+    pub(crate) fn touch_ctime(&self) -> Fault<()> {
+        match self {
+            Hold::Open(fd) | Hold::Path(fd) => host::touch_ctime(*fd),
+            Hold::Name(at) => hostfs::named::touch_ctime(at.dir, at.name),
+        }
+    }
+
+    /// Gives it the name `to` as well.
+    pub(crate) fn link(&self, to: &At<'_>) -> Fault<()> {
+        match self {
+            Hold::Open(fd) | Hold::Path(fd) => host::link_fd(*fd, to.dir, to.name),
+            Hold::Name(at) => rustix::fs::linkat(at.dir, at.name, to.dir, to.name, rustix::fs::AtFlags::empty()),
+        }
+    }
+}
+
 /// An object of the data tree that is there.
 #[derive(Clone, Copy, Debug)]
 pub struct Object<'a> {
-    /// A descriptor of it.
-    pub fd: BorrowedFd<'a>,
-    /// Whether that is open for I/O; else it is `O_PATH`.
-    pub is_open: bool,
+    /// How to get at it.
+    pub hold: Hold<'a>,
     /// Where it is.
     pub place: Place<'a>,
     /// What the host says of it: number, links, kind in the data tree.

@@ -72,7 +72,7 @@ impl Side {
 }
 
 /// Calls that change something, or make it durable.
-const CHANGING: [&str; 24] = [
+const CHANGING: [&str; 25] = [
     "copy_file_range",
     "fallocate",
     "fchmod",
@@ -91,6 +91,7 @@ const CHANGING: [&str; 24] = [
     "renameat",
     "renameat2",
     "setxattr",
+    "setxattrat",
     "symlinkat",
     "syncfs",
     "unlink",
@@ -281,6 +282,9 @@ fn name_of(number: i64) -> String {
         ($($name:ident = $call:ident),* $(,)?) => {
             match number {
                 $(libc::$call => stringify!($name).to_owned(),)*
+                // Newer than the crate's table.
+                463 => "setxattrat".to_owned(),
+                464 => "getxattrat".to_owned(),
                 other => format!("call {other}"),
             }
         };

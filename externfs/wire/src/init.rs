@@ -2,13 +2,14 @@
 //!
 //! | asked for | when |
 //! |---|---|
-//! | ASYNC_READ, BIG_WRITES, EXPORT_SUPPORT, DONT_MASK, AUTO_INVAL_DATA, DO_READDIRPLUS, READDIRPLUS_AUTO, ASYNC_DIO, PARALLEL_DIROPS, MAX_PAGES, SETXATTR_EXT, INIT_EXT, CREATE_SUPP_GROUP, HAS_EXPIRE_ONLY, DIRECT_IO_ALLOW_MMAP | offered |
+//! | ASYNC_READ, BIG_WRITES, EXPORT_SUPPORT, DONT_MASK, DO_READDIRPLUS, READDIRPLUS_AUTO, ASYNC_DIO, PARALLEL_DIROPS, MAX_PAGES, SETXATTR_EXT, INIT_EXT, CREATE_SUPP_GROUP, HAS_EXPIRE_ONLY, DIRECT_IO_ALLOW_MMAP | offered |
 //! | POSIX_ACL | the plugin honours ACLs, and the kernel is to check: this flag makes it |
 //! | POSIX_LOCKS, FLOCK_LOCKS | the plugin keeps locks; else the kernel keeps them itself, and every wait can be interrupted |
 //! | HANDLE_KILLPRIV_V2 | the plugin drops setuid and setgid; else the kernel asks for `security.capability` before each write |
 //! | SUBMOUNTS | the plugin announces volumes (only virtio-fs offers it) |
 //! | WRITEBACK_CACHE | the cache policy says so |
-//! | CACHE_SYMLINKS | the policy says that nobody else looks at or changes the tree |
+//! | AUTO_INVAL_DATA | unless nobody else changes the tree, or this kernel is told of it: to drop what a process has just written because its times moved would be a waste |
+//! | CACHE_SYMLINKS | the policy says that nobody else looks at or changes the tree, or this kernel is told of it |
 //! | PASSTHROUGH | the transport can register backing files ([`crate::Passthrough`]), without WRITEBACK_CACHE, which excludes it |
 //!
 //! Never asked for: NO_OPEN_SUPPORT and NO_OPENDIR_SUPPORT (a handle keeps an
@@ -140,7 +141,6 @@ fn wanted(ours: &Ours<'_>) -> InitFlags {
         | InitFlags::BIG_WRITES
         | InitFlags::EXPORT_SUPPORT
         | InitFlags::DONT_MASK
-        | InitFlags::AUTO_INVAL_DATA
         | InitFlags::DO_READDIRPLUS
         | InitFlags::READDIRPLUS_AUTO
         | InitFlags::ASYNC_DIO
@@ -156,7 +156,10 @@ fn wanted(ours: &Ours<'_>) -> InitFlags {
     wanted.set(InitFlags::HANDLE_KILLPRIV_V2, features.kill_priv);
     wanted.set(InitFlags::SUBMOUNTS, features.submounts);
     wanted.set(InitFlags::WRITEBACK_CACHE, policy.writeback);
-    wanted.set(InitFlags::CACHE_SYMLINKS, !policy.coherent);
+    // A guest's kernel cannot be told.
+    let is_told = policy.exclusive && config.transport == TransportKind::DevFuse;
+    wanted.set(InitFlags::AUTO_INVAL_DATA, !is_told);
+    wanted.set(InitFlags::CACHE_SYMLINKS, !policy.coherent || is_told);
     let passthrough = passthrough && config.transport == TransportKind::DevFuse && !policy.writeback;
     wanted.set(InitFlags::PASSTHROUGH, passthrough);
     wanted

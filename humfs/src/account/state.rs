@@ -219,7 +219,7 @@ impl State {
         page[24..24 + path.len()].copy_from_slice(path);
     }
 
-    /// Counts `outcome` and frees `slots`, in one write.
+    /// Counts `outcome` and frees `slots`, in one write at most.
     pub(super) fn close(&mut self, slots: &[Slot], outcome: &Outcome) -> Fault<()> {
         self.used.add(outcome.added);
         self.used.sub(outcome.removed);
@@ -227,6 +227,12 @@ impl State {
         self.orphans.sub(outcome.homed);
         self.put_counters();
         self.release(slots);
+        // What had no name is gone: a successor takes that off by itself, so
+        // the next write is early enough.
+        let parted = Outcome { removed: outcome.removed, homed: outcome.removed, ..Outcome::default() };
+        if slots.is_empty() && *outcome == parted {
+            return Ok(());
+        }
         let end = slots.iter().flatten().max().map_or(FIRST, |last| FIRST + (last + 1) * ENTRY);
         if slots.contains(&None) {
             self.put_mark();

@@ -10,7 +10,7 @@ use crate::host::{self, damaged, fault, stat_at};
 use crate::names::facts;
 use crate::options::Options;
 use crate::record::Record;
-use crate::store::{At, Format, MetaStore, Object, Place, Renaming};
+use crate::store::{At, Format, Hold, MetaStore, Object, Place, Renaming};
 use crate::tree::{Access, Tree};
 use externfs::{Attr, Error, ExternFs, FileKind, GuestGid, GuestUid, Mode, Result, UsageError};
 use hostfs::{HostFs, Inode};
@@ -82,7 +82,7 @@ fn mend_root(scene: &Scene, store: &dyn MetaStore) -> Option<Finding> {
     let error = store.load_root(scene.base.root_fd(), &host).err()?;
     let mut finding = Finding::of_object(b"", Problem::UnreadableRecord(reason(&error).into()), Some(Mend::Lose));
     if host.uid.0 == parts::owner(&scene.tree) {
-        let object = Object { fd: scene.base.root_fd(), is_open: false, place: Place::Root, host: &host };
+        let object = Object { hold: Hold::Path(scene.base.root_fd()), place: Place::Root, host: &host };
         finding.settle(store.reset(&object, &unowned(host.kind)).map(|()| "the root has a record again: 0:0, closed to others".into()));
     }
     Some(finding)
@@ -202,7 +202,7 @@ impl Bench<'_> {
         let Some(at) = at else {
             let root = self.fs.root()?;
             let host = self.fs.host_attr(&root, None)?;
-            let object = Object { fd: self.base().root_fd(), is_open: false, place: Place::Root, host: &host };
+            let object = Object { hold: Hold::Path(self.base().root_fd()), place: Place::Root, host: &host };
             return self.store().save(&object, record).map(|()| format!("recorded as {owner}"));
         };
         let (host, held) = self.still(spot, at)?;
@@ -212,7 +212,7 @@ impl Bench<'_> {
         if self.store().format() == Format::Xattr && !matches!(host.kind, FileKind::Regular | FileKind::Directory) {
             return self.stand_in(at, &host, record).map(|()| format!("replaced by a file that stands for it, recorded as {owner}"));
         }
-        let object = Object { fd: held.as_fd(), is_open: false, place: Place::Named(*at), host: &host };
+        let object = Object { hold: Hold::Path(held.as_fd()), place: Place::Named(*at), host: &host };
         self.store().save(&object, record).map(|()| format!("recorded as {owner}"))
     }
 
@@ -274,7 +274,7 @@ impl Bench<'_> {
     }
 
     fn reset(&self, held: std::os::fd::BorrowedFd<'_>, at: &At<'_>, host: &Attr, kind: FileKind) -> Result<()> {
-        let object = Object { fd: held, is_open: false, place: Place::Named(*at), host };
+        let object = Object { hold: Hold::Path(held), place: Place::Named(*at), host };
         self.store().reset(&object, &unowned(kind))
     }
 

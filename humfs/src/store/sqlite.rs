@@ -237,7 +237,7 @@ impl MetaStore for SqliteStore {
     }
 
     fn save(&self, object: &Object<'_>, record: &Record) -> Result<()> {
-        host::touch_ctime(object.fd).map_err(fault("touching a file"))?;
+        object.hold.touch_ctime().map_err(fault("touching a file"))?;
         if matches!(object.place, Place::Nameless) {
             return Ok(());
         }
@@ -255,7 +255,7 @@ impl MetaStore for SqliteStore {
     fn link(&self, object: &Object<'_>, to: &At<'_>, record: &Record) -> Result<()> {
         self.change(
             |session, site| plan::link(session, site, object, to, record),
-            || nothing_made(host::link_fd(object.fd, to.dir, to.name).map_err(fault("linking a file"))),
+            || nothing_made(object.hold.link(to).map_err(fault("linking a file"))),
         )
     }
 

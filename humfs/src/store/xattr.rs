@@ -12,7 +12,7 @@
 //!   attributes are inside the record. Other users of the host cannot: the
 //!   tree is 0700, and is refused otherwise.
 
-use super::{At, Facts, Format, Loaded, MetaStore, Object, Recovered, Renaming};
+use super::{At, Facts, Format, Hold, Loaded, MetaStore, Object, Recovered, Renaming};
 use crate::host::{self, Fault, damaged, fault};
 use crate::record::{BLOCK_VERSION, Record, Target, Unreadable};
 use crate::tree::{Access, Tree};
@@ -68,7 +68,7 @@ impl XattrStore {
         let made = (|| {
             let name = std::ffi::CString::new(staged.as_str()).map_err(|_| Host::INVAL)?;
             let fd = host::child_dir(stage, &name)?;
-            put(fd.as_fd(), false, &record.to_block(Target::Block))?;
+            put(Hold::Path(fd.as_fd()), &record.to_block(Target::Block))?;
             host::rename_new(stage, &name, at.dir, at.name)?;
             Ok(fd)
         })();
@@ -89,17 +89,17 @@ impl XattrStore {
             rustix::fs::fdatasync(&fd).map_err(fault("fdatasync"))?;
         }
         let target = if in_contents.is_some() { Target::Contents } else { Target::Block };
-        put(fd.as_fd(), true, &record.to_block(target)).map_err(fault("writing a record"))?;
+        put(Hold::Open(fd.as_fd()), &record.to_block(target)).map_err(fault("writing a record"))?;
         Ok(fd)
     }
 }
 
 /// Sets the attribute.
-fn put(fd: BorrowedFd<'_>, is_open: bool, block: &[u8]) -> Fault<()> {
-    if is_open {
-        rustix::fs::fsetxattr(fd, ATTRIBUTE, block, XattrFlags::empty())
-    } else {
-        rustix::fs::setxattr(host::proc_path(fd), ATTRIBUTE, block, XattrFlags::empty())
+fn put(hold: Hold<'_>, block: &[u8]) -> Fault<()> {
+    match hold {
+        Hold::Open(fd) => rustix::fs::fsetxattr(fd, ATTRIBUTE, block, XattrFlags::empty()),
+        Hold::Path(fd) => rustix::fs::setxattr(host::proc_path(fd), ATTRIBUTE, block, XattrFlags::empty()),
+        Hold::Name(at) => hostfs::named::set_xattr(at.dir, at.name, ATTRIBUTE, block),
     }
 }
 
@@ -121,12 +121,7 @@ fn whole(mut call: impl FnMut(&mut [u8]) -> Fault<usize>) -> Fault<Vec<u8>> {
 
 /// The value of the attribute of `at`.
 fn read(at: &At<'_>) -> Fault<Vec<u8>> {
-    // One component below a descriptor, a link there not followed: a third of
-    // the calls that opening it would take.
-    let mut path = host::proc_path(at.dir).into_bytes();
-    path.push(b'/');
-    path.extend(at.name.to_bytes());
-    whole(|buffer| rustix::fs::lgetxattr(path.as_slice(), ATTRIBUTE, buffer))
+    whole(|buffer| hostfs::named::get_xattr(at.dir, at.name, ATTRIBUTE, buffer))
 }
 
 /// The record in `block`; `contents` reads the file's, if that is where the
@@ -168,7 +163,7 @@ impl MetaStore for XattrStore {
     fn save(&self, object: &Object<'_>, record: &Record) -> Result<()> {
         let in_contents = record.target.as_ref().is_some_and(|target| target.len() > TARGET_INLINE_MAX);
         let target = if in_contents { Target::Contents } else { Target::Block };
-        put(object.fd, object.is_open, &record.to_block(target)).map_err(fault("writing a record"))
+        put(object.hold, &record.to_block(target)).map_err(fault("writing a record"))
     }
 
     fn create(&self, at: &At<'_>, record: &Record) -> Result<OwnedFd> {
@@ -185,7 +180,7 @@ impl MetaStore for XattrStore {
     }
 
     fn link(&self, object: &Object<'_>, to: &At<'_>, _record: &Record) -> Result<()> {
-        host::link_fd(object.fd, to.dir, to.name).map_err(fault("linking a file"))
+        object.hold.link(to).map_err(fault("linking a file"))
     }
 
     fn remove(&self, at: &At<'_>, victim: Facts) -> Result<()> {
@@ -201,10 +196,10 @@ impl MetaStore for XattrStore {
     }
 
     fn sync_record(&self, object: &Object<'_>) -> Result<()> {
-        if object.is_open {
-            return rustix::fs::fsync(object.fd).map_err(fault("fsync"));
+        match object.hold {
+            Hold::Open(fd) => rustix::fs::fsync(fd).map_err(fault("fsync")),
+            Hold::Path(_) | Hold::Name(_) => Ok(()),
         }
-        Ok(())
     }
 
     fn sync(&self) -> Result<()> {

@@ -49,7 +49,6 @@ impl Adapter {
             | InitFlags::FUSE_BIG_WRITES
             | InitFlags::FUSE_DONT_MASK
             | InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_AUTO_INVAL_DATA
             | InitFlags::FUSE_HAS_IOCTL_DIR
             | InitFlags::FUSE_MAX_PAGES
             | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP;
@@ -60,7 +59,9 @@ impl Adapter {
         flags.set(InitFlags::FUSE_POSIX_ACL, self.features.posix_acl && !self.callers_are_root);
         flags.set(InitFlags::FUSE_WRITEBACK_CACHE, self.policy.writeback);
         // Targets have no expiry of their own: only for trees that nobody else changes.
-        flags.set(InitFlags::FUSE_CACHE_SYMLINKS, !self.policy.coherent);
+        flags.set(InitFlags::FUSE_CACHE_SYMLINKS, !self.policy.coherent || self.policy.exclusive);
+        // Where others change nothing, moving times say nothing about the data.
+        flags.set(InitFlags::FUSE_AUTO_INVAL_DATA, !self.policy.exclusive);
         flags
     }
 

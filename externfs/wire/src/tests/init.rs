@@ -58,6 +58,10 @@ fn each_ability_brings_its_flags() {
     assert_eq!(added(Features { submounts: true, ..none }, policy, virtio), InitFlags::SUBMOUNTS);
     assert_eq!(added(none, CachePolicy { writeback: true, ..policy }, virtio), InitFlags::WRITEBACK_CACHE);
     assert_eq!(added(none, CachePolicy { coherent: false, ..policy }, virtio), InitFlags::CACHE_SYMLINKS);
+    let exclusive = CachePolicy { exclusive: true, ..policy };
+    assert_eq!(added(none, exclusive, virtio), InitFlags::empty(), "a guest is not told of other guests' changes");
+    let told = agree(45, OFFERED_7_45, Config::new(TransportKind::DevFuse), none, exclusive).flags;
+    assert_eq!(told.symmetric_difference(plain), InitFlags::AUTO_INVAL_DATA | InitFlags::CACHE_SYMLINKS);
 
     let with_passthrough = |policy, transport| {
         let config = Config::new(transport);

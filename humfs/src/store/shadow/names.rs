@@ -99,7 +99,7 @@ impl ShadowStore {
             Place::Named(from) => self.share_records(from, to, object, record),
             Place::Root | Place::Nameless => self.put_file_records(to, record),
         };
-        let linked = linked.and_then(|()| host::link_fd(object.fd, to.dir, to.name).map_err(fault("linking a file")));
+        let linked = linked.and_then(|()| object.hold.link(to).map_err(fault("linking a file")));
         linked.inspect_err(|_| self.drop_records(to, false))
     }
 

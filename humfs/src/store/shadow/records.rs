@@ -110,7 +110,7 @@ impl ShadowStore {
                 }
             }
         }
-        host::touch_ctime(object.fd).map_err(fault("moving the ctime of a file"))
+        object.hold.touch_ctime().map_err(fault("moving the ctime of a file"))
     }
 
     /// Writes the attributes for the line that `record` will have. Those that

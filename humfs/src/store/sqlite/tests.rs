@@ -119,7 +119,7 @@ impl World {
         self.with(path, |at| {
             let (_, host) = self.fs.enroll(at.parent, at.name).unwrap();
             let fd = host::child(at.dir, at.name).unwrap();
-            act(&Object { fd: fd.as_fd(), is_open: false, place: Place::Named(*at), host: &host })
+            act(&Object { hold: crate::store::Hold::Path(fd.as_fd()), place: Place::Named(*at), host: &host })
         })
     }
 
@@ -299,7 +299,7 @@ fn the_root_has_a_record() {
     let root = world.fs.root().unwrap();
     let host = world.fs.attr(&root, None).unwrap();
     assert_eq!(world.store.load_root(world.fs.root_fd(), &host), Ok(Loaded::Absent));
-    let object = Object { fd: world.fs.root_fd(), is_open: true, place: Place::Root, host: &host };
+    let object = Object { hold: crate::store::Hold::Open(world.fs.root_fd()), place: Place::Root, host: &host };
     world.store.save(&object, &directory(3)).unwrap();
     let world = world.again();
     assert_eq!(world.store.load_root(world.fs.root_fd(), &host), Ok(Loaded::Record(directory(3))));
@@ -349,7 +349,7 @@ fn a_file_without_a_name_gets_its_record_with_the_first() {
     let stat = rustix::fs::fstat(&fd).unwrap();
     let root = world.fs.root().unwrap();
     let host = Attr { ino: stat.st_ino, kind: FileKind::Regular, nlink: 0, ..world.fs.attr(&root, None).unwrap() };
-    let object = Object { fd: fd.as_fd(), is_open: true, place: Place::Nameless, host: &host };
+    let object = Object { hold: crate::store::Hold::Open(fd.as_fd()), place: Place::Nameless, host: &host };
     world.store.save(&object, &file(2)).unwrap();
     world.with("x", |at| world.store.link(&object, at, &file(2))).unwrap();
     assert_eq!(world.load("x"), Loaded::Record(file(2)));

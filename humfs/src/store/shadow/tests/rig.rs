@@ -123,7 +123,7 @@ impl Rig {
         let attr = self.attr(&path).expect("there is an object");
         self.at(path, |at| {
             let fd = crate::host::child(at.dir, at.name).unwrap();
-            call(&Object { fd: fd.as_fd(), is_open: false, place: Place::Named(*at), host: &attr })
+            call(&Object { hold: crate::store::Hold::Path(fd.as_fd()), place: Place::Named(*at), host: &attr })
         })
     }
 
