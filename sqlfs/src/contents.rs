@@ -2,7 +2,7 @@
 
 use crate::fs::SqlFs;
 use crate::place::{Leaf, Node, Place, Showing};
-use crate::query::{Answer, Ask, Format, Freshness, Refusal, Value};
+use crate::query::{Answer, Ask, Catalog, Format, Freshness, Refusal, Value};
 use crate::rows::Writing;
 use crate::saved::Draft;
 use externfs::helper::read_slice;
@@ -151,10 +151,7 @@ impl SqlFs {
 
     fn leaf(&self, leaf: Leaf, uid: u32) -> Result<String> {
         Ok(match leaf {
-            Leaf::Readme => match self.engine.catalog() {
-                Some(catalog) => format!("{}{}", catalog_readme(&catalog.label), include_str!("readme.txt")),
-                None => include_str!("readme.txt").to_owned(),
-            },
+            Leaf::Readme => catalogs_readme(self.engine.catalogs()) + include_str!("readme.txt"),
             Leaf::Errors => self.journal.show(uid),
             Leaf::Limits => self.limits_text(),
             Leaf::Info => self.info_text()?,
@@ -181,9 +178,12 @@ impl SqlFs {
         lines.map(|(name, value)| format!("{name}\t{value}\n")).concat()
     }
 
-    /// What is to be said of a catalog; nothing for another database.
+    /// What is to be said of catalogs; nothing for another database.
     fn catalog_text(&self) -> String {
-        let Some(catalog) = self.engine.catalog() else { return String::new() };
+        let labels: Vec<&str> = self.engine.catalogs().iter().map(|catalog| catalog.label.as_str()).collect();
+        if labels.is_empty() {
+            return String::new();
+        }
         let freshness = self.engine.freshness();
         let complete = match &freshness {
             None => "unknown: nobody has asked yet",
@@ -192,7 +192,7 @@ impl SqlFs {
         };
         let standing = freshness.map_or_else(|| "nobody has asked yet".into(), |freshness| freshness.to_string());
         let standing = standing.escape_debug();
-        format!("catalog\t{}\nviews\t{}\ncomplete\t{complete}\nstanding\t{standing}\n", catalog.label, externfs_catalog::VERSION)
+        format!("catalog\t{}\nviews\t{}\ncomplete\t{complete}\nstanding\t{standing}\n", labels.join(" "), externfs_catalog::VERSION)
     }
 
     fn info_text(&self) -> Result<String> {
@@ -217,7 +217,10 @@ impl SqlFs {
     }
 }
 
-/// What a tree's catalog has, for those who look around.
-fn catalog_readme(label: &str) -> String {
-    include_str!("catalog.txt").replace("root_", &format!("{label}_"))
+/// What a tree's catalog has, for those who look around; and whose views there
+/// are beside them.
+fn catalogs_readme(catalogs: &[Catalog]) -> String {
+    let Some((first, others)) = catalogs.split_first() else { return String::new() };
+    let beside = others.iter().map(|other| format!("So have other trees: {0}_fs, {0}_inodes and so on.\n\n", other.label));
+    include_str!("catalog.txt").replace("root_", &format!("{}_", first.label)) + &beside.collect::<String>()
 }

@@ -10,6 +10,7 @@ pub(crate) const OPTIONS: &[(&str, &str)] = &[
     ("ro", "queries/ and query cannot be written either"),
     ("rw|write", "rows can be changed: tables/T/rows/KEY/COLUMN is written, mkdir inserts, rm -r deletes"),
     ("uid=UID[:UID...]", "who may query besides root; an ordinary user who mounts for himself gives his own"),
+    ("also=TREE[:TREE...]", "of a humfs tree: the catalogs of these trees as well, whose views are called by their labels"),
     ("queries=DIR", "begin with the *.sql files of DIR in queries/; what is changed there stays in memory"),
     ("time=MS", "milliseconds that a query may run (1000)"),
     ("rows=N", "rows that an answer may have (1000000)"),
@@ -26,6 +27,7 @@ pub(crate) struct Options {
     pub(crate) read_only: bool,
     pub(crate) writes: bool,
     pub(crate) uids: Vec<u32>,
+    pub(crate) also: Vec<PathBuf>,
     pub(crate) queries: Option<PathBuf>,
     pub(crate) limits: Limits,
 }
@@ -35,7 +37,7 @@ impl Default for Options {
         // A frontend has eight threads, and those who wait take one each. Two
         // stay for everybody else.
         let limits = Limits { queued: 4, ..Limits::default() };
-        Options { read_only: false, writes: false, uids: Vec::new(), queries: None, limits }
+        Options { read_only: false, writes: false, uids: Vec::new(), also: Vec::new(), queries: None, limits }
     }
 }
 
@@ -59,6 +61,9 @@ impl Options {
             ("ro", None) => (self.read_only, self.writes) = (true, false),
             ("rw" | "write", None) => (self.read_only, self.writes) = (false, true),
             ("uid", Some(list)) => self.uids = list.split(':').map(|uid| uid.parse().ok()).collect::<Option<_>>()?,
+            ("also", Some(list)) if list.split(':').all(|tree| !tree.is_empty()) => {
+                self.also = list.split(':').map(PathBuf::from).collect()
+            }
             ("queries", Some(dir)) if !dir.is_empty() => self.queries = Some(dir.into()),
             ("time", _) => limits.time = Duration::from_millis(number(3_600_000)?),
             ("rows", _) => limits.rows = number(u64::MAX)?,
@@ -122,6 +127,7 @@ mod tests {
             ("time", "time=MS"),
             ("bytes=5000", "bytes=MIB"),
             ("ro=1", "'ro=1' of sqlfs is to be written ro"),
+            ("also=a::b", "also=TREE[:TREE...]"),
             ("frob", "no option 'frob': there are ro, "),
         ] {
             let error = parse(given).expect_err(given).0;

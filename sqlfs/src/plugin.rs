@@ -10,7 +10,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-/// `sqlfs`: one SQLite database, or the catalog of a humfs tree.
+/// `sqlfs`: one SQLite database, or the catalogs of humfs trees.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SqlFsPlugin;
 
@@ -39,7 +39,11 @@ impl Plugin for SqlFsPlugin {
         let options = Options::parse(&source.options)?;
         let path = std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone());
         let (database, allowed) = if tree::is_tree(&path) {
-            tree::catalog_of(&path, options.writes)?
+            let (mut catalog, mut allowed) = tree::catalog_of(&path, options.writes)?;
+            tree::put_beside(&mut catalog, &mut allowed, &options.also)?;
+            (catalog, allowed)
+        } else if !options.also.is_empty() {
+            return Err(UsageError(format!("'also' is for humfs trees, and '{}' is none", path.display())));
         } else {
             check(&path)?;
             (Database::plain(path.clone()), Allowed::Everything)

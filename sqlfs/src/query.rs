@@ -63,13 +63,38 @@ pub struct Source {
     pub path: PathBuf,
     /// It is the catalog of a tree.
     pub catalog: Option<Catalog>,
+    /// Catalogs of other trees, beside one.
+    pub beside: Vec<Beside>,
 }
+
+/// The catalog of another tree.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Beside {
+    /// An SQLite database file.
+    pub path: PathBuf,
+    /// What it is.
+    pub catalog: Catalog,
+}
+
+/// As many catalogs can be beside one.
+pub const BESIDE_MAX: usize = 10;
 
 impl Source {
     /// A database that is nothing else.
     #[must_use]
     pub fn plain(path: impl Into<PathBuf>) -> Source {
-        Source { path: path.into(), catalog: None }
+        Source { path: path.into(), catalog: None, beside: Vec::new() }
+    }
+
+    /// The catalogs among its databases.
+    pub fn catalogs(&self) -> impl Iterator<Item = &Catalog> {
+        self.catalog.iter().chain(self.beside.iter().map(|beside| &beside.catalog))
+    }
+
+    /// The files, and what a connection calls each.
+    pub(crate) fn databases(&self) -> impl Iterator<Item = (String, &std::path::Path)> {
+        let beside = self.beside.iter().enumerate().map(|(number, beside)| (format!("beside{number}"), beside.path.as_path()));
+        std::iter::once(("main".to_owned(), self.path.as_path())).chain(beside)
     }
 }
 

@@ -1,10 +1,10 @@
 //! A humfs tree as a source: its catalog.
 
-use crate::query::{Allowed, Catalog, Source};
+use crate::query::{Allowed, BESIDE_MAX, Beside, Catalog, Source};
 use externfs::UsageError;
 use externfs_catalog::barrier::SOCKET;
 use externfs_catalog::{DATABASE, DIRECTORY, LABEL};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a server that has just begun may take until there is a catalog that
@@ -39,7 +39,41 @@ pub(crate) fn catalog_of(path: &Path, writes: bool) -> Result<(Source, Allowed),
     });
     let allowed = Allowed::Only(externfs_catalog::tables(&label));
     let catalog = Catalog { label, dir: Some(dir.clone()) };
-    Ok((Source { path: dir.join(DATABASE), catalog: Some(catalog) }, allowed))
+    Ok((Source { path: dir.join(DATABASE), catalog: Some(catalog), beside: Vec::new() }, allowed))
+}
+
+/// Puts the catalogs of `trees` beside that of another, each with views by its
+/// own label.
+///
+/// # Errors
+/// Which one is no tree, has a label that is taken, or is one too many.
+pub(crate) fn put_beside(source: &mut Source, allowed: &mut Allowed, trees: &[PathBuf]) -> Result<(), UsageError> {
+    if trees.len() > BESIDE_MAX {
+        return Err(UsageError(format!("also={}: {BESIDE_MAX} trees at most can be beside one", joined(trees))));
+    }
+    for tree in trees {
+        let shown = tree.display();
+        if !is_tree(tree) {
+            return Err(UsageError(format!("also={shown}: that is no humfs tree: it has no superblock")));
+        }
+        let (other, tables) = catalog_of(tree, false)?;
+        let (path, Some(catalog)) = (other.path, other.catalog) else { continue };
+        let label = &catalog.label;
+        if source.catalogs().any(|known| known.label.eq_ignore_ascii_case(label)) {
+            return Err(UsageError(format!(
+                "also={shown}: there is a tree with the label '{label}' already, so both would have a view {label}_fs: mount one with '-o label=NAME'"
+            )));
+        }
+        if let (Allowed::Only(all), Allowed::Only(more)) = (&mut *allowed, tables) {
+            all.extend(more);
+        }
+        source.beside.push(Beside { path, catalog });
+    }
+    Ok(())
+}
+
+fn joined(trees: &[PathBuf]) -> String {
+    trees.iter().map(|tree| tree.display().to_string()).collect::<Vec<_>>().join(":")
 }
 
 /// What the catalog in `dir` is called by. One that is being made is waited for

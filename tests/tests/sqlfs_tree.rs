@@ -28,6 +28,7 @@ fn main() -> std::process::ExitCode {
             a_server_may_come_later,
             a_tree_is_never_written_through_sql,
             the_views_of_a_label,
+            several_trees_at_once,
             the_command_asks_trees_too,
             a_tree_on_a_medium_that_cannot_be_written,
             the_command_waits_for_a_catalog_that_is_made,
@@ -382,6 +383,55 @@ fn the_views_of_a_label() {
     assert!(cat(&mount, "README").contains("mail_usage"));
     mount.finish();
     tree.finish();
+}
+
+fn several_trees_at_once() {
+    let (first, second, third) = (Ground::new(), Ground::new(), Ground::new());
+    let tree = Mount::humfs(&first.tree, "");
+    let mail = Mount::humfs(&second.tree, "label=mail");
+    // At rest, and another format's would be the same.
+    Mount::humfs(&third.tree, "label=old").finish();
+    let also = format!("also={}:{}", second.tree.display(), third.tree.display());
+    let mount = Mount::sqlfs(&first.tree, &also);
+    wait_for("the catalogs", || fs::read(mount.path().join("select 1")).is_ok());
+    let everything = "select (select count(*) from root_fs), (select count(*) from mail_fs), (select count(*) from old_fs)";
+    let objects = guest("find $M -mindepth 1 | wc -l", &tree);
+    let objects = objects.trim();
+    assert_eq!(cat(&mount, everything), format!("{objects}\t{objects}\t{objects}\n"));
+    // What was done a moment ago, in each of those that are served.
+    guest("echo hello > $M/home/one; chmod 4711 $M/home/one", &tree);
+    guest("rm $M/home/ada/mail; mkdir $M/home/two $M/home/three", &mail);
+    let (more, other): (usize, usize) = objects.parse().map(|objects: usize| (objects + 1, objects + 1)).expect("a number");
+    assert_eq!(cat(&mount, everything), format!("{more}\t{other}\t{objects}\n"));
+    assert_eq!(cat(&mount, "select name from root_fs where setuid = 1 except select name from mail_fs where setuid = 1"), "/home/one\n");
+    assert_eq!(
+        cat(&mount, "select m.base from mail_fs m left join root_fs r using (name) where r.name is null order by 1"),
+        "three\ntwo\n"
+    );
+    assert_eq!(cat(&mount, "select bytes > 0 from mail_usage where kind = 'all' union all select count(*) > 0 from old_text"), "1\n0\n");
+    let listed = succeed(Command::new("ls").arg(mount.path().join("tables")));
+    assert_eq!(listed.lines().count(), 18, "{listed}");
+    assert_eq!(cat(&mount, "tables/mail_fs/count").trim(), other.to_string());
+    assert_eq!((info(&mount, "catalog"), info(&mount, "standing")), ("root mail old".into(), "up to date".into()));
+    assert!(cat(&mount, "README").contains("mail_fs"));
+    // None is more open than one alone is.
+    for shut in ["select * from beside0.sqlite_schema", "attach '/etc/passwd' as x", "select * from pragma_table_list"] {
+        assert!(errno(&mount, shut).is_some(), "{shut}");
+    }
+    // One of them has died: all are answered, and it is said.
+    mail.kill();
+    assert_eq!(cat(&mount, "select count(*) from old_fs").trim(), objects);
+    assert!(info(&mount, "standing").contains("may be behind"), "{}", info(&mount, "standing"));
+    mount.finish();
+    tree.finish();
+    // Two that are called the same cannot be told apart.
+    let twice = format!("also={}", first.tree.display());
+    let missing = format!("also={}", first.dir.path().display());
+    for (option, says) in [(twice, "a tree with the label 'root' already"), (missing, "no humfs tree")] {
+        let said = refused(&first.tree, &["-o", &option]);
+        let line = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(!said.status.success() && line.contains(says), "{line}");
+    }
 }
 
 fn the_command_asks_trees_too() {

@@ -86,16 +86,16 @@ fn statements(label: &str) -> String {
 
 /// The schema as SQLite has it, in a fixed order, but for what its planner is
 /// told of sizes.
-fn schema(conn: &Connection) -> Result<Vec<(String, String, Option<String>)>> {
-    let mut list = conn.prepare(
-        "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NULL OR type<>'table' OR sql NOT IN(
-         'CREATE TABLE sqlite_stat1(tbl,idx,stat)', 'CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)') ORDER BY 1, 2",
-    )?;
+fn schema(conn: &Connection, database: &str) -> Result<Vec<(String, String, Option<String>)>> {
+    let mut list = conn.prepare(&format!(
+        "SELECT type, name, sql FROM {database}.sqlite_schema WHERE sql IS NULL OR type<>'table' OR sql NOT IN(
+         'CREATE TABLE sqlite_stat1(tbl,idx,stat)', 'CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)') ORDER BY 1, 2"
+    ))?;
     list.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
 }
 
-fn state<T: rusqlite::types::FromSql>(conn: &Connection, key: &str) -> Result<Option<T>> {
-    conn.query_row("SELECT v FROM state WHERE k=?", [key], |row| row.get(0)).optional()
+fn state<T: rusqlite::types::FromSql>(conn: &Connection, database: &str, key: &str) -> Result<Option<T>> {
+    conn.query_row(&format!("SELECT v FROM {database}.state WHERE k=?"), [key], |row| row.get(0)).optional()
 }
 
 /// What the catalog at `path` says of itself; None if it is none of this version.
@@ -106,32 +106,36 @@ pub fn facts(path: &Path) -> Result<Option<Facts>> {
     if !is_plain(path) {
         return Ok(None);
     }
-    facts_of(&connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?)
+    facts_of(&connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?, MAIN)
 }
 
-/// Whether `conn` is open on a catalog of this version, with nothing of anybody
-/// else's in its schema: then that can be trusted.
+/// Whether the database that `conn` has by the name `database` is a catalog of
+/// this version, with nothing of anybody else's in its schema: then that can be
+/// trusted.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn is_ours(conn: &Connection) -> Result<bool> {
-    facts_of(conn).map(|facts| facts.is_some())
+pub fn is_ours(conn: &Connection, database: &str) -> Result<bool> {
+    facts_of(conn, database).map(|facts| facts.is_some())
 }
 
-fn facts_of(conn: &Connection) -> Result<Option<Facts>> {
-    let number = |pragma: &str| conn.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+/// What a connection calls the database that it was opened with.
+const MAIN: &str = "main";
+
+fn facts_of(conn: &Connection, database: &str) -> Result<Option<Facts>> {
+    let number = |pragma: &str| conn.pragma_query_value(Some(database), pragma, |row| row.get::<_, i64>(0));
     if (number("application_id")?, number("user_version")?) != (APPLICATION, VERSION) {
         return Ok(None);
     }
-    let Some(label) = state::<String>(conn, "label")?.filter(|label| crate::is_label(label)) else { return Ok(None) };
+    let Some(label) = state::<String>(conn, database, "label")?.filter(|label| crate::is_label(label)) else { return Ok(None) };
     // A trigger or a view of somebody else's would act in our name.
     let ours = Connection::open_in_memory()?;
     ours.execute_batch(&statements(&label))?;
-    if schema(&ours)? != schema(conn)? {
+    if schema(&ours, MAIN)? != schema(conn, database)? {
         return Ok(None);
     }
-    let root = state::<i64>(conn, "root")?.unwrap_or_default() as u64;
-    Ok(Some(Facts { label, root, is_complete: state::<i64>(conn, "complete")? == Some(1) }))
+    let root = state::<i64>(conn, database, "root")?.unwrap_or_default() as u64;
+    Ok(Some(Facts { label, root, is_complete: state::<i64>(conn, database, "complete")? == Some(1) }))
 }
 
 impl Catalog {
@@ -146,7 +150,7 @@ impl Catalog {
         }
         let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let wanted = Facts { label: label.to_owned(), root, is_complete: true };
-        if facts_of(&conn)? != Some(wanted) {
+        if facts_of(&conn, MAIN)? != Some(wanted) {
             return Ok(None);
         }
         Catalog::set_up(conn, path).map(Some)

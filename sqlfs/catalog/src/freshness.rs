@@ -52,6 +52,24 @@ impl Freshness {
         }
     }
 
+    /// The one of two catalogs' that says less of what is in both.
+    #[must_use]
+    pub fn or_worse(self, other: Freshness) -> Freshness {
+        if other.doubt() > self.doubt() { other } else { self }
+    }
+
+    fn doubt(&self) -> u8 {
+        match self {
+            Freshness::AtRest => 0,
+            Freshness::Current => 1,
+            Freshness::Reading(_) => 2,
+            Freshness::Abandoned => 3,
+            Freshness::Behind(_) => 4,
+            Freshness::Building(..) => 5,
+            Freshness::Missing => 6,
+        }
+    }
+
     /// For a process on the other side of a socket.
     #[must_use]
     pub fn to_line(&self) -> String {
@@ -143,6 +161,15 @@ mod tests {
         let begun = std::time::Instant::now();
         assert!(matches!(Freshness::seek(dir.path(), PATIENCE), Freshness::Behind(why) if why.contains("does not answer")));
         assert!(begun.elapsed() < PATIENCE * 10);
+    }
+
+    #[test]
+    fn of_two_the_worse_counts() {
+        let worse = |one: Freshness, other: Freshness| one.or_worse(other);
+        assert_eq!(worse(Freshness::AtRest, Freshness::Current), Freshness::Current);
+        assert_eq!(worse(Freshness::Missing, Freshness::Building(1, 2)), Freshness::Missing);
+        assert_eq!(worse(Freshness::Reading(3), Freshness::Reading(5)), Freshness::Reading(3));
+        assert_eq!(worse(Freshness::Current, Freshness::Behind("why".into())), Freshness::Behind("why".into()));
     }
 
     #[test]

@@ -28,7 +28,7 @@ const LONGEST_REPLY: usize = 64 << 20;
 pub struct Engine {
     keeper: Keeper,
     limits: Limits,
-    catalog: Option<Catalog>,
+    catalogs: Vec<Catalog>,
     renewal: Renewal,
     desk: Mutex<Desk>,
     freed: Condvar,
@@ -96,13 +96,13 @@ impl Engine {
     /// # Errors
     /// The process has several threads; out of descriptors or processes.
     pub fn new(source: Source, allowed: Allowed, limits: Limits) -> io::Result<Engine> {
-        let catalog = source.catalog.clone();
+        let catalogs = source.catalogs().cloned().collect();
         let errand = Errand { source, allowed, limits };
         let keeper = Keeper::start(&errand)?;
         Ok(Engine {
             keeper,
             limits,
-            catalog,
+            catalogs,
             renewal: Renewal::default(),
             desk: Mutex::default(),
             freed: Condvar::new(),
@@ -137,13 +137,13 @@ impl Engine {
         }
     }
 
-    /// The catalog that it queries, if it is one.
+    /// The catalogs that it queries, if it is one, or several.
     #[must_use]
-    pub fn catalog(&self) -> Option<&Catalog> {
-        self.catalog.as_ref()
+    pub fn catalogs(&self) -> &[Catalog] {
+        &self.catalogs
     }
 
-    /// How the catalog was found before the last query.
+    /// How the catalogs were found before the last query.
     #[must_use]
     pub fn freshness(&self) -> Option<Freshness> {
         self.renewal.last()
@@ -177,7 +177,7 @@ impl Engine {
 
     /// The catalog must have in it what has been done until now.
     fn renew(&self) -> Result<(), Refusal> {
-        if self.catalog.as_ref().is_none_or(|catalog| catalog.dir.is_none()) {
+        if self.catalogs.iter().all(|catalog| catalog.dir.is_none()) {
             return Ok(());
         }
         match self.renewal.ask(&self.keeper, &self.limits) {
@@ -193,7 +193,7 @@ impl Engine {
     pub fn schema(&self) -> Result<Schema, Refusal> {
         match self.ask(&self.sit()?, &Request::Schema, false)? {
             (Reply::Schema(mut schema), _) => {
-                if self.catalog.is_some() {
+                if !self.catalogs.is_empty() {
                     schema.tables.retain(|table| table.kind == TableKind::View);
                 }
                 Ok(schema)

@@ -9,11 +9,15 @@ use super::worker::Errand;
 use externfs_catalog::Freshness;
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a messenger may take beyond the patience it has with others.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// What each of several is given at least.
+const SHORTEST: Duration = Duration::from_millis(20);
 
 /// Bytes of its longest word.
 const LONGEST: usize = 4096;
@@ -25,10 +29,13 @@ fn patience(limits: &Limits) -> Duration {
 
 /// The messenger: one word in, one word out, until nobody asks. Returns an exit code.
 pub(crate) fn carry(stream: &UnixStream, errand: &Errand) -> i32 {
-    let Some(dir) = errand.source.catalog.as_ref().and_then(|catalog| catalog.dir.as_deref()) else { return 1 };
+    let dirs: Vec<_> = errand.source.catalogs().filter_map(|catalog| catalog.dir.as_deref()).collect();
     while let Ok(Some(_)) = receive(stream, LONGEST, None) {
-        let line = Freshness::seek(dir, patience(&errand.limits)).to_line();
-        if send(stream, line.as_bytes(), None).is_err() {
+        // Together they may take as long as one.
+        let begun = Instant::now();
+        let seek = |dir: &&Path| Freshness::seek(dir, patience(&errand.limits).saturating_sub(begun.elapsed()).max(SHORTEST));
+        let Some(worst) = dirs.iter().map(seek).reduce(Freshness::or_worse) else { return 1 };
+        if send(stream, worst.to_line().as_bytes(), None).is_err() {
             return 1;
         }
     }

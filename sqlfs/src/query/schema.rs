@@ -93,32 +93,36 @@ impl Table {
     }
 }
 
-/// All of it but SQLite's own.
-pub(crate) fn read(connection: &Connection, is_open: impl Fn(&str) -> bool) -> Result<Schema, Failure> {
+/// All of it but SQLite's own. Of several databases each has views of its own,
+/// and its tables are called as those of the others.
+pub(crate) fn read(connection: &Connection, databases: &[String], is_open: impl Fn(&str) -> bool) -> Result<Schema, Failure> {
     let failed = |error: rusqlite::Error| Failure::of(&error);
-    let mut list = connection
-        .prepare(
-            "SELECT s.name, l.type, l.wr, coalesce(s.sql, '') FROM sqlite_schema s \
-             JOIN pragma_table_list l ON l.schema = 'main' AND l.name = s.name \
-             WHERE s.type IN ('table', 'view') ORDER BY s.name",
-        )
-        .map_err(failed)?;
-    let rows = list.query_map([], |row| {
-        let kind = match row.get::<_, String>(1)?.as_str() {
-            "view" => TableKind::View,
-            "virtual" => TableKind::Virtual,
-            _ => TableKind::Table,
-        };
-        Ok(Table { name: row.get(0)?, kind, sql: row.get(3)?, without_rowid: row.get(2)?, columns: Vec::new() })
-    });
     let mut schema = Schema::default();
-    for table in rows.map_err(failed)? {
-        let mut table = table.map_err(failed)?;
-        if is_open(&table.name) {
-            table.columns = columns(connection, &table).map_err(failed)?;
-            schema.tables.push(table);
+    for database in databases {
+        let mut list = connection
+            .prepare(&format!(
+                "SELECT s.name, l.type, l.wr, coalesce(s.sql, '') FROM {database}.sqlite_schema s \
+                 JOIN pragma_table_list l ON l.schema = '{database}' AND l.name = s.name \
+                 WHERE s.type IN ('table', 'view') ORDER BY s.name"
+            ))
+            .map_err(failed)?;
+        let rows = list.query_map([], |row| {
+            let kind = match row.get::<_, String>(1)?.as_str() {
+                "view" => TableKind::View,
+                "virtual" => TableKind::Virtual,
+                _ => TableKind::Table,
+            };
+            Ok(Table { name: row.get(0)?, kind, sql: row.get(3)?, without_rowid: row.get(2)?, columns: Vec::new() })
+        });
+        for table in rows.map_err(failed)? {
+            let mut table = table.map_err(failed)?;
+            if is_open(&table.name) && schema.table(&table.name).is_none() {
+                table.columns = columns(connection, &table).map_err(failed)?;
+                schema.tables.push(table);
+            }
         }
     }
+    schema.tables.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(schema)
 }
 

@@ -16,6 +16,8 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, Statement, ToSql, ffi};
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -75,10 +77,10 @@ pub(crate) struct Session {
     clock: Clock,
     limits: Limits,
     source: Source,
-    /// Device and inode of the file that was opened.
-    identity: Option<(u64, u64)>,
-    /// Of the schema that `policy` knows.
-    version: Option<i64>,
+    /// Device and inode of each file that was opened; None for one out of sight.
+    identities: Vec<Option<(u64, u64)>>,
+    /// Of the schemas that `policy` knows.
+    versions: Vec<i64>,
 }
 
 impl Session {
@@ -96,8 +98,8 @@ impl Session {
             clock: Clock::new(),
             limits: errand.limits,
             source: errand.source.clone(),
-            identity: identity(&errand.source),
-            version: None,
+            identities: errand.source.databases().map(|(_, path)| identity(path)).collect(),
+            versions: Vec::new(),
             connection,
         };
         session.prepare(writes).map_err(|error| Failure::of(&error))
@@ -123,6 +125,10 @@ impl Session {
             (DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false),
         ] {
             connection.set_db_config(switch, on)?;
+        }
+        for (name, path) in self.source.databases().skip(1) {
+            // It is opened as the first was: read only, and by no link.
+            connection.execute("ATTACH ?1 AS ?2", (path.as_os_str().as_bytes(), name)).map(drop)?;
         }
         // The schema is parsed before the limits hold: what is in it was
         // allowed to whoever made it.
@@ -153,41 +159,53 @@ impl Session {
         self.connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, i32::try_from(most).unwrap_or(i32::MAX)).map(drop)
     }
 
-    /// Looks which tables there are, if the schema is another than before.
+    /// Looks which tables there are, if a schema is another than before.
     fn learn(&mut self) -> rusqlite::Result<()> {
-        let (connection, known, is_catalog) = (&self.connection, self.version, self.source.catalog.is_some());
+        let (connection, known, is_catalog) = (&self.connection, &self.versions, self.source.catalog.is_some());
+        let databases: Vec<String> = self.source.databases().map(|(name, _)| name).collect();
         let seen: rusqlite::Result<_> = self.policy.ours(|| {
-            let version: i64 = connection.query_row("PRAGMA schema_version", [], |row| row.get(0))?;
-            if known == Some(version) {
+            let version = |name: &String| connection.query_row(&format!("PRAGMA {name}.schema_version"), [], |row| row.get(0));
+            let versions = databases.iter().map(version).collect::<rusqlite::Result<Vec<i64>>>()?;
+            if versions == *known {
                 return Ok(None);
             }
-            if is_catalog && !externfs_catalog::is_ours(connection)? {
-                let why = "the catalog is not one of this version, or has something in its schema that is not its own";
-                return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_NOTADB), Some(why.into())));
+            let mut names = Vec::new();
+            for database in &databases {
+                if is_catalog && !externfs_catalog::is_ours(connection, database)? {
+                    let why = "the catalog is not one of this version, or has something in its schema that is not its own";
+                    return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_NOTADB), Some(why.into())));
+                }
+                let mut list = connection.prepare(&format!("SELECT name FROM {database}.sqlite_schema WHERE type IN ('table', 'view')"))?;
+                for name in list.query_map([], |row| row.get(0))? {
+                    names.push(name?);
+                }
             }
-            let mut list = connection.prepare("SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')")?;
-            let names: rusqlite::Result<Vec<String>> = list.query_map([], |row| row.get(0))?.collect();
-            Ok(Some((version, names?)))
+            Ok(Some((versions, names)))
         });
-        if let Some((version, names)) = seen? {
+        if let Some((versions, names)) = seen? {
             self.policy.learn(&names, &self.allowed);
-            self.version = Some(version);
+            self.versions = versions;
         }
         Ok(())
     }
 
-    /// What was seen of the file before this process gave up its rights may be
+    /// What was seen of a file before this process gave up its rights may be
     /// out of its sight now; then nothing can be noticed.
     pub(crate) fn forget_what_is_out_of_sight(&mut self) {
-        if identity(&self.source).is_none() {
-            self.identity = None;
+        for ((_, path), known) in self.source.databases().zip(&mut self.identities) {
+            *known = identity(path).and(*known);
         }
+    }
+
+    /// Whether somebody has put another file in the place of one.
+    fn is_replaced(&self) -> bool {
+        let mut known = self.source.databases().zip(&self.identities);
+        known.any(|((_, path), known)| known.is_some() && identity(path) != *known)
     }
 
     /// Begins the time of one request.
     fn begin(&mut self) -> Result<(), Failure> {
-        // Somebody may have put another file in its place.
-        if identity(&self.source) != self.identity {
+        if self.is_replaced() {
             let refusal = Refusal::new(Errno::EIO, "the database is another file than before");
             return Err(Failure { refusal, sick: true });
         }
@@ -288,9 +306,10 @@ impl Session {
     pub(crate) fn schema(&mut self) -> Result<Schema, Failure> {
         self.begin()?;
         let (connection, policy) = (&self.connection, &self.policy);
+        let databases: Vec<String> = self.source.databases().map(|(name, _)| name).collect();
         let read = policy.ours(|| {
             // Asked outside of `ours`, which holds no lock while it works.
-            schema::read(connection, |name| policy.is_open(name))
+            schema::read(connection, &databases, |name| policy.is_open(name))
         });
         read.map_err(|failure| if self.clock.was_over() { Refusal::time(self.limits.time).into() } else { failure })
     }
@@ -305,7 +324,7 @@ impl Session {
     }
 }
 
-fn identity(source: &Source) -> Option<(u64, u64)> {
-    let stat = rustix::fs::stat(&source.path).ok()?;
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let stat = rustix::fs::stat(path).ok()?;
     Some((stat.st_dev, stat.st_ino))
 }

@@ -115,7 +115,7 @@ fn is_sealed(tree: &Path) -> bool {
 
 fn engine(path: PathBuf, label: &str, limits: Limits) -> Result<Engine> {
     let allowed = Allowed::Only(externfs_catalog::tables(label));
-    let source = Source { path, catalog: Some(query::Catalog { label: label.to_owned(), dir: None }) };
+    let source = Source { path, catalog: Some(query::Catalog { label: label.to_owned(), dir: None }), beside: Vec::new() };
     Engine::new(source, allowed, limits).map_err(|error| Failure::io("cannot start what runs queries", &error))
 }
 
