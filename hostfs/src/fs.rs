@@ -13,7 +13,6 @@ use crate::node::{Inode, OpenFile};
 use crate::options::{Cache, Options};
 use crate::pins::Pins;
 use crate::watch::Watch;
-use crate::xattr::XattrAt;
 use externfs::*;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -31,7 +30,6 @@ pub struct HostFs {
     pub(crate) pins: Pins,
     pub(crate) locks: Arc<LockTable>,
     pub(crate) watch: OnceLock<Watch>,
-    pub(crate) xattr_at: XattrAt,
     /// Held while the place of a directory changes.
     moves: Mutex<()>,
     handles_max: usize,
@@ -81,7 +79,6 @@ impl HostFs {
             pins: Pins::new(budget.pins),
             locks: Arc::default(),
             watch: OnceLock::new(),
-            xattr_at: XattrAt::default(),
             moves: Mutex::default(),
             handles_max: budget.handles,
             locks_max: budget.locks,

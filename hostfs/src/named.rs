@@ -8,16 +8,13 @@ use crate::jail::fd_path;
 use crate::node::Inode;
 use crate::setattr::timespec;
 use crate::sys;
-use crate::xattr::XattrAt;
+use crate::xattr::XATTR_AT;
 use externfs::{Attr, SetAttr};
 use rustix::fs::{AtFlags, Timestamps};
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-
-/// Whether the kernel has getxattrat(2) and setxattrat(2).
-static XATTR_AT: XattrAt = XattrAt::new();
 
 impl HostFs {
     /// What the host says of `name` in `dir`, if that is `node`.

@@ -12,6 +12,7 @@ use rustix::io::Errno as Host;
 use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// File capabilities.
 const CAPABILITY: &[u8] = b"security.capability";
@@ -37,20 +38,15 @@ impl HostFs {
         let attribute = attribute_name(name)?;
         let spot = self.spot(node)?;
         let value = match spot {
-            Spot::Named(dir, place) if self.xattr_at.is_there() => {
+            Spot::Named(dir, place) => {
                 self.stat(node)?;
-                let found = whole(|buffer| sys::get_xattr_at(dir.as_fd(), &place, &attribute, buffer));
-                match found {
-                    // A filter that does not know the call says EPERM, which
-                    // may also be the true answer: then the other way says so.
-                    Err(error @ (Host::NOSYS | Host::PERM)) => {
-                        self.xattr_at.answered(error);
-                        get(&self.reach(node)?, &attribute)
-                    }
+                let unknown = || Err(Host::NOSYS);
+                match XATTR_AT.call(|| whole(|buffer| sys::get_xattr_at(dir.as_fd(), &place, &attribute, buffer)), unknown) {
+                    Err(Host::NOSYS) => get(&self.reach(node)?, &attribute),
                     answer => answer,
                 }
             }
-            _ => get(&self.reach(node)?, &attribute),
+            Spot::Held(held) => get(&held, &attribute),
         };
         match value {
             Ok(mut value) => {
@@ -159,37 +155,25 @@ impl HostFs {
     }
 }
 
-/// Whether getxattrat(2) is there; found out by the first use.
-#[derive(Default)]
-pub(crate) struct XattrAt(std::sync::atomic::AtomicBool);
+/// Whether the kernel has getxattrat(2) and setxattrat(2).
+pub(crate) static XATTR_AT: XattrAt = XattrAt(AtomicBool::new(true));
+
+/// Found out by the first use.
+pub(crate) struct XattrAt(AtomicBool);
 
 impl XattrAt {
-    pub(crate) const fn new() -> XattrAt {
-        XattrAt(std::sync::atomic::AtomicBool::new(false))
-    }
-
     /// `call`, or if the kernel or a filter does not know it `other`. A filter
     /// may say EPERM, which may also be the true answer: then `other` says so.
     pub(crate) fn call<T>(&self, call: impl FnOnce() -> Fault<T>, other: impl FnOnce() -> Fault<T>) -> Fault<T> {
-        if !self.is_there() {
+        if !self.0.load(Ordering::Relaxed) {
             return other();
         }
         match call() {
             Err(error @ (Host::NOSYS | Host::PERM)) => {
-                self.answered(error);
+                self.0.fetch_and(error != Host::NOSYS, Ordering::Relaxed);
                 other()
             }
             answer => answer,
-        }
-    }
-
-    fn is_there(&self) -> bool {
-        !self.0.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
-    fn answered(&self, error: Host) {
-        if error == Host::NOSYS {
-            self.0.store(true, std::sync::atomic::Ordering::Relaxed);
         }
     }
 }

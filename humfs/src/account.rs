@@ -216,6 +216,17 @@ impl Account {
         self.close(&mut self.inner(), &[], &outcome);
     }
 
+    /// Settles what a look at the object with the number `ino` has shown.
+    pub(crate) fn settle_object(&self, ino: u64, outcome: &Outcome) {
+        let mut inner = self.inner();
+        if let Err(error) = inner.state.count_object(ino, outcome) {
+            tracing::warn!("writing humfs/state: {error}");
+        }
+        if outcome.removed != Usage::default() {
+            self.freed.notify_all();
+        }
+    }
+
     /// What is kept free for the host.
     pub(crate) fn slack(&self) -> u64 {
         self.inner().slack
@@ -258,6 +269,14 @@ impl Account {
         inner.state.boot_id = state::boot_id();
         inner.state.orphans = Usage::default();
         inner.state.write_all()
+    }
+
+    /// From now on nothing is written down before the tree is left in order:
+    /// whoever comes after one that is not counts all objects.
+    pub(crate) fn write_at_the_end(&self) -> Fault<()> {
+        let mut inner = self.inner();
+        inner.state.is_late = true;
+        inner.state.write_mark()
     }
 
     /// Says in the file that nothing is in flight and the counters are right.

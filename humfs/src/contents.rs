@@ -1,16 +1,17 @@
 //! Opening files and what is in them, within the limit.
 
 use crate::account::{Announced, BLOCK, Entry, Limits, Outcome, Usage};
-use crate::extents::{allocated, may_grow};
+use crate::extents::{Settled, allocated, begin_writing, settled};
 use crate::fs::HumFs;
 use crate::host::fault;
 use crate::node::{HumFile, HumNode};
 use crate::store::{Hold, Object, Place};
+use crate::unsettled::Written;
 use externfs::{
     Attr, Caller, DataSource, Errno, ExternFs, FallocateFlags, FileKind, OpenFlags, Opened, Result, SetAttr, StatFs, WriteFlags, WritePlace,
 };
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 /// What must be kept free for blocks that the host may still add, in bytes,
@@ -96,42 +97,57 @@ impl HumFs {
 
     /// The host may still add blocks to `node`, which was written in `range`.
     pub(crate) fn note_written(&self, node: &Arc<HumNode>, host: &Attr, range: Range<u64>) {
-        let (more, oldest) = {
+        let (oldest, crowded) = {
             let mut unsettled = self.unsettled();
             // What has no name is to be gone when nobody holds it any more.
             if node.state().orphan {
                 return;
             }
-            let more = unsettled.written(node, host.blocks.saturating_mul(512), range);
-            (more, if more == BLOCK { unsettled.take_oldest() } else { Vec::new() })
+            let allocated = (host.blocks.saturating_mul(512), u64::from(host.block_size).min(BLOCK));
+            let more = unsettled.written(node, allocated, range);
+            self.account.keep_slack(|slack| slack + more);
+            (unsettled.take_oldest(), unsettled.is_crowded())
         };
-        self.account.keep_slack(|slack| slack + more);
         for old in oldest {
-            let less = match self.is_written_out(&old.node) {
-                true => {
-                    self.count_again(&old.node);
-                    old.kept
-                }
-                false => {
-                    let mut unsettled = self.unsettled();
-                    if old.node.state().orphan { old.kept } else { unsettled.put_back(old) }
-                }
-            };
-            self.account.keep_slack(|slack| slack.saturating_sub(less));
+            if self.is_written_out(&old.node, crowded) {
+                self.count_again(&old.node);
+                self.account.keep_slack(|slack| slack.saturating_sub(old.kept));
+            } else {
+                self.put_back(old);
+            }
         }
     }
 
-    /// Whether the host will add nothing more to it by itself.
-    fn is_written_out(&self, node: &HumNode) -> bool {
-        let grows = || -> Result<bool> {
+    fn put_back(&self, written: Written) {
+        let mut unsettled = self.unsettled();
+        let is_orphan = written.node.state().orphan;
+        let less = if is_orphan { written.kept } else { unsettled.put_back(written) };
+        self.account.keep_slack(|slack| slack.saturating_sub(less));
+    }
+
+    /// Whether the host will add nothing more to it by itself; `push` has it
+    /// begin with what there is to do. What was promised to a file and what was
+    /// written there look the same, so that is waited for.
+    fn is_written_out(&self, node: &HumNode, push: bool) -> bool {
+        let look = |fd: BorrowedFd<'_>| match settled(fd) {
+            Settled::Wholly => true,
+            Settled::Promised => rustix::fs::fdatasync(fd).is_ok(),
+            Settled::Partly => {
+                if push {
+                    begin_writing(fd);
+                }
+                false
+            }
+        };
+        let look = || -> Result<bool> {
             let (held, is_open, _) = self.base.hold(&node.inner)?;
             if is_open {
-                return Ok(may_grow(held.as_fd()));
+                return Ok(look(held.as_fd()));
             }
-            let opened = self.base.open_data(held.as_fd(), rustix::fs::OFlags::RDONLY)?;
-            Ok(may_grow(opened.as_fd()))
+            Ok(look(self.base.open_data(held.as_fd(), rustix::fs::OFlags::RDONLY)?.as_fd()))
         };
-        grows().is_ok_and(|grows| !grows)
+        // One that is gone has nothing added to it.
+        look().unwrap_or(true)
     }
 
     /// Looks at its blocks as they are now, and says what that changes. Between
@@ -145,7 +161,7 @@ impl HumFs {
 
     fn count_again(&self, node: &HumNode) {
         if let Ok((_, outcome)) = self.counted_again(node, None) {
-            self.account.settle(outcome);
+            self.account.settle_object(node.key().number, &outcome);
         }
     }
 
@@ -253,13 +269,17 @@ impl HumFs {
     /// Writes everything out, after which the host's block counts stay, and
     /// counts what was written once more.
     fn settle_all(&self) -> Result<()> {
-        let (written, kept) = self.unsettled().take();
-        self.base.sync()?;
-        for node in &written {
-            self.count_again(node);
+        let all = self.unsettled().take();
+        let synced = self.base.sync();
+        for written in all {
+            if synced.is_err() {
+                self.put_back(written);
+                continue;
+            }
+            self.count_again(&written.node);
+            self.account.keep_slack(|slack| slack.saturating_sub(written.kept));
         }
-        self.account.keep_slack(|slack| slack.saturating_sub(kept));
-        Ok(())
+        synced
     }
 
     /// See [`externfs::ExternFs::sync`].

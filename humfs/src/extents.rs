@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
 use std::ffi::c_void;
 use std::ops::ControlFlow;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Extents asked for at a time.
 const EXTENTS: usize = 64;
@@ -16,9 +16,11 @@ const EXTENTS: usize = 64;
 /// `FIEMAP_EXTENT_LAST`.
 const LAST: u32 = 1;
 
-/// `FIEMAP_EXTENT_DELALLOC`, which has no place on the disk yet, and
-/// `FIEMAP_EXTENT_UNWRITTEN`, which falls into pieces when data gets there.
-const NOT_FINAL: u32 = 4 | 0x800;
+/// `FIEMAP_EXTENT_DELALLOC`.
+const DELAYED: u32 = 4;
+
+/// `FIEMAP_EXTENT_UNWRITTEN`.
+const UNWRITTEN: u32 = 0x800;
 
 /// `struct fiemap_extent`.
 #[repr(C)]
@@ -110,15 +112,39 @@ pub(crate) fn allocated(file: BorrowedFd<'_>, start: u64, length: u64) -> u64 {
     if told { sum } else { 0 }
 }
 
-/// Whether the host's list of the extents of `file` may still grow without
-/// anything being written to it. A host that cannot tell has no such lists.
-pub(crate) fn may_grow(file: BorrowedFd<'_>) -> bool {
-    let mut grows = false;
+/// How much of a file has found its place on the host's disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Settled {
+    /// All of it: the list of its extents will not grow by itself.
+    Wholly,
+    /// All of it, but some of that was only promised, and falls into pieces when
+    /// what was written there gets to the disk.
+    Promised,
+    /// Some is still to be given a place.
+    Partly,
+}
+
+/// Looks at `file`. A host that cannot tell has no such lists.
+pub(crate) fn settled(file: BorrowedFd<'_>) -> Settled {
+    let mut found = Settled::Wholly;
     each_extent(file, 0, u64::MAX, |extent| {
-        grows = extent.flags & NOT_FINAL != 0;
-        if grows { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if extent.flags & DELAYED != 0 {
+            found = Settled::Partly;
+            return ControlFlow::Break(());
+        }
+        if extent.flags & UNWRITTEN != 0 {
+            found = Settled::Promised;
+        }
+        ControlFlow::Continue(())
     });
-    grows
+    found
+}
+
+/// Has the host begin to write `file` out, for which it has to find places.
+pub(crate) fn begin_writing(file: BorrowedFd<'_>) {
+    // SAFETY: plain numbers, and a descriptor that is open. What fails is tried
+    // again by the host in its own time.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 #[cfg(test)]
@@ -139,16 +165,22 @@ mod tests {
         assert_eq!(allocated(file.as_fd(), 10_000, 60_000), 12_288 - 10_000 + 70_000 - 65_536);
     }
     #[test]
-    fn what_is_not_written_out_may_grow() {
+    fn what_is_promised_is_told_from_what_is_written() {
         let file = tempfile::tempfile_in(".").unwrap();
+        const EXT4: u64 = 0xef53;
+        if rustix::fs::fstatfs(&file).unwrap().f_type as u64 != EXT4 {
+            // Others have other lists, or none.
+            return;
+        }
         file.write_all_at(&[1; 65536], 0).unwrap();
-        let delays = may_grow(file.as_fd());
+        begin_writing(file.as_fd());
         file.sync_all().unwrap();
-        assert!(!may_grow(file.as_fd()));
+        assert_eq!(settled(file.as_fd()), Settled::Wholly);
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 65536, 65536).unwrap();
         file.sync_all().unwrap();
-        let kind = rustix::fs::fstatfs(&file).unwrap().f_type;
-        const EXT4: i64 = 0xef53;
-        assert_eq!((delays, may_grow(file.as_fd())), (kind as i64 == EXT4, true));
+        assert_eq!(settled(file.as_fd()), Settled::Promised);
+        file.write_all_at(&[1; 65536], 65536).unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(settled(file.as_fd()), Settled::Wholly);
     }
 }

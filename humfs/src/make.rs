@@ -68,8 +68,12 @@ pub fn lay_to_fill(path: &Path, plan: &Plan) -> Result<(), UsageError> {
 /// One clear line.
 pub fn open_to_fill(path: &Path) -> Result<Arc<Bridge<HumFs>>, UsageError> {
     let tree = Tree::open_marked(path, None)?;
-    let bridge = HumFs::new(tree, Options::default()).and_then(|fs| Bridge::new(fs, BridgeOptions::default()));
-    bridge.map_err(|error| UsageError(format!("'{}': {error}", path.display())))
+    let filling = HumFs::new(tree, Options::default()).and_then(|fs| {
+        // Cut short, it is made anew: nobody would want the account of it.
+        fs.account().write_at_the_end().map_err(host::fault("writing humfs/state"))?;
+        Bridge::new(fs, BridgeOptions::default())
+    });
+    filling.map_err(|error| UsageError(format!("'{}': {error}", path.display())))
 }
 
 /// The tree is filled, and everything in it durable: anybody may open it.

@@ -428,15 +428,18 @@ impl<'a> Victim<'a> {
         if !self.last {
             return Outcome::default();
         }
-        let used = Usage::one(self.cost);
         match self.node {
             // It stays while somebody has it open, and pays until then.
             Some(node) => {
-                node.state().orphan = true;
+                let cost = {
+                    let mut state = node.state();
+                    state.orphan = true;
+                    state.cost
+                };
                 fs.forget_unsettled(node);
-                Outcome { orphaned: used, ..Outcome::default() }
+                Outcome { orphaned: Usage::one(cost), ..Outcome::default() }
             }
-            None => Outcome { removed: used, ..Outcome::default() },
+            None => Outcome { removed: Usage::one(self.cost), ..Outcome::default() },
         }
     }
 }

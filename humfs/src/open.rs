@@ -21,6 +21,9 @@ pub(crate) fn account_and_journal(tree: &Tree, read_only: bool) -> Result<(Accou
     let found = tree.control().map(state::read).transpose().map_err(fault("reading humfs/state"))?.flatten();
     let state = found.map_or_else(|| State::fresh(state::boot_id()), |(state, _)| state);
     if read_only {
+        // What has no name is not to be seen here.
+        let mut state = state;
+        (state.used, state.orphans) = (state.named(), Usage::default());
         let mut account = Account::unattached(state, limits);
         if account.used() == Usage::default() {
             account = Account::unattached(State::with_used(tree.superblock().used), limits);

@@ -308,7 +308,7 @@ pub fn resize(path: &Path, total: u64) -> Result<(), UsageError> {
     let cannot = |error: Host| UsageError(format!("cannot resize '{shown}': {error}"));
     let control = host::ensure_dir(tree.root(), c"humfs").map_err(cannot)?;
     let counted = crate::account::state::read(control.as_fd()).map_err(cannot)?;
-    let used = counted.map_or(tree.superblock().used, |(state, _)| state.used.bytes);
+    let used = counted.map_or(tree.superblock().used, |(state, _)| state.named().bytes);
     if total < used {
         return Err(UsageError(format!("'{shown}' uses {used} bytes: it cannot become smaller than that")));
     }

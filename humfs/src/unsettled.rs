@@ -4,34 +4,39 @@
 //!
 //! ext4 and xfs list a file's extents in its inode while they are few and then
 //! in blocks, which appear when data is written out. One block lists hundreds,
-//! so one is kept for each file; and a little for each write that lies apart
-//! from the one before it, since that may be an extent of its own.
+//! so one is kept for each file that is larger than a few blocks; and a little
+//! for each write that lies apart from the one before it, since that may be an
+//! extent of its own.
 //!
-//! Every one is remembered, however many there are, since a block that nobody
-//! counted would stay uncounted. What has reached the disk by itself is
-//! dropped again as others are added, oldest first, so there are not many more
-//! than the host has in memory to be written.
+//! None is forgotten because there are many: a block that nobody counted would
+//! stay uncounted. From some number on each write has the oldest looked at.
+//! Those that have reached the disk are counted and dropped; and where there are
+//! far too many, the host is told to begin with the others, so that there are
+//! soon fewer.
 
 use crate::account::BLOCK;
 use crate::node::HumNode;
 use externfs::NodeKey;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Until there are more nobody asks the host which are on its disk.
 const FILES_EASY: usize = 1024;
 
-/// For each file added beyond them, so many of the oldest are looked at.
+/// From so many on the host is not left to begin in its own time.
+const FILES_MANY: usize = 8192;
+
+/// So many of the oldest are looked at at a time.
 const LOOKS: usize = 2;
 
 /// Twice and a half what ext4 needs for an extent (12 bytes): its lists are
 /// not always full.
 const EXTENT: u64 = 32;
 
-/// Bytes on the host that never make more extents than an inode lists: ext4
+/// Blocks of the host's that never make more extents than an inode lists: ext4
 /// has room for four, xfs for three at least.
-const LISTED_IN_INODE: u64 = 3 * BLOCK;
+const LISTED_IN_INODE: u64 = 3;
 
 /// One file.
 pub(crate) struct Written {
@@ -40,20 +45,23 @@ pub(crate) struct Written {
     pub(crate) kept: u64,
     /// Where it was last written.
     last: Range<u64>,
+    /// Its place in `order`.
+    number: u64,
 }
 
 /// See the [module](self).
 #[derive(Default)]
 pub(crate) struct Unsettled {
     files: HashMap<NodeKey, Written>,
-    /// Oldest first; each file once, and some that are settled.
-    order: VecDeque<NodeKey>,
+    /// Oldest first.
+    order: BTreeMap<u64, NodeKey>,
+    next: u64,
 }
 
 impl Unsettled {
-    /// `node`, which has `allocated` bytes on the host, was written in `range`.
-    /// Returns how much more is to be kept free.
-    pub(crate) fn written(&mut self, node: &Arc<HumNode>, allocated: u64, range: Range<u64>) -> u64 {
+    /// `node`, which has so many bytes in blocks of `block` on the host, was
+    /// written in `range`. Returns how much more is to be kept free.
+    pub(crate) fn written(&mut self, node: &Arc<HumNode>, (bytes, block): (u64, u64), range: Range<u64>) -> u64 {
         let key = node.key();
         if let Some(known) = self.files.get_mut(&key) {
             let touches = range.start <= known.last.end && known.last.start <= range.end;
@@ -62,28 +70,41 @@ impl Unsettled {
             known.kept += more;
             return more;
         }
-        if allocated <= LISTED_IN_INODE {
+        if bytes <= LISTED_IN_INODE * block {
             return 0;
         }
-        self.put(Written { node: node.clone(), kept: BLOCK, last: range });
+        self.put(Written { node: node.clone(), kept: BLOCK, last: range, number: 0 });
         BLOCK
     }
 
-    fn put(&mut self, written: Written) {
+    fn put(&mut self, mut written: Written) {
         let key = written.node.key();
-        self.order.push_back(key);
+        written.number = self.next;
+        self.order.insert(self.next, key);
+        self.next += 1;
         self.files.insert(key, written);
     }
 
-    /// Takes out the oldest, when there are so many that it is worth a look
+    fn remove(&mut self, key: NodeKey) -> Option<Written> {
+        let gone = self.files.remove(&key)?;
+        self.order.remove(&gone.number);
+        Some(gone)
+    }
+
+    /// Takes out the oldest, if there are so many that it is worth a look
     /// whether they are on the disk by now.
     pub(crate) fn take_oldest(&mut self) -> Vec<Written> {
         let mut oldest = Vec::new();
         while self.files.len() > FILES_EASY && oldest.len() < LOOKS {
-            let Some(key) = self.order.pop_front() else { break };
+            let Some((_, key)) = self.order.pop_first() else { break };
             oldest.extend(self.files.remove(&key));
         }
         oldest
+    }
+
+    /// Whether there are so many that waiting for the host is too much.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.files.len() > FILES_MANY
     }
 
     /// Puts back one that is not on the disk. Returns what need not be kept
@@ -99,14 +120,12 @@ impl Unsettled {
     /// The file with this identity is gone. Returns what need not be kept for
     /// it any more.
     pub(crate) fn forget(&mut self, key: NodeKey) -> u64 {
-        self.files.remove(&key).map_or(0, |gone| gone.kept)
+        self.remove(key).map_or(0, |gone| gone.kept)
     }
 
-    /// All of them, and what is kept for them together.
-    pub(crate) fn take(&mut self) -> (Vec<Arc<HumNode>>, u64) {
+    /// All of them.
+    pub(crate) fn take(&mut self) -> Vec<Written> {
         self.order.clear();
-        let all = std::mem::take(&mut self.files);
-        let kept = all.values().map(|written| written.kept).sum();
-        (all.into_values().map(|written| written.node).collect(), kept)
+        self.files.drain().map(|(_, written)| written).collect()
     }
 }

@@ -61,7 +61,7 @@ pub(crate) fn put_beside(source: &mut Source, allowed: &mut Allowed, trees: &[Pa
         let label = &catalog.label;
         if source.catalogs().any(|known| known.label.eq_ignore_ascii_case(label)) {
             return Err(UsageError(format!(
-                "also={shown}: there is a tree with the label '{label}' already, so both would have a view {label}_fs: mount one with '-o label=NAME'"
+                "also={shown}: there is a tree with the label '{label}' already, so both would have a view {label}_fs: mount one with '-o label=NAME' (one that has no catalog yet is taken for '{LABEL}')"
             )));
         }
         if let (Allowed::Only(all), Allowed::Only(more)) = (&mut *allowed, tables) {

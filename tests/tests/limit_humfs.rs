@@ -40,6 +40,7 @@ fn main() -> std::process::ExitCode {
             case("what_has_no_name_counts_until_it_is_closed", what_has_no_name_counts_until_it_is_closed);
             case("a_busy_hour_leaves_a_true_account", a_busy_hour_leaves_a_true_account);
             case("a_killed_server_leaves_a_true_account", a_killed_server_leaves_a_true_account);
+            case("what_is_removed_makes_room_to_shrink", what_is_removed_makes_room_to_shrink);
             case("a_total_that_is_edited_counts", a_total_that_is_edited_counts);
         }
         harness::main(cases)
@@ -471,6 +472,22 @@ fn a_killed_server_leaves_a_true_account(format: Format) {
         let bytes = true_account(&tree, mount);
         println!("    round {round}: {bytes} bytes");
     }
+}
+
+/// A mounted tree is made smaller right after something has gone, and no other
+/// change since.
+fn what_is_removed_makes_room_to_shrink(format: Format) {
+    let tree = HumTree::new(format, 16 * MEBI);
+    let mount = tree.mount("");
+    let file = mount.path().join("file");
+    fs::write(&file, vec![1; 8 * MEBI as usize]).unwrap();
+    let resize = || fixture::output(std::process::Command::new(fixture::binary()).arg("resize").arg(tree.path()).arg("2M"));
+    let refused = resize();
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("uses 8"), "{refused:?}");
+    fs::remove_file(&file).unwrap();
+    fixture::wait_for("room", || resize().status.success());
+    assert!(fill(&file, 65536) < 2 * MEBI);
+    true_account(&tree, mount);
 }
 
 fn a_total_that_is_edited_counts(format: Format) {

@@ -8,8 +8,8 @@
 //! | HANDLE_KILLPRIV_V2 | the plugin drops setuid and setgid; else the kernel asks for `security.capability` before each write |
 //! | SUBMOUNTS | the plugin announces volumes (only virtio-fs offers it) |
 //! | WRITEBACK_CACHE | the cache policy says so |
-//! | AUTO_INVAL_DATA | unless nobody else changes the tree, or this kernel is told of it: to drop what a process has just written because its times moved would be a waste |
-//! | CACHE_SYMLINKS | the policy says that nobody else looks at or changes the tree, or this kernel is told of it |
+//! | AUTO_INVAL_DATA | unless only requests change the tree and this kernel is told of those of others: to drop what a process has just written because its times moved would be a waste |
+//! | CACHE_SYMLINKS | the policy says that nobody else looks at or changes the tree; or as for AUTO_INVAL_DATA |
 //! | PASSTHROUGH | the transport can register backing files ([`crate::Passthrough`]), without WRITEBACK_CACHE, which excludes it |
 //!
 //! Never asked for: NO_OPEN_SUPPORT and NO_OPENDIR_SUPPORT (a handle keeps an

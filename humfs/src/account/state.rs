@@ -69,6 +69,9 @@ pub(crate) struct Entry<'a> {
     pub(crate) path: Option<&'a [u8]>,
 }
 
+/// As an entry has it; see [`State::parse`] for the others.
+const CHANGE: u8 = 2;
+
 /// An entry that a predecessor left.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Left {
@@ -87,6 +90,8 @@ pub(crate) struct State {
     taken: [bool; SLOTS],
     /// Changes under way that are not written down.
     pub(super) uncounted: usize,
+    /// No change is written down, only what they came to in the end.
+    pub(super) is_late: bool,
     pub(crate) clean: bool,
     pub(crate) boot_id: [u8; 16],
     pub(crate) used: Usage,
@@ -101,6 +106,7 @@ impl State {
             page: Box::new([0; LEN]),
             taken: [false; SLOTS],
             uncounted: 0,
+            is_late: false,
             clean: false,
             boot_id,
             used: Usage::default(),
@@ -111,6 +117,13 @@ impl State {
     /// When nothing but the sum is known.
     pub(crate) fn with_used(bytes: u64) -> State {
         State { used: Usage { bytes, inodes: 1 }, ..State::fresh([0; 16]) }
+    }
+
+    /// What is used by what has a name: all of it, once nobody serves the tree.
+    pub(crate) fn named(&self) -> Usage {
+        let mut named = self.used;
+        named.sub(self.orphans);
+        named
     }
 
     /// Whether the host has surely not gone down since this was written.
@@ -135,10 +148,10 @@ impl State {
         for slot in 0..SLOTS {
             let at = FIRST + slot * ENTRY;
             let entry = bytes.get(at..at + ENTRY)?;
-            let kind = match entry.first()? {
+            let kind = match *entry.first()? {
                 0 => continue,
                 1 => Some(EntryKind::Create),
-                2 => Some(EntryKind::Change),
+                CHANGE => Some(EntryKind::Change),
                 3 => Some(EntryKind::Remove),
                 4 => Some(EntryKind::Name),
                 _ => None,
@@ -156,6 +169,9 @@ impl State {
 
     /// Writes `entries` down and returns their slots.
     pub(super) fn open(&mut self, entries: &[Entry<'_>]) -> Fault<Vec<Slot>> {
+        if self.is_late {
+            return Ok(Vec::new());
+        }
         let mut slots = Vec::with_capacity(entries.len());
         for entry in entries {
             let slot = self.taken.iter().position(|taken| !taken);
@@ -198,7 +214,8 @@ impl State {
     }
 
     fn put_mark(&mut self) {
-        let mark: u64 = if self.uncounted > 0 { 2 } else { self.clean.into() };
+        let unknown = self.uncounted > 0 || (self.is_late && !self.clean);
+        let mark: u64 = if unknown { 2 } else { self.clean.into() };
         self.page[8..16].copy_from_slice(&mark.to_le_bytes());
     }
 
@@ -208,7 +225,7 @@ impl State {
         page[0] = match (path, entry.kind) {
             (None, _) => 5,
             (_, EntryKind::Create) => 1,
-            (_, EntryKind::Change) => 2,
+            (_, EntryKind::Change) => CHANGE,
             (_, EntryKind::Remove) => 3,
             (_, EntryKind::Name) => 4,
         };
@@ -221,6 +238,21 @@ impl State {
 
     /// Counts `outcome` and frees `slots`, in one write at most.
     pub(super) fn close(&mut self, slots: &[Slot], outcome: &Outcome) -> Fault<()> {
+        let changed = slots.iter().flatten().find(|slot| self.page[FIRST + **slot * ENTRY] == CHANGE);
+        let object = changed.map(|slot| self.number(FIRST + slot * ENTRY + 8));
+        self.count(slots, outcome, object)
+    }
+
+    /// Counts `outcome`, which a look at the object with the number `ino` has shown.
+    pub(super) fn count_object(&mut self, ino: u64, outcome: &Outcome) -> Fault<()> {
+        self.count(&[], outcome, Some(ino))
+    }
+
+    fn number(&self, at: usize) -> u64 {
+        self.page.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
+    }
+
+    fn count(&mut self, slots: &[Slot], outcome: &Outcome, object: Option<u64>) -> Fault<()> {
         self.used.add(outcome.added);
         self.used.sub(outcome.removed);
         self.orphans.add(outcome.orphaned);
@@ -230,15 +262,33 @@ impl State {
         // What had no name is gone: a successor takes that off by itself, so
         // the next write is early enough.
         let parted = Outcome { removed: outcome.removed, homed: outcome.removed, ..Outcome::default() };
-        if slots.is_empty() && *outcome == parted {
+        if self.is_late || (slots.is_empty() && *outcome == parted) {
             return Ok(());
         }
-        let end = slots.iter().flatten().max().map_or(FIRST, |last| FIRST + (last + 1) * ENTRY);
+        // Others who change the same object have begun with what it cost then.
+        let moved = object.and_then(|ino| self.rebase(ino, outcome));
+        let last = slots.iter().flatten().copied().chain(moved).max();
+        let end = last.map_or(FIRST, |last| FIRST + (last + 1) * ENTRY);
         if slots.contains(&None) {
             self.put_mark();
             return self.write(8, end);
         }
         self.write(COUNTERS, end)
+    }
+
+    /// Tells the entries of an object what has just been counted of it. Returns
+    /// the last of them.
+    fn rebase(&mut self, ino: u64, outcome: &Outcome) -> Option<usize> {
+        let mut last = None;
+        for slot in (0..SLOTS).filter(|slot| self.taken[*slot]) {
+            let at = FIRST + slot * ENTRY;
+            if self.page[at] != 0 && self.number(at + 8) == ino {
+                let before = self.number(at + 16).saturating_add(outcome.added.bytes).saturating_sub(outcome.removed.bytes);
+                self.page[at + 16..at + 24].copy_from_slice(&before.to_le_bytes());
+                last = Some(slot);
+            }
+        }
+        last
     }
 
     fn put_counters(&mut self) {
@@ -342,6 +392,56 @@ mod tests {
         assert!(reread(dir.path()).1.iter().any(|left| left.kind.is_none()));
         state.close(&slots, &Outcome::default()).unwrap();
         assert!(reread(dir.path()).1.is_empty());
+    }
+
+    /// Two write to one file, and both have begun when the first is done.
+    #[test]
+    fn what_is_counted_is_not_counted_again_by_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = attached(dir.path());
+        let entry = |ino| Entry { kind: EntryKind::Change, ino, before: 1000, path: Some(b"a") };
+        let (first, second) = (state.open(&[entry(7)]).unwrap(), state.open(&[entry(7), entry(8)]).unwrap());
+        let grown = |bytes| Outcome { added: Usage { bytes, inodes: 0 }, ..Outcome::default() };
+        state.close(&first, &grown(4096)).unwrap();
+        let befores = || reread(dir.path()).1.iter().map(|left| (left.ino, left.before)).collect::<Vec<_>>();
+        assert_eq!(befores(), [(7, 5096), (8, 1000)]);
+        state.count_object(7, &Outcome { removed: Usage { bytes: 96, inodes: 0 }, ..Outcome::default() }).unwrap();
+        assert_eq!(befores(), [(7, 5000), (8, 1000)]);
+        assert_eq!(reread(dir.path()).0.used.bytes, 4000);
+        state.close(&second, &Outcome::default()).unwrap();
+        assert!(befores().is_empty());
+    }
+
+    /// What has no name is gone with whoever had it open, whether that was
+    /// written or not.
+    #[test]
+    fn an_object_that_parts_is_written_with_the_next_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = attached(dir.path());
+        let one = Usage::one(512);
+        state.close(&[], &Outcome { added: one, orphaned: one, ..Outcome::default() }).unwrap();
+        state.close(&[], &Outcome { removed: one, homed: one, ..Outcome::default() }).unwrap();
+        let (found, _) = reread(dir.path());
+        assert_eq!((found.used, found.orphans, state.used), (one, one, Usage::default()));
+        assert_eq!(found.named(), Usage::default());
+        state.close(&[], &Outcome { added: Usage::one(100), ..Outcome::default() }).unwrap();
+        assert_eq!((reread(dir.path()).0.used, reread(dir.path()).0.orphans), (Usage::one(100), Usage::default()));
+    }
+
+    #[test]
+    fn late_counters_are_unknown_until_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = attached(dir.path());
+        state.is_late = true;
+        state.write_mark().unwrap();
+        let slots = state.open(&[Entry { kind: EntryKind::Create, ino: 0, before: 0, path: Some(b"a") }]).unwrap();
+        state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }).unwrap();
+        let (found, left) = reread(dir.path());
+        assert!(found.used == Usage::default() && left.iter().any(|left| left.kind.is_none()), "{found:?} {left:?}");
+        state.clean = true;
+        state.write_all().unwrap();
+        let (found, left) = reread(dir.path());
+        assert_eq!((found.used, found.clean, left.len()), (Usage::one(512), true, 0));
     }
 
     #[test]

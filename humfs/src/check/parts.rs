@@ -174,8 +174,7 @@ impl Counters {
         let Some(control) = tree.control() else { return counters };
         match state::read(control) {
             Ok(Some((state, left))) => {
-                let mut said = state.used;
-                said.sub(state.orphans);
+                let said = state.named();
                 counters.in_flight = left.len();
                 counters.said = left.is_empty().then_some(said);
                 counters.used = state.clean.then_some((tree.superblock().used, state.used.bytes.max(1)));

@@ -13,7 +13,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The socket's name, beside the database.
 pub const SOCKET: &str = "socket";
@@ -107,24 +107,81 @@ pub fn answer(stream: &UnixStream, flush: impl FnOnce() -> Standing) {
 /// # Errors
 /// That somebody does and gives no answer within `patience`.
 pub fn flush(dir: &Path, patience: Duration) -> io::Result<Option<Standing>> {
+    let deadline = Instant::now() + patience;
     let (_held, path) = short(dir)?;
-    let stream = match UnixStream::connect(path) {
+    let stream = match connect(&path, patience) {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
         Err(error) => return Err(error),
     };
-    stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
     (&stream).write_all(b"flush\n")?;
-    let mut line = String::new();
-    BufReader::new((&stream).take(LINE_MAX)).read_line(&mut line)?;
+    let line = line_by(&stream, deadline)?;
     let nonsense = || io::Error::new(io::ErrorKind::InvalidData, "the server's answer is none");
     Standing::parse(&line).map(Some).ok_or_else(nonsense)
+}
+
+/// Somebody who listens and never accepts is not waited for without end.
+fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(patience))?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(UnixStream::from(socket))
+}
+
+/// The first line, or what there is at the end; all of it by `deadline`, however
+/// slowly it trickles.
+fn line_by(mut stream: &UnixStream, deadline: Instant) -> io::Result<String> {
+    let (mut line, mut piece) = (Vec::new(), [0; LINE_MAX as usize]);
+    while !line.contains(&b'\n') && line.len() < LINE_MAX as usize {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut piece) {
+            Ok(0) => break,
+            Ok(count) => line.extend(piece.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let end = line.iter().position(|&byte| byte == b'\n').unwrap_or(line.len());
+    Ok(String::from_utf8_lossy(line.get(..end).unwrap_or_default()).into_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One byte at a time, or none and nobody who accepts.
+    #[test]
+    fn patience_has_an_end() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let listener = listen(dir.path()).expect("a socket");
+        let patience = Duration::from_millis(300);
+        let asked = |expected: Duration| {
+            let begun = Instant::now();
+            flush(dir.path(), patience).expect_err("no answer");
+            assert!(begun.elapsed() < expected, "{:?}", begun.elapsed());
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().expect("a client");
+                while stream.write_all(b"o").is_ok() {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            });
+            asked(patience * 4);
+        });
+        // A short queue, and nobody who looks after it.
+        rustix::net::listen(&listener, 0).expect("listen");
+        let begun = Instant::now();
+        let waiting: Vec<_> = std::iter::from_fn(|| connect(&short(dir.path()).ok()?.1, patience).ok()).take(100).collect();
+        assert!(waiting.len() < 100 && begun.elapsed() < patience * 4, "{} wait", waiting.len());
+        asked(patience * 4);
+    }
 
     #[test]
     fn answers_come_across() {

@@ -16,9 +16,6 @@ use std::time::{Duration, Instant};
 /// What a messenger may take beyond the patience it has with others.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// What each of several is given at least.
-const SHORTEST: Duration = Duration::from_millis(20);
-
 /// Bytes of its longest word.
 const LONGEST: usize = 4096;
 
@@ -31,15 +28,24 @@ fn patience(limits: &Limits) -> Duration {
 pub(crate) fn carry(stream: &UnixStream, errand: &Errand) -> i32 {
     let dirs: Vec<_> = errand.source.catalogs().filter_map(|catalog| catalog.dir.as_deref()).collect();
     while let Ok(Some(_)) = receive(stream, LONGEST, None) {
-        // Together they may take as long as one.
-        let begun = Instant::now();
-        let seek = |dir: &&Path| Freshness::seek(dir, patience(&errand.limits).saturating_sub(begun.elapsed()).max(SHORTEST));
-        let Some(worst) = dirs.iter().map(seek).reduce(Freshness::or_worse) else { return 1 };
+        let Some(worst) = seek_all(&dirs, patience(&errand.limits)) else { return 1 };
         if send(stream, worst.to_line().as_bytes(), None).is_err() {
             return 1;
         }
     }
     0
+}
+
+/// Together they take as long as the slowest.
+fn seek_all(dirs: &[&Path], patience: Duration) -> Option<Freshness> {
+    if let [dir] = dirs {
+        return Some(Freshness::seek(dir, patience));
+    }
+    std::thread::scope(|scope| {
+        let seekers: Vec<_> = dirs.iter().map(|dir| scope.spawn(|| Freshness::seek(dir, patience))).collect();
+        let found = seekers.into_iter().map(|seeker| seeker.join().unwrap_or_else(|_| Freshness::Behind("who asked has died".into())));
+        found.reduce(Freshness::or_worse)
+    })
 }
 
 /// See the [module](self). Those who ask while somebody else is at it share

@@ -16,8 +16,9 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, Statement, ToSql, ffi};
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -77,8 +78,7 @@ pub(crate) struct Session {
     clock: Clock,
     limits: Limits,
     source: Source,
-    /// Device and inode of each file that was opened; None for one out of sight.
-    identities: Vec<Option<(u64, u64)>>,
+    files: Vec<Known>,
     /// Of the schemas that `policy` knows.
     versions: Vec<i64>,
 }
@@ -98,7 +98,7 @@ impl Session {
             clock: Clock::new(),
             limits: errand.limits,
             source: errand.source.clone(),
-            identities: errand.source.databases().map(|(_, path)| identity(path)).collect(),
+            files: errand.source.databases().map(|(_, path)| Known::look(path)).collect(),
             versions: Vec::new(),
             connection,
         };
@@ -192,15 +192,14 @@ impl Session {
     /// What was seen of a file before this process gave up its rights may be
     /// out of its sight now; then nothing can be noticed.
     pub(crate) fn forget_what_is_out_of_sight(&mut self) {
-        for ((_, path), known) in self.source.databases().zip(&mut self.identities) {
-            *known = identity(path).and(*known);
+        for known in &mut self.files {
+            known.identity = identity(&known.path).and(known.identity);
         }
     }
 
     /// Whether somebody has put another file in the place of one.
     fn is_replaced(&self) -> bool {
-        let mut known = self.source.databases().zip(&self.identities);
-        known.any(|((_, path), known)| known.is_some() && identity(path) != *known)
+        self.files.iter().any(Known::is_replaced)
     }
 
     /// Begins the time of one request.
@@ -321,6 +320,28 @@ impl Session {
         let changed = self.connection.execute(&deed.sql, rusqlite::params_from_iter(&deed.arguments));
         let changed = changed.map_err(|error| self.failure(&error))?;
         Ok((changed as u64, self.connection.last_insert_rowid()))
+    }
+}
+
+/// A file of a database as it was opened.
+struct Known {
+    path: PathBuf,
+    /// Device and inode; None for one that is out of sight.
+    identity: Option<(u64, u64)>,
+    /// Tells that it is gone, also when its directory cannot be seen any more.
+    held: Option<OwnedFd>,
+}
+
+impl Known {
+    fn look(path: &Path) -> Known {
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+        let held = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).ok();
+        Known { path: path.to_owned(), identity: identity(path), held }
+    }
+
+    fn is_replaced(&self) -> bool {
+        let is_gone = self.held.as_ref().is_some_and(|held| rustix::fs::fstat(held).is_ok_and(|stat| stat.st_nlink == 0));
+        is_gone || (self.identity.is_some() && identity(&self.path) != self.identity)
     }
 }
 

@@ -98,7 +98,16 @@ impl Node {
     /// # Errors
     /// Those of chmod(2), chown(2), truncate(2), utimensat(2).
     pub fn set_attr(&mut self, change: &SetAttr) -> Result<&Attr> {
-        self.attr = self.export().set_attr(&self.offline.caller, self.id, None, change)?.0;
+        self.set_attr_of(None, change)
+    }
+
+    /// The same, of the object that `file` is open on.
+    ///
+    /// # Errors
+    /// Those of fchmod(2), fchown(2), ftruncate(2), futimens(2).
+    pub fn set_attr_of(&mut self, file: Option<&File>, change: &SetAttr) -> Result<&Attr> {
+        let handle = file.map(|file| file.handle);
+        self.attr = self.export().set_attr(&self.offline.caller, self.id, handle, change)?.0;
         Ok(&self.attr)
     }
 

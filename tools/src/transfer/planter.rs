@@ -229,7 +229,7 @@ fn fill(node: &mut Node, file: Option<File>, item: &Item, buffer: &mut [u8], ori
             told(count as u64);
         }
         if end < *size {
-            node.set_attr(&SetAttr { size: Some(*size), ..SetAttr::default() }).map_err(&cannot)?;
+            node.set_attr_of(Some(file), &SetAttr { size: Some(*size), ..SetAttr::default() }).map_err(&cannot)?;
         }
     }
     if matches!(item.body, Body::HardLink(_)) {
@@ -238,11 +238,11 @@ fn fill(node: &mut Node, file: Option<File>, item: &Item, buffer: &mut [u8], ori
     let wanted = attributes(node, item);
     let times = times(item.mtime, item.atime);
     if item.xattrs.is_empty() {
-        change(node, &SetAttr { mtime: times.mtime, atime: times.atime, ..wanted }).map_err(&cannot)?;
+        change(node, file.as_ref(), &SetAttr { mtime: times.mtime, atime: times.atime, ..wanted }).map_err(&cannot)?;
     } else {
-        change(node, &wanted).map_err(&cannot)?;
+        change(node, file.as_ref(), &wanted).map_err(&cannot)?;
         set_xattrs(node, &item.path, &item.xattrs)?;
-        change(node, &times).map_err(&cannot)?;
+        change(node, file.as_ref(), &times).map_err(&cannot)?;
     }
     Ok(())
 }
@@ -261,14 +261,14 @@ fn attributes(node: &Node, item: &Item) -> SetAttr {
     change
 }
 
-fn change(node: &mut Node, change: &SetAttr) -> externfs::Result<()> {
+fn change(node: &mut Node, file: Option<&File>, change: &SetAttr) -> externfs::Result<()> {
     if *change == SetAttr::default() {
         return Ok(());
     }
-    let attr = node.set_attr(change)?;
+    let attr = node.set_attr_of(file, change)?;
     match change.mode {
         // The owner's change may have cost it its setuid bit.
-        Some(mode) if attr.mode != mode => node.set_attr(&SetAttr { mode: Some(mode), ..SetAttr::default() }).map(drop),
+        Some(mode) if attr.mode != mode => node.set_attr_of(file, &SetAttr { mode: Some(mode), ..SetAttr::default() }).map(drop),
         _ => Ok(()),
     }
 }
