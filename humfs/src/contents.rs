@@ -13,10 +13,36 @@ use externfs::{
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// What must be kept free for blocks that the host may still add, in bytes,
 /// before it is worth the wait to find out which it does.
 const WORTH_SETTLING: u64 = 64 << 10;
+
+/// A limit that somebody has changed holds after so long, whatever is done.
+const LIMIT_LOOK: Duration = Duration::from_secs(1);
+
+/// When the limit was last looked at.
+#[derive(Debug)]
+pub(crate) struct LimitLook {
+    begun: Instant,
+    /// Milliseconds after that.
+    last: AtomicU64,
+}
+
+impl LimitLook {
+    pub(crate) fn new() -> LimitLook {
+        LimitLook { begun: Instant::now(), last: AtomicU64::new(0) }
+    }
+
+    /// Whether it is time again; to one who asks at a time.
+    fn is_due(&self) -> bool {
+        let (now, last) = (self.begun.elapsed().as_millis() as u64, self.last.load(Ordering::Relaxed));
+        now.saturating_sub(last) >= LIMIT_LOOK.as_millis() as u64
+            && self.last.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
 
 impl HumFs {
     /// See [`externfs::ExternFs::open`].
@@ -326,8 +352,12 @@ impl HumFs {
     }
 
     /// [`Account::announce`](crate::account::Account::announce), after another
-    /// look at the limit where there is no room.
+    /// look at the limit where there is no room, or the last one was long ago:
+    /// somebody may have made it smaller.
     pub(crate) fn announce(&self, entries: &[Entry<'_>], need: Usage) -> Result<Announced<'_>> {
+        if self.limit_look.is_due() {
+            self.limit_has_changed();
+        }
         match self.account.announce(entries, need) {
             Err(error) if error.errno() == Errno::ENOSPC && self.limit_has_changed() => self.account.announce(entries, need),
             answer => answer,

@@ -3,6 +3,7 @@
 
 use crate::account::{self, Account, Usage};
 use crate::catalog::{Book, Feed, Parts};
+use crate::contents::LimitLook;
 use crate::host::{damaged, fault};
 use crate::intent::Journal;
 use crate::locks::DirLocks;
@@ -32,6 +33,7 @@ pub struct HumFs {
     /// Changes of several steps that no store knows of; None where nothing changes.
     pub(crate) journal: Option<Journal>,
     pub(crate) unsettled: Mutex<Unsettled>,
+    pub(crate) limit_look: LimitLook,
     pub(crate) root_key: NodeKey,
     root_node: Arc<HumNode>,
     book: Option<Book>,
@@ -82,6 +84,7 @@ impl HumFs {
             dirs: Arc::new(DirLocks::new()),
             journal,
             unsettled: Mutex::default(),
+            limit_look: LimitLook::new(),
             root_key,
             root_node,
             book: None,

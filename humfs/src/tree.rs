@@ -297,7 +297,8 @@ fn edit_superblock(root: BorrowedFd<'_>, control: BorrowedFd<'_>, edit: impl FnO
 }
 
 /// Sets the limit of the tree at `path`, which may be mounted: its server
-/// looks at the superblock when it tells sizes and before it says ENOSPC.
+/// looks at the superblock when it tells sizes, before it says ENOSPC, and a
+/// second after it last did before any change.
 ///
 /// # Errors
 /// One clear line; a limit below what is used is refused.
