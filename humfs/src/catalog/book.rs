@@ -47,6 +47,11 @@ const OVERTAKEN: Errno = Errno::EOVERFLOW;
 const FAILURES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// How long one that could not be kept is left alone at first, and at most: the
+/// host may have room by then.
+const REST: Duration = Duration::from_secs(2);
+const REST_MOST: Duration = Duration::from_secs(320);
+
 /// How often an object is looked for by names that do not lead to it.
 const MISSES: u32 = 8;
 
@@ -177,25 +182,39 @@ impl Writer {
     }
 
     fn run(mut self) {
-        let outcome = self.keep();
-        match (outcome, self.catalog.take()) {
-            (Ok(()), Some(catalog)) => {
-                if let Err(error) = close(catalog, self.dir.as_fd(), self.feed.is_in_order()) {
-                    tracing::warn!("the catalog is not left in order, and will be made anew: {error}");
-                }
+        let (mut told, mut rest) = (String::new(), REST);
+        while let Err(error) = self.keep() {
+            let why = error.to_string();
+            if why != told {
+                tracing::warn!("the catalog is not kept: {why}; it is made anew when that is over");
             }
-            // It was told to end in the middle of a scan.
-            (Ok(()), None) => {}
-            (Err(error), _) => {
-                tracing::warn!("the catalog is not kept any more: {error}");
-                // Whoever asks meanwhile is told so.
-                self.feed.fail(error.to_string());
-                self.feed.wait_for_end();
+            // Whoever asks meanwhile is told so.
+            self.feed.fail(why.clone());
+            self.rest();
+            if self.feed.ends_within(rest) {
+                break;
             }
+            rest = (rest * 2).min(REST_MOST);
+            told = why;
+        }
+        // None if it was told to end in the middle of a scan, or failed.
+        if let Some(catalog) = self.catalog.take()
+            && let Err(error) = close(catalog, self.dir.as_fd(), self.feed.is_in_order())
+        {
+            tracing::warn!("the catalog is not left in order, and will be made anew: {error}");
         }
         // Nobody answers there any more.
         let _ = host::remove_file(self.dir.as_fd(), SOCKET);
         self.feed.fail("the tree is not served any more".into());
+    }
+
+    /// Has nothing of what it had: the next scan finds it.
+    fn rest(&mut self) {
+        self.catalog = None;
+        self.restless = Restless::default();
+        if let Some(reader) = &mut self.reader {
+            reader.start_over();
+        }
     }
 
     fn keep(&mut self) -> Result<()> {

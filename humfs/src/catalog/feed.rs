@@ -312,12 +312,11 @@ impl Feed {
         }
     }
 
-    /// Waits until somebody wants the book to end.
-    pub(super) fn wait_for_end(&self) {
-        let mut state = self.state();
-        while !state.closing {
-            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
+    /// Waits until somebody wants the book to end, or for so long; whether somebody does.
+    pub(super) fn ends_within(&self, time: Duration) -> bool {
+        let waited = self.work.wait_timeout_while(self.state(), time, |state| !state.closing);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.closing
     }
 
     /// Whether somebody wants the book to end.

@@ -7,7 +7,7 @@
 //! flush\n      ok\n                  it is
 //!              ok 5\n               it is, but for what 5 files say, which are still to be read
 //!              building 17 40\n      it is being made: 17 of about 40 names so far
-//!              failed REASON\n       it is not kept any more
+//!              failed REASON\n       it is not kept for now
 //! ```
 
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -33,7 +33,7 @@ pub enum Standing {
     Reading(u64),
     /// It is being made: names so far, and about how many there are (0: unknown).
     Building(u64, u64),
-    /// It is not kept any more, for this reason.
+    /// It is not kept, for this reason.
     Failed(String),
 }
 
