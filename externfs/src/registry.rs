@@ -54,6 +54,12 @@ pub trait Plugin: Send + Sync {
     fn owner_is_root(&self) -> bool {
         false
     }
+    /// The user and group of the host that root is to open and serve `source` as:
+    /// what root would make there would be root's, and in somebody's way.
+    fn serves_as(&self, source: &Source) -> Option<(u32, u32)> {
+        let _ = source;
+        None
+    }
     /// The directory below the source in which the plugin keeps things of its
     /// own. A server may write there even if nothing is to be changed: readers
     /// share locks and indexes.

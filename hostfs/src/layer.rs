@@ -152,6 +152,12 @@ pub fn status(dir: BorrowedFd<'_>, name: &CStr) -> std::result::Result<Attr, rus
     stat.attr(&view).map_err(|_| rustix::io::Errno::IO)
 }
 
+/// The user whose the files are that the calling thread makes.
+#[must_use]
+pub fn acting_uid() -> u32 {
+    crate::sys::set_fs_uid(u32::MAX)
+}
+
 /// The identity of what `fd` stands for, as [`Inode::host_key`] has it.
 ///
 /// # Errors

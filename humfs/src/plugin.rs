@@ -34,6 +34,12 @@ impl Plugin for HumFsPlugin {
         true
     }
 
+    fn serves_as(&self, source: &Source) -> Option<(u32, u32)> {
+        let changes = Options::parse(&source.options).is_ok_and(|options| !options.read_only);
+        let there = std::fs::metadata(&source.path).ok()?;
+        (changes && rustix::process::geteuid().is_root() && there.uid() != 0).then_some((there.uid(), there.gid()))
+    }
+
     fn own_dir(&self) -> Option<&'static str> {
         Some("humfs")
     }
@@ -51,11 +57,11 @@ impl Plugin for HumFsPlugin {
 }
 
 /// What root's server makes is root's, and in the way of the owner's own
-/// server later.
+/// server later: see [`Plugin::serves_as`].
 fn refuse_for_root(path: &Path) -> std::result::Result<(), UsageError> {
     let Ok(there) = std::fs::metadata(path) else { return Ok(()) };
     let owner = there.uid();
-    if !rustix::process::geteuid().is_root() || owner == 0 {
+    if hostfs::layer::acting_uid() != 0 || owner == 0 {
         return Ok(());
     }
     let shown = path.display();

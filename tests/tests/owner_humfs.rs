@@ -23,25 +23,48 @@ fn main() -> std::process::ExitCode {
             case("nobody_else_comes_in", nobody_else_comes_in);
             case("the_kernel_checks_where_others_may_come_in", the_kernel_checks_where_others_may_come_in);
         }
-        cases.push(Case::new("root_does_not_serve_another_users_tree", root_does_not_serve_another_users_tree));
+        for format in Format::ALL {
+            let name = format!("root_serves_another_users_tree_as_him_{}", format.name());
+            cases.push(Case::new(name, move || root_serves_another_users_tree_as_him(format)));
+        }
         harness::main(cases)
     })
 }
 
-/// What it would make there would be root's, and shut the user out.
-fn root_does_not_serve_another_users_tree() {
-    let tree = HumTree::new(Format::Xattr, TOTAL);
+/// Root's mount of a user's tree: nothing in it becomes root's, whose own mount
+/// comes next, and the server has none of root's rights.
+fn root_serves_another_users_tree_as_him(format: Format) {
+    let tree = HumTree::new(format, TOTAL);
     let point = fixture::temp_dir();
     let mut mount = Command::new(fixture::binary());
     mount.args(["mount", "humfs"]).arg(tree.path()).arg(point.path());
+    let mounted = fixture::output(&mut mount);
+    assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
+    fixture::succeed(Command::new("sh").args(["-euc", PREPARE]).current_dir(point.path()));
+    let servers = fixture::shell(&format!("pgrep -f 'mount humfs {}'", tree.path().display()));
+    let ids = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let server = servers.lines().map(ids).find(|status| status.contains(&format!("Uid:\t{0}\t{0}\t{0}\t{0}", ordinary::USER)));
+    let status = server.unwrap_or_else(|| panic!("nobody of {servers} is user {}", ordinary::USER));
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapPrm:\t")).expect("capabilities");
+    // Passthrough is root's mount's.
+    let administration = 1u64 << 21;
+    assert_eq!(u64::from_str_radix(capabilities, 16).expect("a number") & !administration, 0, "{capabilities}");
+    let asked = Command::new(fixture::binary()).arg("query").arg(tree.path()).arg("select name from root_fs where setuid = 1").output();
+    assert_eq!(String::from_utf8_lossy(&asked.expect("a query").stdout), "/tool\n");
+    fixture::unmount(point.path());
+    let strange = || fixture::shell(&format!("find {} ! -user {}", tree.path().display(), ordinary::USER));
+    assert_eq!(strange(), "", "something in it is not the owner's");
+    let own = tree.mount("");
+    let said = fixture::succeed(Command::new("stat").args(["-c", "%u:%g %a", "theirs", "tool", "private/f"]).current_dir(own.path()));
+    assert_eq!(said, "4242:4243 640\n0:0 4755\n7:8 644\n");
+    // There is one writer, and it is not root.
     let refused = fixture::output(&mut mount);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && said.contains("belongs to user") && said.trim_end().lines().count() == 1, "{said}");
-    let strange = fixture::shell(&format!("find {} ! -user {}", tree.path().display(), ordinary::USER));
-    assert_eq!(strange, "", "something was made in it");
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("in use"), "{refused:?}");
     let looking = fixture::output(mount.args(["-o", "ro"]));
     assert!(looking.status.success(), "{}", String::from_utf8_lossy(&looking.stderr));
     fixture::unmount(point.path());
+    own.finish();
+    assert_eq!(strange(), "");
 }
 
 /// What a guest's root has made.

@@ -40,19 +40,40 @@ impl HostUser {
         Ok(HostUser { uid, gid })
     }
 
+    /// Does something as this user, as far as files are concerned. For a process
+    /// of one thread.
+    pub fn lend<T>(self, work: impl FnOnce() -> T) -> T {
+        let (gid, uid) = (nix::unistd::setfsgid(self.gid), nix::unistd::setfsuid(self.uid));
+        let done = work();
+        // Root's rights over files come back with this.
+        nix::unistd::setfsuid(uid);
+        nix::unistd::setfsgid(gid);
+        done
+    }
+
     /// Becomes this user for good, keeping nothing of root's but the right to
-    /// read.
+    /// read, and that to see `trusted.*` attributes of what is read.
     ///
     /// # Errors
     /// What the host says.
     pub fn enter(self) -> Result<()> {
+        self.enter_with(&[Capability::CAP_DAC_READ_SEARCH, Capability::CAP_SYS_ADMIN])
+    }
+
+    /// The same, to serve: a sandbox takes what is left.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn enter_to_serve(self) -> Result<()> {
+        self.enter_with(&[Capability::CAP_SYS_ADMIN])
+    }
+
+    fn enter_with(self, kept: &[Capability]) -> Result<()> {
         let cannot = |why: String| Failure::new(format!("cannot become user {}: {why}", self.uid));
         self.switch().map_err(|error| cannot(phrase(&error)))?;
         let refused = |error: caps::errors::CapsError| cannot(error.to_string());
-        // SYS_ADMIN, for trusted.* attributes of what is read.
-        let kept = [Capability::CAP_DAC_READ_SEARCH, Capability::CAP_SYS_ADMIN].into_iter();
         let permitted = caps::read(None, CapSet::Permitted).map_err(refused)?;
-        let kept: caps::CapsHashSet = kept.filter(|capability| permitted.contains(capability)).collect();
+        let kept: caps::CapsHashSet = kept.iter().copied().filter(|capability| permitted.contains(capability)).collect();
         caps::set(None, CapSet::Effective, &kept).map_err(refused)?;
         caps::set(None, CapSet::Permitted, &kept).map_err(refused)
     }

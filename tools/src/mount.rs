@@ -8,6 +8,7 @@
 
 use crate::daemon::{self, Background, Ready};
 use crate::failure::{Failure, Result};
+use crate::hostuser::HostUser;
 use crate::sandbox::{self, Mode, Needs};
 use crate::{options, plugins, process};
 use externfs::{Connect, MountOption, Plugin, Source};
@@ -15,7 +16,7 @@ use externfs_fuse::{FuseMount, MountError, MountOptions, PassthroughChoice, Serv
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, Uid};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,6 +69,22 @@ pub struct Sorted {
     pub own_dir: Option<&'static str>,
     /// The plugin opens no file once it serves.
     pub opens_nothing: bool,
+    /// Whom root becomes to serve it.
+    pub serves_as: Option<HostUser>,
+}
+
+/// Opens `source` by `plugin`, as whoever is to serve it.
+///
+/// # Errors
+/// The plugin's line.
+pub fn open(plugin: &dyn Plugin, source: &Path, sorted: &mut Sorted) -> Result<Arc<dyn Connect>> {
+    let source = Source { path: source.to_owned(), options: sorted.plugin.clone() };
+    sorted.serves_as = plugin.serves_as(&source).map(|(uid, gid)| HostUser { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) });
+    let opened = match sorted.serves_as {
+        Some(user) => user.lend(|| plugin.open(&source)),
+        None => plugin.open(&source),
+    };
+    Ok(opened?)
 }
 
 /// Sorts `list` for a mount of `plugin`.
@@ -129,13 +146,13 @@ pub fn known<'r>(registry: &'r externfs::Registry, name: &str) -> Result<&'r dyn
 pub fn run(request: &Request) -> Result<()> {
     let registry = plugins::registry();
     let plugin = known(&registry, &request.plugin)?;
-    let sorted = sort(plugin, &request.options)?;
+    let mut sorted = sort(plugin, &request.options)?;
     // The server's directory will be another one.
     let source = std::path::absolute(&request.source).unwrap_or_else(|_| request.source.clone());
     let log_file = sorted.log_file.as_ref().or(request.log_file.as_ref());
     let log_file = log_file.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
     process::raise_file_limit();
-    let connect = plugin.open(&Source { path: source.clone(), options: sorted.plugin.clone() })?;
+    let connect = open(plugin, &source, &mut sorted)?;
     let shown_as = sorted.shown_as.as_ref().map_or(source.as_os_str(), AsRef::as_ref);
     let mount = FuseMount::mount(shown_as, &request.point, &sorted.mount).map_err(refused)?;
     let job = Job { source, sorted, sandbox: request.sandbox, connect };
@@ -284,11 +301,15 @@ fn serve_mount(mount: FuseMount, job: &Job, background: &mut Option<(Ready, Back
     ended.map(drop).map_err(|error| Failure::new(error.to_string()))
 }
 
-/// Gives up what serving `tree` by FUSE, guests or both does not need.
+/// Gives up what serving `tree` by FUSE, guests or both does not need, first of
+/// all to be root where somebody else is to serve it.
 ///
 /// # Errors
 /// With `require`, what the kernel lacks.
 pub fn enter_sandbox(mode: Mode, sorted: &Sorted, tree: &Path, fuse: bool) -> Result<()> {
+    if let Some(user) = sorted.serves_as {
+        user.enter_to_serve()?;
+    }
     let passthrough = fuse && !sorted.opens_nothing && sorted.serve.passthrough != PassthroughChoice::Off;
     let needs = Needs {
         tree: (!sorted.opens_nothing).then_some(tree),

@@ -6,7 +6,7 @@ use crate::failure::{Failure, Result};
 use crate::mount::{self, Sorted};
 use crate::sandbox::Mode;
 use crate::{plugins, process};
-use externfs::{Connect, MountOption, Source};
+use externfs::{Connect, MountOption};
 use externfs_fuse::{FuseMount, ServeOptions, StopHandle, Unmounter};
 use externfs_virtio::{Options, Poll, Server, Stop};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -63,10 +63,10 @@ pub fn parse_poll(text: &str) -> std::result::Result<Poll, String> {
 pub fn run(request: &Request) -> Result<()> {
     let registry = plugins::registry();
     let plugin = mount::known(&registry, &request.plugin)?;
-    let sorted = sort(plugin, request)?;
+    let mut sorted = sort(plugin, request)?;
     process::raise_file_limit();
     let source = std::path::absolute(&request.source).unwrap_or_else(|_| request.source.clone());
-    let connect = plugin.open(&Source { path: source.clone(), options: sorted.plugin.clone() })?;
+    let connect = mount::open(plugin, &source, &mut sorted)?;
     let servers = bind(request, &connect)?;
     let fuse = match &request.mount {
         Some(point) => {

@@ -8,7 +8,7 @@ use crate::mount::{self, Sorted};
 use crate::options;
 use crate::plugins;
 use crate::sandbox::Mode;
-use externfs::{Connect, MountOption, Registry, Source};
+use externfs::{Connect, MountOption, Registry};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -99,9 +99,9 @@ impl Plan {
     pub fn open_shares(&self) -> Result<Vec<OpenShare>> {
         let registry = plugins::registry();
         let open = |share: &Share| -> Result<OpenShare> {
-            let source = Source { path: share.source.clone(), options: share.sorted.plugin.clone() };
-            let connect = mount::known(&registry, &share.plugin)?.open(&source)?;
-            Ok(OpenShare { tag: share.tag.clone(), source: share.source.clone(), sorted: share.sorted.clone(), connect })
+            let mut sorted = share.sorted.clone();
+            let connect = mount::open(mount::known(&registry, &share.plugin)?, &share.source, &mut sorted)?;
+            Ok(OpenShare { tag: share.tag.clone(), source: share.source.clone(), sorted, connect })
         };
         self.shares.iter().chain([&self.root]).map(open).collect()
     }
