@@ -57,8 +57,9 @@ pub struct CheckOptions {
     pub repair: bool,
     /// Look also while a writer is at work.
     pub live: bool,
-    /// What becomes of files without a record, as in `-o adopt=`.
-    pub adopt: Adopt,
+    /// What becomes of files without a record, as in `-o adopt=`; None for what
+    /// the tree's settings say.
+    pub adopt: Option<Adopt>,
 }
 
 /// How far a check is, for whoever asks from another thread.
@@ -191,6 +192,7 @@ impl<'a> Survey<'a> {
     fn new(tree: &Tree, options: &CheckOptions, progress: &'a Progress, found: Vec<Found>) -> Survey<'a> {
         Survey {
             options: *options,
+            adopt: tree.adopt(options.adopt),
             format: tree.superblock().format,
             owner: parts::owner(tree),
             progress,

@@ -53,9 +53,9 @@ impl fmt::Display for Explanation {
 ///
 /// # Errors
 /// One clear line.
-pub fn explain(path: &Path, inside: &[u8], adopt: Adopt) -> std::result::Result<Explanation, UsageError> {
+pub fn explain(path: &Path, inside: &[u8], adopt: Option<Adopt>) -> std::result::Result<Explanation, UsageError> {
     let tree = Tree::open_exposed(path, Access::Read)?;
-    let store = tree.store()?;
+    let (store, adopt) = (tree.store()?, tree.adopt(adopt));
     let inside: Vec<u8> = inside.split(|&byte| byte == b'/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join(&b'/');
     let failed = |why: String| UsageError(format!("'{}': /{}: {why}", path.display(), shown(&inside)));
     let explained = Subject::find(&tree, &*store, &inside).and_then(|subject| subject.map(|subject| subject.explain(adopt)).transpose());

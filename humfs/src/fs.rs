@@ -27,6 +27,7 @@ pub struct HumFs {
     pub(crate) base: Arc<HostFs>,
     pub(crate) store: Arc<dyn MetaStore>,
     pub(crate) options: Options,
+    pub(crate) adopt: Adopt,
     pub(crate) account: Arc<Account>,
     pub(crate) nodes: Arc<NodeTable>,
     pub(crate) dirs: Arc<DirLocks>,
@@ -74,11 +75,13 @@ impl HumFs {
         let cost = account::cost(&host, record.xattrs.bytes());
         let (root_node, _) = nodes.intern(inner, record, cost, false);
         let root_key = root_node.key();
+        let adopt = tree.adopt(options.adopt);
         let mut fs = HumFs {
             tree,
             base,
             store,
             options,
+            adopt,
             account,
             nodes,
             dirs: Arc::new(DirLocks::new()),
@@ -108,7 +111,7 @@ impl HumFs {
             account: self.account.clone(),
             nodes: self.nodes.clone(),
             root: self.root_node.clone(),
-            adopt: self.options.adopt,
+            adopt: self.adopt,
         }
     }
 
@@ -176,7 +179,7 @@ impl HumFs {
     pub(crate) fn load(&self, at: &At<'_>, host: &Attr) -> Result<Record> {
         match self.store.load(at, host)? {
             Loaded::Record(record) => Ok(record),
-            Loaded::Absent => adopted(self.options.adopt, host),
+            Loaded::Absent => adopted(self.adopt, host),
         }
     }
 

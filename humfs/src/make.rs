@@ -4,7 +4,7 @@ use crate::birth;
 use crate::convert::PARTS;
 use crate::fs::HumFs;
 use crate::host::{self, Fault};
-use crate::options::Options;
+use crate::options::{Adopt, Options};
 use crate::store::Format;
 use crate::superblock::Superblock;
 use crate::tree::{Tree, take_lock};
@@ -25,6 +25,17 @@ pub struct Plan {
     pub total: u64,
     /// Objects that it may hold; None for as many as the host takes.
     pub inodes: Option<u64>,
+    /// What becomes of files that the host makes in it; None for [`Adopt::default`].
+    pub adopt: Option<Adopt>,
+}
+
+impl Plan {
+    /// `humfs/settings`.
+    fn settings(&self) -> String {
+        let inodes = self.inodes.map(|inodes| format!("inodes {inodes}\n"));
+        let adopt = self.adopt.map(|adopt| format!("adopt {}\n", adopt.word()));
+        inodes.into_iter().chain(adopt).collect()
+    }
 }
 
 /// In `humfs/` while a tree is being made or filled. Nobody opens it then.
@@ -131,8 +142,9 @@ fn prepare(path: &Path, plan: &Plan) -> Result<(OwnedFd, OwnedFd, OwnedFd), Usag
     if !host::names(data.as_fd()).map_err(&cannot)?.is_empty() {
         return Err(UsageError(format!("'{shown}/data' is not empty: 'humfsify' converts a directory that is there")));
     }
-    if let Some(inodes) = plan.inodes {
-        host::replace_file(control.as_fd(), c"settings", format!("inodes {inodes}\n").as_bytes()).map_err(&cannot)?;
+    let settings = plan.settings();
+    if !settings.is_empty() {
+        host::replace_file(control.as_fd(), c"settings", settings.as_bytes()).map_err(&cannot)?;
     }
     Ok((root, control, lock))
 }
@@ -190,7 +202,7 @@ mod tests {
     use crate::tree::Access;
 
     fn plan(format: Format) -> Plan {
-        Plan { format, total: 1 << 30, inodes: None }
+        Plan { format, total: 1 << 30, inodes: None, adopt: None }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::account::{self, Account, EntryKind, Limits, State, Usage, state};
 use crate::fs::HumFs;
 use crate::host::{self, Fault, damaged, fault};
 use crate::intent::Journal;
+use crate::options::Adopt;
 use crate::path;
 use crate::store::{At, Loaded, Recovered};
 use crate::tree::Tree;
@@ -195,6 +196,17 @@ impl Tree {
     /// How many objects the tree may hold: `inodes N` of `humfs/settings`.
     pub(crate) fn inode_limit(&self) -> Fault<u64> {
         Ok(self.setting("inodes")?.and_then(|value| value.parse().ok()).unwrap_or(u64::MAX))
+    }
+
+    /// What becomes of objects without a record: what is `asked` for, or what
+    /// `adopt POLICY` of `humfs/settings` says. A policy that cannot be read is
+    /// not replaced by a laxer one.
+    pub(crate) fn adopt(&self, asked: Option<Adopt>) -> Adopt {
+        asked.unwrap_or_else(|| match self.setting("adopt") {
+            Ok(None) => Adopt::default(),
+            Ok(Some(word)) => Adopt::parse(&word).unwrap_or(Adopt::Refuse),
+            Err(_) => Adopt::Refuse,
+        })
     }
 
     /// The value of `key` in `humfs/settings`, a file of lines KEY VALUE.

@@ -7,7 +7,10 @@ use externfs_catalog::Wanted;
 /// Each option as written, and one line of help.
 pub(crate) const OPTIONS: &[(&str, &str)] = &[
     ("ro", "nothing can be changed; allowed beside a writer"),
-    ("adopt=root|owner-map|refuse", "files that the host made: root's (the default), their host owner's, or an error (EIO)"),
+    (
+        "adopt=root|owner-map|refuse",
+        "files that the host made: root's, their host owner's, or an error (EIO); default: the tree's own setting, or root",
+    ),
     ("catalog=on|off", "whether the tree's metadata can be queried with SQL (default: on)"),
     ("content=GLOB[:GLOB...]", "files whose text can be searched, too: '*.eml', '/home/*/Mail/*' (default: none)"),
     ("content-max=BYTES", "larger files are not read for that (default: 1048576)"),
@@ -35,13 +38,31 @@ pub enum Adopt {
     Refuse,
 }
 
+impl Adopt {
+    /// The policy called `word`.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Adopt> {
+        [Adopt::Root, Adopt::OwnerMap, Adopt::Refuse].into_iter().find(|policy| policy.word() == word)
+    }
+
+    /// As it is written.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Adopt::Root => "root",
+            Adopt::OwnerMap => "owner-map",
+            Adopt::Refuse => "refuse",
+        }
+    }
+}
+
 /// All of them, checked. By default no catalog is kept; a mount keeps one.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Options {
     /// Nothing is changed, and no lock is taken.
     pub read_only: bool,
-    /// What becomes of files without a record.
-    pub adopt: Adopt,
+    /// What becomes of files without a record; None for what the tree's settings say.
+    pub adopt: Option<Adopt>,
     /// Whether SQL can be told about the tree.
     pub catalog: Upkeep,
     /// What the catalog's views are called by.
@@ -86,9 +107,7 @@ impl Options {
             match (option.key.as_str(), option.value.as_deref()) {
                 ("ro", None) => options.read_only = true,
                 ("rw", None) => options.read_only = false,
-                ("adopt", Some("root")) => options.adopt = Adopt::Root,
-                ("adopt", Some("owner-map")) => options.adopt = Adopt::OwnerMap,
-                ("adopt", Some("refuse")) => options.adopt = Adopt::Refuse,
+                ("adopt", Some(word)) => options.adopt = Some(Adopt::parse(word).ok_or_else(|| refuse("adopt", Some(word)))?),
                 ("catalog", Some("on")) => options.catalog = Upkeep::On,
                 ("catalog", Some("off")) => options.catalog = Upkeep::Off,
                 ("content", Some(globs)) => {
@@ -142,7 +161,7 @@ mod tests {
     #[test]
     fn options_are_understood_or_named() {
         assert!(parse("ro", None).unwrap().read_only);
-        assert_eq!(parse("adopt", Some("refuse")).unwrap().adopt, Adopt::Refuse);
+        assert_eq!(parse("adopt", Some("refuse")).unwrap().adopt, Some(Adopt::Refuse));
         assert!(parse("adopt", Some("maybe")).unwrap_err().0.contains("adopt=root|owner-map|refuse"));
         assert!(parse("squash", Some("1:1")).unwrap_err().0.contains("no option 'squash=1:1': there are ro, adopt="));
     }

@@ -157,7 +157,7 @@ fn snapshot(path: &Path) -> BTreeMap<Vec<u8>, String> {
 
 fn tree(format: Format) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
-    lay(dir.path(), &Plan { format, total: 1 << 30, inodes: None }).expect("laid");
+    lay(dir.path(), &Plan { format, total: 1 << 30, inodes: None, adopt: None }).expect("laid");
     let bridge = open(dir.path());
     fill(&*bridge.connect().expect("connected"));
     bridge.close().expect("closed");

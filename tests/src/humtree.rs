@@ -77,7 +77,7 @@ impl HumTree {
     pub fn limited(format: Format, total: u64, inodes: Option<u64>) -> HumTree {
         ordinary::need();
         let tree = HumTree { ground: Ground::new() };
-        let plan = Plan { format, total, inodes };
+        let plan = Plan { format, total, inodes, adopt: None };
         humfs::make::lay(&tree.path(), &plan).unwrap_or_else(|why| panic!("{why}"));
         tree.hand_over();
         tree
@@ -124,7 +124,7 @@ impl HumTree {
     pub fn confined(format: Format, mebibytes: u64) -> HumTree {
         ordinary::need();
         let tree = HumTree { ground: Ground::Image(LoopFs::new(mebibytes)) };
-        let plan = Plan { format, total: TOTAL, inodes: None };
+        let plan = Plan { format, total: TOTAL, inodes: None, adopt: None };
         humfs::make::lay(&tree.path(), &plan).unwrap_or_else(|why| panic!("{why}"));
         tree.hand_over();
         tree

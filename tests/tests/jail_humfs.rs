@@ -61,7 +61,7 @@ impl Scene {
         for file in ["secret", "metadata", "state", "dir/secret", "dir/metadata", "dir/1"] {
             fs::write(dir.path().join("outside").join(file), SECRET).unwrap();
         }
-        let plan = Plan { format, total: 1 << 30, inodes: None };
+        let plan = Plan { format, total: 1 << 30, inodes: None, adopt: None };
         humfs::make::lay(&dir.path().join("tree"), &plan).unwrap();
         let mut scene = Scene { dir, before: TreeView::new() };
         scene.before = scene.canary();

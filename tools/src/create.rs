@@ -24,7 +24,7 @@ const ROOT_MODE: u32 = 0o755;
 /// # Errors
 /// The tree cannot be made, the source not be read.
 pub fn run(asked: &Create) -> Result<()> {
-    let plan = Plan { format: asked.metadata, total: asked.size, inodes: asked.inodes };
+    let plan = Plan { format: asked.metadata, total: asked.size, inodes: asked.inodes, adopt: asked.adopt };
     let owner = asked.owner.as_deref().map(owner::Owner::find).transpose()?;
     process::raise_file_limit();
     // What cannot be read is found out before anything is made.

@@ -44,6 +44,38 @@ fn exit_codes_say_how_it_stands() {
     }
 }
 
+/// Whoever makes a tree says what becomes of files that the host drops there;
+/// every command keeps to it, unless it is told otherwise.
+#[test]
+fn a_tree_has_a_policy_of_its_own() {
+    let place = Place::new();
+    let me = fs::metadata(place.path()).expect("stat").uid();
+    for (policy, owner) in [("refuse", None), ("owner-map", Some(me)), ("root", Some(0))] {
+        let tree = place.path().join(policy);
+        succeeds(externfs(["create", "--size", "1G", "--inodes", "100", "--adopt", policy]).arg(&tree));
+        fs::write(tree.join("data/dropped"), "by the host").expect("write");
+        let (code, said) = check(&tree, &[]);
+        assert!(code == 4 && said.contains(&format!("adopt={policy}")), "{said}");
+        let mut stat = externfs(["stat"]);
+        stat.arg(&tree).arg("/dropped");
+        match owner {
+            Some(owner) => assert!(succeeds(&mut stat).contains(&owner.to_string())),
+            None => fails(&mut stat, 1, &["/dropped"]),
+        }
+        let explained = succeeds(externfs(["explain"]).arg(&tree).arg("/dropped"));
+        assert!(explained.contains(&format!("adopt={policy}")), "{explained}");
+        let asked = succeeds(externfs(["explain", "--adopt", "root"]).arg(&tree).arg("/dropped"));
+        assert!(asked.contains("adopt=root"), "{asked}");
+    }
+    // What cannot be read is not taken for a laxer one, and is told.
+    let tree = place.path().join("owner-map");
+    fs::write(tree.join("humfs/settings"), "adopt everybody\n").expect("write");
+    let (code, said) = check(&tree, &[]);
+    assert!(code == 4 && said.contains("adopt everybody") && said.contains("adopt=refuse"), "{said}");
+    fails(externfs(["stat"]).arg(&tree).arg("/dropped"), 1, &["/dropped"]);
+    assert_eq!(run(externfs(["create", "--size", "1G", "--adopt", "all"]).arg(place.path().join("new"))).status.code(), Some(2));
+}
+
 #[test]
 fn what_cannot_be_checked_is_none_of_these() {
     let place = Place::new();

@@ -48,6 +48,8 @@ impl From<Finding> for Found {
 /// See the [module](self).
 pub(super) struct Survey<'a> {
     pub(super) options: CheckOptions,
+    /// What becomes of files without a record.
+    pub(super) adopt: Adopt,
     pub(super) format: Format,
     /// The user of the host whose tree it is.
     pub(super) owner: u32,
@@ -209,7 +211,7 @@ impl Survey<'_> {
         }
         let (policy, record) = match seen.at {
             None => (Adopt::Root, Some(birth::root())),
-            Some(_) => (self.options.adopt, adopted(self.options.adopt, seen.host).ok()),
+            Some(_) => (self.adopt, adopted(self.adopt, seen.host).ok()),
         };
         let mend = if record.is_some() { Mend::Adopt } else { Mend::Lose };
         self.tell_at(seen, Problem::OrphanData { policy }, Some(mend), record);

@@ -4,6 +4,7 @@
 use super::finding::{Finding, Mend, Problem};
 use crate::account::{Usage, state};
 use crate::host;
+use crate::options::Adopt;
 use crate::store::Format;
 use crate::tree::{Tree, UNFINISHED};
 use rustix::fs::{AtFlags, FileType};
@@ -145,14 +146,22 @@ pub(super) fn sweep(tree: &Tree, part: &[u8]) -> host::Fault<()> {
 
 /// What is not right in `humfs/settings`.
 pub(super) fn settings(tree: &Tree) -> Vec<Finding> {
-    let invalid = match tree.setting("inodes") {
+    let unreadable = |error: Host| format!("it cannot be read: {error}");
+    let inodes = match tree.setting("inodes") {
         Ok(Some(value)) if value.parse::<u64>().is_err() => {
-            format!("'inodes {}' is no number: there is no limit while it stands", value.escape_debug())
+            Some(format!("'inodes {}' is no number: there is no limit while it stands", value.escape_debug()))
         }
-        Ok(_) => return Vec::new(),
-        Err(error) => format!("it cannot be read: {error}"),
+        Ok(_) => None,
+        Err(error) => Some(unreadable(error)),
     };
-    vec![Finding::of_part("humfs/settings", Problem::InvalidSetting(invalid.into()), None)]
+    let adopt = match tree.setting("adopt") {
+        Ok(Some(value)) if Adopt::parse(&value).is_none() => {
+            Some(format!("'adopt {}' is not root, owner-map or refuse: refuse while it stands", value.escape_debug()))
+        }
+        _ => None,
+    };
+    let finding = |invalid: String| Finding::of_part("humfs/settings", Problem::InvalidSetting(invalid.into()), None);
+    inodes.into_iter().chain(adopt).map(finding).collect()
 }
 
 /// The counters as a writer left them.

@@ -128,7 +128,7 @@ fn a_file_without_a_record_becomes_what_the_policy_says() {
             chmod(sample.data("new"), 0o4666);
             std::os::unix::fs::chown(sample.data("new"), Some(12_345), Some(12_345)).unwrap();
             chmod(sample.data("new"), 0o644);
-            let report = sample.check(CheckOptions { repair: true, adopt, ..CheckOptions::default() });
+            let report = sample.check(CheckOptions { repair: true, adopt: Some(adopt), ..CheckOptions::default() });
             assert_eq!(report.exit_code(), 1, "{report}");
             let view = sample.view();
             assert_eq!(view.get(b"/new".as_slice()).map(String::as_str), looks, "{report}");

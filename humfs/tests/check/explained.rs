@@ -6,7 +6,7 @@ use humfs::explain::{Explanation, explain};
 use humfs::store::Format;
 
 fn of(sample: &Sample, path: &str) -> Explanation {
-    explain(&sample.tree, path.as_bytes(), Adopt::Root).unwrap()
+    explain(&sample.tree, path.as_bytes(), None).unwrap()
 }
 
 /// Value and source of an attribute.
@@ -50,13 +50,13 @@ fn what_is_wrong_is_said() {
         std::fs::write(sample.data("new"), "").unwrap();
         let adopted = of(&sample, "/new");
         assert!(adopted.notes[0].contains("adopt=root") && fact(&adopted, "uid").1.contains("no record"), "{adopted}");
-        let refused = explain(&sample.tree, b"/new", Adopt::Refuse).unwrap();
+        let refused = explain(&sample.tree, b"/new", Some(Adopt::Refuse)).unwrap();
         assert!(refused.notes[0].contains("EIO") && !refused.facts.iter().any(|fact| fact.name == "uid"), "{refused}");
         for (path, says) in [("/none", "/none: there is no such file"), ("/etc/passwd/x", "'passwd' on the way is no directory")] {
-            let error = explain(&sample.tree, path.as_bytes(), Adopt::Root).unwrap_err();
+            let error = explain(&sample.tree, path.as_bytes(), None).unwrap_err();
             assert!(error.0.contains(says), "{}", error.0);
         }
-        assert!(explain(&sample.tree, b"/etc/../etc", Adopt::Root).is_err());
+        assert!(explain(&sample.tree, b"/etc/../etc", None).is_err());
     }
     let sample = Sample::new(Format::Xattr);
     rustix::fs::setxattr(sample.data("bin/su"), "user.humfs", b"x", rustix::fs::XattrFlags::empty()).unwrap();

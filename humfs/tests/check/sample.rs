@@ -62,7 +62,7 @@ fn file(fs: &HumFs, parent: &Node, called: &[u8], mode: u32, text: &str) -> Node
 pub(crate) fn formats() -> Vec<Format> {
     let works = |format: &Format| {
         let dir = tempfile::tempdir().unwrap();
-        lay(dir.path(), &Plan { format: *format, total: 1 << 20, inodes: None }).unwrap();
+        lay(dir.path(), &Plan { format: *format, total: 1 << 20, inodes: None, adopt: None }).unwrap();
         let store = Tree::open(dir.path(), Access::Write).unwrap().store().map(drop);
         !store.is_err_and(|error| error.0.contains("not yet"))
     };
@@ -73,7 +73,7 @@ impl Sample {
     pub(crate) fn empty(format: Format) -> Sample {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
-        lay(&tree, &Plan { format, total: 1 << 30, inodes: None }).unwrap();
+        lay(&tree, &Plan { format, total: 1 << 30, inodes: None, adopt: None }).unwrap();
         serve(&tree).close().unwrap();
         Sample { _dir: dir, tree, format }
     }

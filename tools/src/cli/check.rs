@@ -21,9 +21,9 @@ pub struct Check {
     /// Look also while the tree is mounted: changes under way may look like problems
     #[arg(long, conflicts_with = "repair")]
     pub live: bool,
-    /// Whose files without a record are: root, owner-map or refuse, as with -o adopt=
-    #[arg(long, value_name = "POLICY", default_value = "root", value_parser = parse_adopt)]
-    pub adopt: Adopt,
+    /// Whose files without a record are: root, owner-map or refuse, as with -o adopt= [default: the tree's setting]
+    #[arg(long, value_name = "POLICY", value_parser = parse_adopt)]
+    pub adopt: Option<Adopt>,
 }
 
 const CHECK_HELP: &str = "\
@@ -45,16 +45,15 @@ pub struct Explain {
     /// Paths in it
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<OsString>,
-    /// Whose files without a record are: root, owner-map or refuse, as with -o adopt=
-    #[arg(long, value_name = "POLICY", default_value = "root", value_parser = parse_adopt)]
-    pub adopt: Adopt,
+    /// Whose files without a record are: root, owner-map or refuse, as with -o adopt= [default: the tree's setting]
+    #[arg(long, value_name = "POLICY", value_parser = parse_adopt)]
+    pub adopt: Option<Adopt>,
 }
 
-fn parse_adopt(text: &str) -> Result<Adopt, String> {
-    match text {
-        "root" => Ok(Adopt::Root),
-        "owner-map" => Ok(Adopt::OwnerMap),
-        "refuse" => Ok(Adopt::Refuse),
-        _ => Err("root, owner-map or refuse".into()),
-    }
+/// Reads a policy.
+///
+/// # Errors
+/// It is none.
+pub(super) fn parse_adopt(text: &str) -> Result<Adopt, String> {
+    Adopt::parse(text).ok_or_else(|| "root, owner-map or refuse".into())
 }

@@ -1,6 +1,7 @@
 //! The commands for trees that nobody has mounted.
 
 use clap::{ArgAction, Args, ValueHint};
+use humfs::Adopt;
 use humfs::store::Format;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -24,6 +25,9 @@ pub struct Create {
     /// How many files it may hold [default: as many as the host takes]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub inodes: Option<u64>,
+    /// Whose files are that the host makes in it, for want of -o adopt=: root, owner-map or refuse [default: root]
+    #[arg(long, value_name = "POLICY", value_parser = super::check::parse_adopt)]
+    pub adopt: Option<Adopt>,
     /// What to fill it with: a directory, a tar archive, or - for an archive on standard input
     #[arg(long, value_name = "DIR|TAR|-", value_hint = ValueHint::AnyPath)]
     pub from: Option<PathBuf>,
