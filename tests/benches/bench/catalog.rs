@@ -35,6 +35,7 @@ pub(crate) struct Choice {
 pub(crate) fn run(choice: &Choice) -> Result<()> {
     println!("load {}", load());
     upkeep(choice.rounds, choice.files.0)?;
+    under_attack()?;
     answers(choice.files.1)?;
     println!("load {}", load());
     Ok(())
@@ -88,6 +89,71 @@ fn upkeep(rounds: u32, files: usize) -> Result<()> {
     for mount in mounts {
         mount.finish();
     }
+    Ok(())
+}
+
+/// Does not end by itself.
+const RUNAWAY: &str = "with recursive c(x) as (select 1 union all select x + 1 from c) select max(x) from c";
+
+/// Milliseconds that it may run.
+const RUNAWAY_MS: u64 = 8000;
+
+/// What changes cost while queries over the catalog of the same tree take all that
+/// they may, two at a time.
+fn under_attack() -> Result<()> {
+    const FILES: usize = 300;
+    let tree = HumTree::new(Format::Xattr, TOTAL);
+    let mount = tree.mount("");
+    wait(&tree)?;
+    let query = Mount::sqlfs(&tree.path(), &format!("time={RUNAWAY_MS},running=2"));
+    let mut times: [[Vec<f64>; 2]; DEEDS.len()] = Default::default();
+    std::thread::scope(|scope| {
+        let begun = Instant::now();
+        let mut runaways = Vec::new();
+        for round in 0.. {
+            let attacked = usize::from(!runaways.is_empty());
+            if attacked == 1 && begun.elapsed() > Duration::from_millis(RUNAWAY_MS) {
+                break;
+            }
+            let dir = mount.path().join(format!("a{round}"));
+            fs::create_dir(&dir).naming("mkdir")?;
+            for (deed, (_, act)) in DEEDS.iter().enumerate() {
+                for number in 0..FILES {
+                    let begun = Instant::now();
+                    act(&dir, number).naming(dir.display())?;
+                    times[deed][attacked].push(begun.elapsed().as_secs_f64() * 1e6);
+                }
+            }
+            // As long without them as with them.
+            if attacked == 0 && begun.elapsed() > Duration::from_millis(RUNAWAY_MS / 2) {
+                for column in ["a", "b"] {
+                    let path = query.path().join(format!("{RUNAWAY} -- {column}"));
+                    runaways.push(scope.spawn(move || fs::read(path).map_err(|error| error.raw_os_error())));
+                }
+                std::thread::sleep(Duration::from_millis(300));
+            }
+        }
+        for runaway in runaways {
+            let ended = runaway.join().unwrap_or(Ok(Vec::new()));
+            if ended != Err(Some(rustix::io::Errno::TIME.raw_os_error())) {
+                return fault(format!("a query that does not end has ended: {ended:?}"));
+            }
+        }
+        Ok(())
+    })?;
+    println!(
+        "\n## Changes beside two queries that do not end, microseconds\n\n| change | median alone | beside | times | 99 of 100 alone | beside |\n|---|---|---|---|---|---|"
+    );
+    for ((name, _), [alone, beside]) in DEEDS.iter().zip(&mut times) {
+        let at = |values: &mut Vec<f64>, part: usize| {
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() * part / 100).copied().unwrap_or_default()
+        };
+        let (middle, high) = ([at(alone, 50), at(beside, 50)], [at(alone, 99), at(beside, 99)]);
+        println!("| {name} | {:.1} | {:.1} | {:.2} | {:.1} | {:.1} |", middle[0], middle[1], middle[1] / middle[0], high[0], high[1]);
+    }
+    query.finish();
+    mount.finish();
     Ok(())
 }
 

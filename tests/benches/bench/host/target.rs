@@ -110,7 +110,7 @@ impl Spec {
         if let How::Humfs(format) = self.how {
             let tree = image.trees().join(self.name.as_ref()).join("tree");
             // What the fixtures put there is adopted as root's.
-            humfs::make::lay(&tree, &Plan { format, total: 64 << 30, inodes: None }).map_err(|error| Fault(error.0))?;
+            humfs::make::lay(&tree, &Plan { format, total: 64 << 30, inodes: None, adopt: None }).map_err(|error| Fault(error.0))?;
         }
         Ok(self.tree(image))
     }
