@@ -107,6 +107,8 @@ struct Inner {
 pub(crate) struct Announced<'a> {
     account: &'a Account,
     slots: Vec<state::Slot>,
+    /// The number of the object that is changed, if it was there before.
+    object: Option<u64>,
     reserved: Usage,
 }
 
@@ -179,7 +181,8 @@ impl Account {
         }
         let slots = inner.state.open(entries).map_err(crate::host::fault("writing humfs/state"))?;
         inner.reserved.add(need);
-        Ok(Announced { account: self, slots, reserved: need })
+        let object = entries.iter().find(|entry| entry.kind == EntryKind::Change).map(|entry| entry.ino);
+        Ok(Announced { account: self, slots, object, reserved: need })
     }
 
     /// Waits a moment for room, if what has no name could make enough by going.
@@ -196,10 +199,10 @@ impl Account {
         inner
     }
 
-    fn close(&self, inner: &mut Inner, slots: &[state::Slot], outcome: &Outcome) {
+    fn close(&self, inner: &mut Inner, slots: &[state::Slot], outcome: &Outcome, object: Option<u64>) {
         // The change has happened: a counter that cannot be written is no
         // reason to fail it, and a successor would settle it.
-        if let Err(error) = inner.state.close(slots, outcome) {
+        if let Err(error) = inner.state.close(slots, outcome, object) {
             tracing::warn!("writing humfs/state: {error}");
         }
         if outcome.orphaned.inodes > 0 {
@@ -213,18 +216,12 @@ impl Account {
     /// Settles something that needs no announcement: what is found or freed in
     /// memory only.
     pub(crate) fn settle(&self, outcome: Outcome) {
-        self.close(&mut self.inner(), &[], &outcome);
+        self.close(&mut self.inner(), &[], &outcome, None);
     }
 
     /// Settles what a look at the object with the number `ino` has shown.
     pub(crate) fn settle_object(&self, ino: u64, outcome: &Outcome) {
-        let mut inner = self.inner();
-        if let Err(error) = inner.state.count_object(ino, outcome) {
-            tracing::warn!("writing humfs/state: {error}");
-        }
-        if outcome.removed != Usage::default() {
-            self.freed.notify_all();
-        }
+        self.close(&mut self.inner(), &[], outcome, Some(ino));
     }
 
     /// What is kept free for the host.
@@ -318,7 +315,7 @@ impl Announced<'_> {
         let mut inner = self.account.inner();
         inner.reserved.sub(self.reserved);
         self.reserved = Usage::default();
-        self.account.close(&mut inner, &std::mem::take(&mut self.slots), outcome);
+        self.account.close(&mut inner, &std::mem::take(&mut self.slots), outcome, self.object);
     }
 }
 

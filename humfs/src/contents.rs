@@ -1,6 +1,6 @@
 //! Opening files and what is in them, within the limit.
 
-use crate::account::{Announced, BLOCK, Entry, Limits, Outcome, Usage};
+use crate::account::{Announced, BLOCK, Entry, Limits, Usage};
 use crate::extents::{Settled, allocated, begin_writing, settled};
 use crate::fs::HumFs;
 use crate::host::fault;
@@ -101,18 +101,20 @@ impl HumFs {
             let at = crate::store::At { parent: &parent, dir: self.base.root_fd(), name: &name };
             self.path_of(&at)
         });
-        let entry = {
-            let state = file.node.state();
-            self.changing(&file.node, &state, path.as_deref())
-        };
+        let state = file.node.state();
+        let entry = self.changing(&file.node, &state, path.as_deref());
         self.announce(&[entry], Usage { bytes, inodes: 0 })
     }
 
     /// The change of `length` bytes at `offset`, or at the end, has been made;
     /// what did it come to?
     fn conclude(&self, announced: Announced<'_>, file: &HumFile, offset: Option<u64>, length: u64) -> Result<()> {
-        let (host, outcome) = self.counted_again(&file.node, Some(file))?;
-        announced.end(&outcome);
+        let host = {
+            let mut state = file.node.state();
+            let host = self.host_attr(&file.node, Some(file))?;
+            announced.end(&self.recosted(&mut state, &host));
+            host
+        };
         if let Some(feed) = self.feed() {
             feed.written(&file.node);
         }
@@ -151,13 +153,13 @@ impl HumFs {
         self.account.keep_slack(|slack| slack.saturating_sub(less));
     }
 
-    /// Whether the host will add nothing more to it by itself; `push` has it
-    /// begin with what there is to do. What was promised to a file and what was
-    /// written there look the same, so that is waited for.
+    /// Whether the host will add nothing more to it by itself; `push` has it do
+    /// what there is to do: begin to write, and, since what was promised to a file
+    /// and what was written there look the same, end with it.
     fn is_written_out(&self, node: &HumNode, push: bool) -> bool {
         let look = |fd: BorrowedFd<'_>| match settled(fd) {
             Settled::Wholly => true,
-            Settled::Promised => rustix::fs::fdatasync(fd).is_ok(),
+            Settled::Promised => push && rustix::fs::fdatasync(fd).is_ok(),
             Settled::Partly => {
                 if push {
                     begin_writing(fd);
@@ -166,27 +168,19 @@ impl HumFs {
             }
         };
         let look = || -> Result<bool> {
-            let (held, is_open, _) = self.base.hold(&node.inner)?;
-            if is_open {
-                return Ok(look(held.as_fd()));
-            }
+            let (held, ..) = self.base.hold(&node.inner)?;
+            // Not through a descriptor of the guest's, whose errors are its own.
             Ok(look(self.base.open_data(held.as_fd(), rustix::fs::OFlags::RDONLY)?.as_fd()))
         };
         // One that is gone has nothing added to it.
-        look().unwrap_or(true)
+        look().unwrap_or_else(|error| matches!(error.errno(), Errno::ESTALE | Errno::ENOENT))
     }
 
-    /// Looks at its blocks as they are now, and says what that changes. Between
-    /// the look and the note of it nobody else's look may come.
-    fn counted_again(&self, node: &HumNode, file: Option<&HumFile>) -> Result<(Attr, Outcome)> {
-        let mut state = node.state();
-        let host = self.host_attr(node, file)?;
-        let outcome = self.recosted(&mut state, &host);
-        Ok((host, outcome))
-    }
-
+    /// Counts its blocks as they are now.
     fn count_again(&self, node: &HumNode) {
-        if let Ok((_, outcome)) = self.counted_again(node, None) {
+        let mut state = node.state();
+        if let Ok(host) = self.host_attr(node, None) {
+            let outcome = self.recosted(&mut state, &host);
             self.account.settle_object(node.key().number, &outcome);
         }
     }

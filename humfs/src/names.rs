@@ -1,6 +1,6 @@
 //! Names that come, go and move.
 
-use crate::account::{self, BLOCK, DIRECTORY_COST, Entry, EntryKind, INODE_COST, Outcome, Usage};
+use crate::account::{self, Announced, BLOCK, DIRECTORY_COST, Entry, EntryKind, INODE_COST, Outcome, Usage};
 use crate::birth::born;
 use crate::catalog::Loss;
 use crate::fs::{HumFs, at, c_name, inner_child, merged, one};
@@ -212,8 +212,7 @@ impl HumFs {
             }
             let victim = Victim::new(self, child.node, &host, &at);
             let path = self.path_of(&at);
-            let entry = victim.entry(path.as_deref());
-            let announced = self.announce(entry.as_slice(), Usage::default())?;
+            let announced = victim.announce(self, path.as_deref())?;
             self.store.remove(&at, facts(&host))?;
             announced.end(&victim.gone(self));
             if let Some(node) = victim.node {
@@ -322,8 +321,7 @@ impl HumFs {
         };
         let victim = Victim::new(self, victim, there, new);
         let path = self.path_of(new);
-        let entry = victim.entry(path.as_deref());
-        let announced = self.announce(entry.as_slice(), Usage::default())?;
+        let announced = victim.announce(self, path.as_deref())?;
         self.store.rename(old, new, how)?;
         announced.end(&victim.gone(self));
         Ok(())
@@ -419,8 +417,12 @@ impl<'a> Victim<'a> {
         Victim { node, ino: host.ino, cost, last }
     }
 
-    fn entry<'p>(&self, path: Option<&'p [u8]>) -> Option<Entry<'p>> {
-        self.last.then_some(Entry { kind: EntryKind::Remove, ino: self.ino, before: self.cost, path })
+    /// Announces the loss, with what it costs at this moment.
+    fn announce<'f>(&self, fs: &'f HumFs, path: Option<&[u8]>) -> Result<Announced<'f>> {
+        let state = self.node.map(|node| node.state());
+        let before = state.as_ref().map_or(self.cost, |state| state.cost);
+        let entry = self.last.then_some(Entry { kind: EntryKind::Remove, ino: self.ino, before, path });
+        fs.announce(entry.as_slice(), Usage::default())
     }
 
     /// The name is gone.

@@ -90,6 +90,8 @@ impl HumFs {
     /// What is used after the changes in `left`; None if one cannot be traced.
     fn settle_left(&self, left: &[state::Left]) -> Result<Option<Usage>> {
         let (mut used, mut orphans) = self.account.counted();
+        // Two changes of one object have begun with the same cost.
+        let mut changed = HashSet::new();
         for entry in left {
             let Some(kind) = entry.kind else { return Ok(None) };
             let here = self.with_path(&entry.path, |at| {
@@ -104,6 +106,7 @@ impl HumFs {
                 (EntryKind::Change, _) if entry.path.is_empty() => {}
                 (EntryKind::Create, Some((ino, cost))) if ino != entry.ino => used.add(Usage::one(cost)),
                 (EntryKind::Create, _) => {}
+                (EntryKind::Change, Some((ino, _))) if ino == entry.ino && !changed.insert(ino) => {}
                 (EntryKind::Change, Some((ino, cost))) if ino == entry.ino => {
                     used.bytes = (used.bytes + cost).saturating_sub(entry.before);
                 }

@@ -35,9 +35,8 @@ impl Plugin for HumFsPlugin {
     }
 
     fn serves_as(&self, source: &Source) -> Option<(u32, u32)> {
-        let changes = Options::parse(&source.options).is_ok_and(|options| !options.read_only);
         let there = std::fs::metadata(&source.path).ok()?;
-        (changes && rustix::process::geteuid().is_root() && there.uid() != 0).then_some((there.uid(), there.gid()))
+        (rustix::process::geteuid().is_root() && there.uid() != 0).then_some((there.uid(), there.gid()))
     }
 
     fn own_dir(&self) -> Option<&'static str> {
@@ -47,27 +46,10 @@ impl Plugin for HumFsPlugin {
     fn open(&self, source: &Source) -> std::result::Result<Arc<dyn Connect>, UsageError> {
         let options = Options::parse(&source.options)?;
         let access = if options.read_only { Access::Read } else { Access::Write };
-        if access == Access::Write {
-            refuse_for_root(&source.path)?;
-        }
         let tree = Tree::open(&source.path, access)?;
         let listener = listener(&tree, &options);
         Ok(Arc::new(Later(Mutex::new(Opening::Tree(Box::new(tree), options, listener)))))
     }
-}
-
-/// What root's server makes is root's, and in the way of the owner's own
-/// server later: see [`Plugin::serves_as`].
-fn refuse_for_root(path: &Path) -> std::result::Result<(), UsageError> {
-    let Ok(there) = std::fs::metadata(path) else { return Ok(()) };
-    let owner = there.uid();
-    if hostfs::layer::acting_uid() != 0 || owner == 0 {
-        return Ok(());
-    }
-    let shown = path.display();
-    Err(UsageError(format!(
-        "'{shown}' belongs to user {owner}, and what root changes in it would be root's: do it as that user (setpriv --reuid={owner} ...), or with -o ro"
-    )))
 }
 
 /// Opens the tree at `path` in this process, at once.

@@ -113,6 +113,9 @@ impl Tree {
             other => UsageError(format!("cannot open '{shown}': {other}")),
         })?;
         let cannot = |what: &'static str| move |error: Host| UsageError(format!("'{}': {what}: {error}", path.display()));
+        if access == Access::Write {
+            refuse_for_root(root.as_fd(), path)?;
+        }
         // Before anything is made in a directory that is no tree.
         host::child(root.as_fd(), c"superblock").map_err(|error| match error {
             Host::NOENT if host::child(root.as_fd(), c"humfs/converting").is_ok() => {
@@ -314,6 +317,23 @@ pub fn resize(path: &Path, total: u64) -> Result<(), UsageError> {
         return Err(UsageError(format!("'{shown}' uses {used} bytes: it cannot become smaller than that")));
     }
     edit_superblock(tree.root(), control.as_fd(), |superblock| superblock.total = total).map_err(cannot)
+}
+
+/// What root makes in a tree is root's, and in the way of its owner's own server
+/// later; so root acts as that user, here by the file-system ids at least. The
+/// directory itself is asked: what its path leads to may change.
+fn refuse_for_root(root: BorrowedFd<'_>, path: &Path) -> Result<(), UsageError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let shown = path.display();
+    let owner = rustix::fs::fstat(root).map_err(|error| UsageError(format!("cannot look at '{shown}': {error}")))?.st_uid;
+    if owner == hostfs::layer::acting_uid() {
+        return Ok(());
+    }
+    Err(UsageError(format!(
+        "'{shown}' belongs to user {owner}, and what another changes in it would be in his way: do it as that user (setpriv --reuid={owner} ...)"
+    )))
 }
 
 fn open_control(root: BorrowedFd<'_>, access: Access) -> Fault<Option<OwnedFd>> {

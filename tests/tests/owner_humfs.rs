@@ -41,17 +41,28 @@ fn root_serves_another_users_tree_as_him(format: Format) {
     let mounted = fixture::output(&mut mount);
     assert!(mounted.status.success(), "{}", String::from_utf8_lossy(&mounted.stderr));
     fixture::succeed(Command::new("sh").args(["-euc", PREPARE]).current_dir(point.path()));
-    let servers = fixture::shell(&format!("pgrep -f 'mount humfs {}'", tree.path().display()));
-    let ids = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let server = servers.lines().map(ids).find(|status| status.contains(&format!("Uid:\t{0}\t{0}\t{0}\t{0}", ordinary::USER)));
-    let status = server.unwrap_or_else(|| panic!("nobody of {servers} is user {}", ordinary::USER));
+    let status = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let process_of = |user: u32| {
+        let processes = fixture::shell(&format!("pgrep -f 'mount humfs {}'", tree.path().display()));
+        let is_his = |pid: &&str| status(pid).contains(&format!("Uid:\t{user}\t{user}\t{user}\t{user}"));
+        processes.lines().find(is_his).unwrap_or_else(|| panic!("nobody of {processes} is user {user}")).to_owned()
+    };
+    let status = status(&process_of(ordinary::USER));
     let capabilities = status.lines().find_map(|line| line.strip_prefix("CapPrm:\t")).expect("capabilities");
     // Passthrough is root's mount's.
     let administration = 1u64 << 21;
     assert_eq!(u64::from_str_radix(capabilities, 16).expect("a number") & !administration, 0, "{capabilities}");
     let asked = Command::new(fixture::binary()).arg("query").arg(tree.path()).arg("select name from root_fs where setuid = 1").output();
     assert_eq!(String::from_utf8_lossy(&asked.expect("a query").stdout), "/tool\n");
-    fixture::unmount(point.path());
+    // In the background it is over a moment after the unmount.
+    let gone = || {
+        fixture::unmount(point.path());
+        fixture::wait_for("the server's end", || {
+            let mut look = Command::new("pgrep");
+            !fixture::output(look.args(["-f", &format!("mount humfs {}", tree.path().display())])).status.success()
+        });
+    };
+    gone();
     let strange = || fixture::shell(&format!("find {} ! -user {}", tree.path().display(), ordinary::USER));
     assert_eq!(strange(), "", "something in it is not the owner's");
     let own = tree.mount("");
@@ -64,7 +75,17 @@ fn root_serves_another_users_tree_as_him(format: Format) {
     assert!(looking.status.success(), "{}", String::from_utf8_lossy(&looking.stderr));
     fixture::unmount(point.path());
     own.finish();
+    gone();
     assert_eq!(strange(), "");
+    // The server does not outlive who watches over it, and the lock goes with it.
+    let mut mount = Command::new(fixture::binary());
+    mount.args(["mount", "humfs"]).arg(tree.path()).arg(point.path());
+    fixture::succeed(&mut mount);
+    let (server, supervisor) = (process_of(ordinary::USER), process_of(0));
+    fixture::shell(&format!("kill -9 {supervisor}"));
+    fixture::wait_for("the server's end", || !std::path::Path::new(&format!("/proc/{server}")).exists());
+    fixture::unmount(point.path());
+    tree.mount("").finish();
 }
 
 /// What a guest's root has made.

@@ -1,6 +1,7 @@
 //! [`HostUser`]: a user of the host, by name or number.
 
 use crate::failure::{Failure, Result, phrase};
+use crate::process;
 use caps::{CapSet, Capability};
 use nix::unistd::{Gid, Group, Uid, User};
 use std::os::unix::fs::MetadataExt;
@@ -42,13 +43,20 @@ impl HostUser {
 
     /// Does something as this user, as far as files are concerned. For a process
     /// of one thread.
-    pub fn lend<T>(self, work: impl FnOnce() -> T) -> T {
+    ///
+    /// # Errors
+    /// Groups cannot be changed.
+    pub fn lend<T>(self, work: impl FnOnce() -> T) -> Result<T> {
+        let cannot = |error: nix::Error| Failure::new(format!("cannot act as user {}: {error}", self.uid));
+        let groups = nix::unistd::getgroups().map_err(cannot)?;
+        nix::unistd::setgroups(&[]).map_err(cannot)?;
         let (gid, uid) = (nix::unistd::setfsgid(self.gid), nix::unistd::setfsuid(self.uid));
         let done = work();
         // Root's rights over files come back with this.
         nix::unistd::setfsuid(uid);
         nix::unistd::setfsgid(gid);
-        done
+        nix::unistd::setgroups(&groups).map_err(cannot)?;
+        Ok(done)
     }
 
     /// Becomes this user for good, keeping nothing of root's but the right to
@@ -60,12 +68,17 @@ impl HostUser {
         self.enter_with(&[Capability::CAP_DAC_READ_SEARCH, Capability::CAP_SYS_ADMIN])
     }
 
-    /// The same, to serve: a sandbox takes what is left.
+    /// Becomes this user to serve, keeping nothing of root's, or CAP_SYS_ADMIN only
+    /// for its `administration`. The process goes on to end with its parent, which
+    /// the kernel forgets at a change of users.
     ///
     /// # Errors
     /// What the host says.
-    pub fn enter_to_serve(self) -> Result<()> {
-        self.enter_with(&[Capability::CAP_SYS_ADMIN])
+    pub fn enter_to_serve(self, administration: bool) -> Result<()> {
+        let parent = nix::unistd::getppid();
+        self.enter_with(if administration { &[Capability::CAP_SYS_ADMIN] } else { &[] })?;
+        process::die_with(parent);
+        Ok(())
     }
 
     fn enter_with(self, kept: &[Capability]) -> Result<()> {

@@ -81,7 +81,7 @@ pub fn open(plugin: &dyn Plugin, source: &Path, sorted: &mut Sorted) -> Result<A
     let source = Source { path: source.to_owned(), options: sorted.plugin.clone() };
     sorted.serves_as = plugin.serves_as(&source).map(|(uid, gid)| HostUser { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) });
     let opened = match sorted.serves_as {
-        Some(user) => user.lend(|| plugin.open(&source)),
+        Some(user) => user.lend(|| plugin.open(&source))?,
         None => plugin.open(&source),
     };
     Ok(opened?)
@@ -307,9 +307,6 @@ fn serve_mount(mount: FuseMount, job: &Job, background: &mut Option<(Ready, Back
 /// # Errors
 /// With `require`, what the kernel lacks.
 pub fn enter_sandbox(mode: Mode, sorted: &Sorted, tree: &Path, fuse: bool) -> Result<()> {
-    if let Some(user) = sorted.serves_as {
-        user.enter_to_serve()?;
-    }
     let passthrough = fuse && !sorted.opens_nothing && sorted.serve.passthrough != PassthroughChoice::Off;
     let needs = Needs {
         tree: (!sorted.opens_nothing).then_some(tree),
@@ -318,5 +315,8 @@ pub fn enter_sandbox(mode: Mode, sorted: &Sorted, tree: &Path, fuse: bool) -> Re
         fuse_device: fuse && sorted.serve.clone_fd,
         administration: sorted.trusted || passthrough,
     };
+    if let Some(user) = sorted.serves_as {
+        user.enter_to_serve(needs.administration)?;
+    }
     sandbox::enter(sorted.sandbox.unwrap_or(mode), &needs)
 }

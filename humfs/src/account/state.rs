@@ -69,9 +69,6 @@ pub(crate) struct Entry<'a> {
     pub(crate) path: Option<&'a [u8]>,
 }
 
-/// As an entry has it; see [`State::parse`] for the others.
-const CHANGE: u8 = 2;
-
 /// An entry that a predecessor left.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Left {
@@ -151,7 +148,7 @@ impl State {
             let kind = match *entry.first()? {
                 0 => continue,
                 1 => Some(EntryKind::Create),
-                CHANGE => Some(EntryKind::Change),
+                2 => Some(EntryKind::Change),
                 3 => Some(EntryKind::Remove),
                 4 => Some(EntryKind::Name),
                 _ => None,
@@ -225,7 +222,7 @@ impl State {
         page[0] = match (path, entry.kind) {
             (None, _) => 5,
             (_, EntryKind::Create) => 1,
-            (_, EntryKind::Change) => CHANGE,
+            (_, EntryKind::Change) => 2,
             (_, EntryKind::Remove) => 3,
             (_, EntryKind::Name) => 4,
         };
@@ -236,23 +233,13 @@ impl State {
         page[24..24 + path.len()].copy_from_slice(path);
     }
 
-    /// Counts `outcome` and frees `slots`, in one write at most.
-    pub(super) fn close(&mut self, slots: &[Slot], outcome: &Outcome) -> Fault<()> {
-        let changed = slots.iter().flatten().find(|slot| self.page[FIRST + **slot * ENTRY] == CHANGE);
-        let object = changed.map(|slot| self.number(FIRST + slot * ENTRY + 8));
-        self.count(slots, outcome, object)
-    }
-
-    /// Counts `outcome`, which a look at the object with the number `ino` has shown.
-    pub(super) fn count_object(&mut self, ino: u64, outcome: &Outcome) -> Fault<()> {
-        self.count(&[], outcome, Some(ino))
-    }
-
     fn number(&self, at: usize) -> u64 {
         self.page.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
     }
 
-    fn count(&mut self, slots: &[Slot], outcome: &Outcome, object: Option<u64>) -> Fault<()> {
+    /// Counts `outcome` and frees `slots`, in one write at most. It is what has
+    /// become of the `object` with this number, if that was there before.
+    pub(super) fn close(&mut self, slots: &[Slot], outcome: &Outcome, object: Option<u64>) -> Fault<()> {
         self.used.add(outcome.added);
         self.used.sub(outcome.removed);
         self.orphans.add(outcome.orphaned);
@@ -378,7 +365,7 @@ mod tests {
         assert_eq!(left[0], Left { kind: Some(EntryKind::Create), ino: 0, before: 0, path: b"a/b".to_vec() });
         assert_eq!(left[1], Left { kind: Some(EntryKind::Remove), ino: 12, before: 4608, path: b"c".to_vec() });
         assert_eq!((left[2].kind, left.len()), (None, 3));
-        state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }).unwrap();
+        state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }, None).unwrap();
         let (found, left) = reread(dir.path());
         assert_eq!((found.used, left.len()), (Usage::one(512), 0));
     }
@@ -390,7 +377,7 @@ mod tests {
         let entries = [Entry { kind: EntryKind::Create, ino: 0, before: 0, path: Some(b"a") }; SLOTS + 1];
         let slots = state.open(&entries).unwrap();
         assert!(reread(dir.path()).1.iter().any(|left| left.kind.is_none()));
-        state.close(&slots, &Outcome::default()).unwrap();
+        state.close(&slots, &Outcome::default(), None).unwrap();
         assert!(reread(dir.path()).1.is_empty());
     }
 
@@ -402,13 +389,13 @@ mod tests {
         let entry = |ino| Entry { kind: EntryKind::Change, ino, before: 1000, path: Some(b"a") };
         let (first, second) = (state.open(&[entry(7)]).unwrap(), state.open(&[entry(7), entry(8)]).unwrap());
         let grown = |bytes| Outcome { added: Usage { bytes, inodes: 0 }, ..Outcome::default() };
-        state.close(&first, &grown(4096)).unwrap();
+        state.close(&first, &grown(4096), Some(7)).unwrap();
         let befores = || reread(dir.path()).1.iter().map(|left| (left.ino, left.before)).collect::<Vec<_>>();
         assert_eq!(befores(), [(7, 5096), (8, 1000)]);
-        state.count_object(7, &Outcome { removed: Usage { bytes: 96, inodes: 0 }, ..Outcome::default() }).unwrap();
+        state.close(&[], &Outcome { removed: Usage { bytes: 96, inodes: 0 }, ..Outcome::default() }, Some(7)).unwrap();
         assert_eq!(befores(), [(7, 5000), (8, 1000)]);
         assert_eq!(reread(dir.path()).0.used.bytes, 4000);
-        state.close(&second, &Outcome::default()).unwrap();
+        state.close(&second, &Outcome::default(), Some(7)).unwrap();
         assert!(befores().is_empty());
     }
 
@@ -419,12 +406,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut state = attached(dir.path());
         let one = Usage::one(512);
-        state.close(&[], &Outcome { added: one, orphaned: one, ..Outcome::default() }).unwrap();
-        state.close(&[], &Outcome { removed: one, homed: one, ..Outcome::default() }).unwrap();
+        state.close(&[], &Outcome { added: one, orphaned: one, ..Outcome::default() }, None).unwrap();
+        state.close(&[], &Outcome { removed: one, homed: one, ..Outcome::default() }, None).unwrap();
         let (found, _) = reread(dir.path());
         assert_eq!((found.used, found.orphans, state.used), (one, one, Usage::default()));
         assert_eq!(found.named(), Usage::default());
-        state.close(&[], &Outcome { added: Usage::one(100), ..Outcome::default() }).unwrap();
+        state.close(&[], &Outcome { added: Usage::one(100), ..Outcome::default() }, None).unwrap();
         assert_eq!((reread(dir.path()).0.used, reread(dir.path()).0.orphans), (Usage::one(100), Usage::default()));
     }
 
@@ -435,7 +422,7 @@ mod tests {
         state.is_late = true;
         state.write_mark().unwrap();
         let slots = state.open(&[Entry { kind: EntryKind::Create, ino: 0, before: 0, path: Some(b"a") }]).unwrap();
-        state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }).unwrap();
+        state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }, None).unwrap();
         let (found, left) = reread(dir.path());
         assert!(found.used == Usage::default() && left.iter().any(|left| left.kind.is_none()), "{found:?} {left:?}");
         state.clean = true;

@@ -25,7 +25,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of /etc/passwd and of /etc/group that are read.
 const ACCOUNTS_MAX: usize = 4 << 20;
@@ -182,9 +182,13 @@ impl Writer {
     }
 
     fn run(mut self) {
-        let (mut told, mut rest) = (String::new(), REST);
+        let (mut told, mut rest, mut begun) = (String::new(), REST, Instant::now());
         while let Err(error) = self.keep() {
             let why = error.to_string();
+            if begun.elapsed() > REST_MOST {
+                // It was kept for a while: this is another story.
+                (told, rest) = (String::new(), REST);
+            }
             if why != told {
                 tracing::warn!("the catalog is not kept: {why}; it is made anew when that is over");
             }
@@ -195,7 +199,7 @@ impl Writer {
                 break;
             }
             rest = (rest * 2).min(REST_MOST);
-            told = why;
+            (told, begun) = (why, Instant::now());
         }
         // None if it was told to end in the middle of a scan, or failed.
         if let Some(catalog) = self.catalog.take()
@@ -208,9 +212,14 @@ impl Writer {
         self.feed.fail("the tree is not served any more".into());
     }
 
-    /// Has nothing of what it had: the next scan finds it.
+    /// Has nothing of what it had: the next scan finds it. Nor has the host of a
+    /// database that is not whole; one that is can still be asked.
     fn rest(&mut self) {
         self.catalog = None;
+        if !externfs_catalog::facts(&self.path).is_ok_and(|facts| facts.is_some_and(|facts| facts.is_complete)) {
+            // What cannot be removed is replaced by the next.
+            let _ = externfs_catalog::remove(&self.path);
+        }
         self.restless = Restless::default();
         if let Some(reader) = &mut self.reader {
             reader.start_over();

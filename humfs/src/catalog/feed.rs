@@ -109,6 +109,7 @@ impl Feed {
         let thrown_away = (length > TOO_MUCH).then(|| {
             let thrown_away = self.take(&mut state);
             state.pending.overflown = true;
+            state.since = Some(Instant::now());
             thrown_away
         });
         drop(state);
@@ -121,6 +122,7 @@ impl Feed {
 
     /// What has gathered; from now on something else does.
     fn take(&self, state: &mut State) -> Pending {
+        state.since = None;
         let generation = state.pending.generation + 1;
         self.generation.store(generation, Ordering::Release);
         std::mem::replace(&mut state.pending, Pending { generation, ..Pending::default() })
@@ -298,7 +300,6 @@ impl Feed {
             let is_due = state.since.is_some_and(|since| since.elapsed() >= LAG) || state.pending.len() >= MUCH;
             let is_time_to_read = due.is_some_and(|due| Instant::now() >= due);
             if state.closing || state.asked > state.done || is_time_to_read || (is_due && !state.pending.is_empty()) {
-                state.since = None;
                 let (answers, is_asked, closing) = (state.asked, state.asked > state.done, state.closing);
                 return Order { pending: self.take(&mut state), answers, is_asked, closing };
             }

@@ -98,6 +98,20 @@ fn state<T: rusqlite::types::FromSql>(conn: &Connection, database: &str, key: &s
     conn.query_row(&format!("SELECT v FROM {database}.state WHERE k=?"), [key], |row| row.get(0)).optional()
 }
 
+/// Removes the catalog at `path`, if there is one.
+///
+/// # Errors
+/// What unlink(2) says.
+pub fn remove(path: &Path) -> io::Result<()> {
+    for suffix in [""].iter().chain(&BESIDE) {
+        match std::fs::remove_file(beside(path, suffix)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// What the catalog at `path` says of itself; None if it is none of this version.
 ///
 /// # Errors
@@ -162,12 +176,7 @@ impl Catalog {
     /// # Errors
     /// What SQLite says.
     pub fn create(path: &Path, label: &str, root: u64) -> Result<Catalog> {
-        for suffix in [""].iter().chain(&BESIDE) {
-            match std::fs::remove_file(beside(path, suffix)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(&error)),
-                _ => {}
-            }
-        }
+        remove(path).map_err(|error| refused(&error))?;
         // SQLite gives its other files the mode of this one.
         use std::os::unix::fs::OpenOptionsExt;
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| refused(&error))?;

@@ -27,7 +27,7 @@ mod usage;
 
 pub use accounts::Accounts;
 pub use batch::{Batch, Change, Extra, Link, Object, Op, Xattr};
-pub use catalog::{Catalog, Facts, facts, is_ours};
+pub use catalog::{Catalog, Facts, facts, is_ours, remove};
 pub use freshness::{DATABASE, DIRECTORY, Freshness};
 pub use rusqlite::Error;
 pub use schema::{LABEL, VERSION, is_label, tables, views};

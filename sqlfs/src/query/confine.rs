@@ -13,9 +13,9 @@ use std::path::Path;
 /// long. It ends by itself at half of that; this is for one that has been taken over.
 pub(crate) const LIFE_SECONDS: u64 = 120;
 
-/// How much is added to a worker's nice value: where processors are short it gets
-/// a tenth of what a server does.
-const POLITENESS: i32 = 10;
+/// How much is added to a worker's nice value, and to that of its session: where
+/// processors are short it gets a tenth of what a server does.
+pub(crate) const POLITENESS: i32 = 10;
 
 /// What one worker needs.
 #[derive(Clone, Copy, Debug)]
