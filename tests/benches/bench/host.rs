@@ -93,11 +93,21 @@ pub(crate) fn run(choice: &Choice, done: impl Fn(&Report) -> Result<()>) -> Resu
     let specs = specs(&choice.targets, &choice.more)?;
     let mut report = Report::new(image.words().to_owned(), choice.rounds, choice.sizes);
     for spec in &specs {
-        fixture::make(&spec.lay_out(&image)?, &choice.sizes, &archive)?;
+        let tree = spec.lay_out(&image)?;
+        if !spec.is_filled_through() {
+            fixture::make(&tree, &choice.sizes, &archive)?;
+        }
     }
     for &scheduling in &choice.passes {
         let _affinity = Affinity::set(scheduling)?;
-        let targets: Vec<Target> = specs.iter().filter_map(|spec| start(spec, &image)).collect();
+        let mut targets = Vec::new();
+        for spec in &specs {
+            let Some(target) = start(spec, &image) else { continue };
+            if spec.is_filled_through() && !target.root.join(fixture::DATA).exists() {
+                fixture::make(&target.root, &choice.sizes, &archive)?;
+            }
+            targets.push(target);
+        }
         report.columns = targets.iter().map(|t| t.column.clone()).collect();
         report.passes.push(pass(choice, scheduling.words(), &targets, &archive));
         report.load.push(load());

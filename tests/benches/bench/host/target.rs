@@ -4,6 +4,7 @@ use super::image::Image;
 use super::server::Server;
 use crate::fault::{Fault, Naming, Result, fault};
 use crate::record::{Column, Role};
+use externfs::Connect;
 use externfs_tests::fixture::{binary, is_mounted};
 use externfs_tests::humtree::paths_below;
 use externfs_tests::ordinary;
@@ -101,6 +102,12 @@ impl Spec {
         matches!(self.how, How::Humfs(_) | How::UserFuseOverlayfs)
     }
 
+    /// Whether it shows nothing but what was made by way of it: without its
+    /// attribute a file has no owner there.
+    pub(super) fn is_filled_through(&self) -> bool {
+        matches!(self.how, How::UserFuseOverlayfs)
+    }
+
     /// Makes the directories that it serves; answers where its fixtures go.
     pub(super) fn lay_out(&self, image: &Image) -> Result<PathBuf> {
         for name in ["tree", "lower", "work"] {
@@ -109,8 +116,11 @@ impl Spec {
         }
         if let How::Humfs(format) = self.how {
             let tree = image.trees().join(self.name.as_ref()).join("tree");
-            // What the fixtures put there is adopted as root's.
             humfs::make::lay(&tree, &Plan { format, total: 64 << 30, inodes: None, adopt: None }).map_err(|error| Fault(error.0))?;
+            // A database is made while the tree is empty. What the fixtures put
+            // there later is adopted as root's.
+            let first = humfs::open(&tree, &humfs::Options::default()).map_err(|error| Fault(error.0))?;
+            first.close().map_err(|error| Fault(error.to_string()))?;
         }
         Ok(self.tree(image))
     }
@@ -136,8 +146,13 @@ impl Spec {
         let how = words(&command);
         let log = image.room().join(format!("{}.log", self.name));
         let server = Server::start(&mut command, log, || is_mounted(&point))?.mounted_on(&point);
+        if self.is_filled_through() {
+            let column = Column { name: self.name.clone().into_owned(), role: self.role, how };
+            return Ok(Target { column, root: point, server: Some(server), _dir: None });
+        }
         // A mount that shows something else would be measured just as happily.
-        if !point.join(crate::work::fixture::DATA).is_file() {
+        let data = point.join(crate::work::fixture::DATA);
+        if !fs::metadata(&data).naming(data.display())?.is_file() {
             return fault(format!("{} does not show the tree", point.display()));
         }
         let column = Column { name: self.name.clone().into_owned(), role: self.role, how };
