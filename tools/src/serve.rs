@@ -6,7 +6,7 @@ use crate::failure::{Failure, Result};
 use crate::mount::{self, Sorted};
 use crate::sandbox::Mode;
 use crate::{plugins, process};
-use externfs::{Connect, MountOption};
+use externfs::{Connect, Export, MountOption};
 use externfs_fuse::{FuseMount, ServeOptions, StopHandle, Unmounter};
 use externfs_virtio::{Options, Poll, Server, Stop};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -180,13 +180,11 @@ fn serve(job: &Job, fuse: Option<FuseMount>) -> Result<()> {
     mount::enter_sandbox(job.sandbox, &job.sorted, &job.source, fuse.is_some())?;
     process::keep_memory_small();
     let signals = process::catch_signals(&[Signal::SIGTERM])?;
-    // Without a mount too: what is wrong with the source is to be said now and
-    // not to the first guest.
-    let export = job.connect.connect().map_err(|e| Failure::new(format!("cannot open {}: {e}", job.source.display())))?;
+    let mounted = with_export(fuse, &*job.connect).map_err(|e| Failure::new(format!("cannot open {}: {e}", job.source.display())))?;
     let options: ServeOptions = job.sorted.serve;
     let stop = Stop::new().map_err(|e| Failure::io("cannot make an event", &e))?;
     std::thread::scope(|scope| {
-        if let Some(fuse) = fuse {
+        if let Some((fuse, export)) = mounted {
             let stop = &stop;
             let body = move || match fuse.serve(export, &options, &StopHandle::new(), || {}) {
                 Ok(_) => tracing::info!("the mount on the host is gone; guests go on being served"),
@@ -202,6 +200,15 @@ fn serve(job: &Job, fuse: Option<FuseMount>) -> Result<()> {
         }
         run_until_told(&job.servers, &stop, &signals, &*job.connect)
     })
+}
+
+/// The host's mount and what it serves. Without one the source is tried all the
+/// same: what is wrong with it is to be said now and not to the first guest. But
+/// nothing is kept then, or each guest would seem to be one of two kernels, which
+/// may remember nothing.
+fn with_export<M>(mount: Option<M>, connect: &dyn Connect) -> externfs::Result<Option<(M, Arc<dyn Export>)>> {
+    let export = connect.connect()?;
+    Ok(mount.map(|mount| (mount, export)))
 }
 
 /// Runs all servers until they end or SIGTERM arrives at `signals`, then
@@ -246,4 +253,32 @@ pub fn run_servers(servers: &[Server], stop: &Stop) -> Result<()> {
         let mine = first.run(stop).map_err(|error| failed(first, &error));
         threads.into_iter().fold(mine, |so_far, thread| so_far.and(thread.join().unwrap_or(Ok(()))))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use externfs::{Name, Plugin, Source};
+    use std::time::Duration;
+
+    /// How long a guest may remember what a look at `file` told.
+    fn remembered(connect: &dyn Connect) -> Duration {
+        let export = connect.connect().expect("connects");
+        let name = Name::new(b"file").expect("a name");
+        export.lookup(&externfs::Caller::root(), externfs::NodeId::ROOT, name).expect("there");
+        export.cache_policy().attr
+    }
+
+    #[test]
+    fn a_guest_alone_may_remember() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("file"), "").expect("a file");
+        let source = Source { path: dir.path().to_owned(), options: Vec::new() };
+        let connect = hostfs::HostFsPlugin.open(&source).expect("opens");
+        let none = with_export(None::<()>, &*connect).expect("connects");
+        assert!(none.is_none() && remembered(&*connect) > Duration::ZERO);
+        // Beside a mount of the host's it is one of two.
+        let mounted = with_export(Some(()), &*connect).expect("connects");
+        assert!(mounted.is_some() && remembered(&*connect) == Duration::ZERO);
+    }
 }
