@@ -46,7 +46,7 @@ impl Plugin for HumFsPlugin {
     fn open(&self, source: &Source) -> std::result::Result<Arc<dyn Connect>, UsageError> {
         let options = Options::parse(&source.options)?;
         let access = if options.read_only { Access::Read } else { Access::Write };
-        let tree = Tree::open(&source.path, access)?;
+        let tree = Tree::open_to_serve(&source.path, access)?;
         let listener = listener(&tree, &options);
         Ok(Arc::new(Later(Mutex::new(Opening::Tree(Box::new(tree), options, listener)))))
     }

@@ -75,7 +75,20 @@ impl Tree {
     /// # Errors
     /// One clear line: what is wrong and what to do.
     pub fn open(path: &Path, access: Access) -> Result<Tree, UsageError> {
-        let tree = Tree::open_any(path, access, None)?;
+        Tree::open_complete(path, access, false)
+    }
+
+    /// As [`Tree::open`], for a server, which goes on for long after it was called:
+    /// root must not change another user's tree.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn open_to_serve(path: &Path, access: Access) -> Result<Tree, UsageError> {
+        Tree::open_complete(path, access, true)
+    }
+
+    fn open_complete(path: &Path, access: Access, to_serve: bool) -> Result<Tree, UsageError> {
+        let tree = Tree::open_any(path, access, None, to_serve)?;
         for (mark, remedy) in UNFINISHED {
             if tree.control().is_some_and(|control| host::child(control, mark).is_ok()) {
                 return Err(UsageError(format!("'{}' is not complete: run {remedy} again", path.display())));
@@ -88,7 +101,7 @@ impl Tree {
     /// Opens the tree at `path` for writing by whoever has left a mark in it
     /// that keeps others out. `lock` is the writer's, if the caller has it.
     pub(crate) fn open_marked(path: &Path, lock: Option<OwnedFd>) -> Result<Tree, UsageError> {
-        let tree = Tree::open_any(path, Access::Write, lock)?;
+        let tree = Tree::open_any(path, Access::Write, lock, false)?;
         tree.check_privacy()?;
         Ok(tree)
     }
@@ -99,10 +112,10 @@ impl Tree {
     /// # Errors
     /// As there.
     pub(crate) fn open_exposed(path: &Path, access: Access) -> Result<Tree, UsageError> {
-        Tree::open_any(path, access, None)
+        Tree::open_any(path, access, None, false)
     }
 
-    fn open_any(path: &Path, access: Access, held: Option<OwnedFd>) -> Result<Tree, UsageError> {
+    fn open_any(path: &Path, access: Access, held: Option<OwnedFd>, to_serve: bool) -> Result<Tree, UsageError> {
         let shown = path.display();
         // While it can be read: the server goes into its sandbox next.
         let _ = host::boot_id();
@@ -113,7 +126,7 @@ impl Tree {
             other => UsageError(format!("cannot open '{shown}': {other}")),
         })?;
         let cannot = |what: &'static str| move |error: Host| UsageError(format!("'{}': {what}: {error}", path.display()));
-        if access == Access::Write {
+        if to_serve && access == Access::Write {
             refuse_for_root(root.as_fd(), path)?;
         }
         // Before anything is made in a directory that is no tree.
