@@ -13,10 +13,6 @@ use std::path::Path;
 /// long. It ends by itself at half of that; this is for one that has been taken over.
 pub(crate) const LIFE_SECONDS: u64 = 120;
 
-/// How much is added to a worker's nice value, and to that of its session: where
-/// processors are short it gets a tenth of what a server does.
-pub(crate) const POLITENESS: i32 = 10;
-
 /// What one worker needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Needs<'p> {
@@ -49,8 +45,6 @@ pub(crate) fn enter(needs: &Needs<'_>) -> Result<(), String> {
     if let Some(bytes) = needs.file {
         limit(Resource::Fsize, bytes)?;
     }
-    // Whoever serves files at the same time comes first.
-    let _ = rustix::process::nice(POLITENESS);
     rustix::thread::set_no_new_privs(true).map_err(failed("no_new_privs"))?;
     if let Err(reason) = landlock(needs.directory)
         && needs.directory.is_some()

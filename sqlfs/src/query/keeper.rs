@@ -3,7 +3,6 @@
 //! that has threads, or answers to guests.
 
 use super::channel::retry;
-use super::confine;
 use super::fork;
 use super::renewal;
 use super::worker::{self, Errand};
@@ -166,8 +165,6 @@ fn keep(control: BorrowedFd<'_>, errand: &Errand) {
 /// The terminal, whoever waits for the end of our output, the current directory.
 fn leave_everything(control: BorrowedFd<'_>) {
     let _ = rustix::process::setsid();
-    // A nice value counts within a session where the kernel groups by these.
-    let _ = std::fs::write("/proc/self/autogroup", confine::POLITENESS.to_string());
     let _ = rustix::process::chdir("/");
     if let Ok(null) = std::fs::File::options().read(true).write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdin(&null);
