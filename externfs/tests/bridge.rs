@@ -416,6 +416,11 @@ fn a_listing_with_attributes_agrees_with_them() {
         export.read_dir_plus(listing.id, 0, &mut plus).unwrap();
         assert_eq!(plain.0, [listed], "what the plugin says, and no guess");
         assert_eq!(plus.0, [Some(FileKind::Regular)], "what the attributes say");
+        // The kernel has just been told the attributes, but a type of a listing is
+        // another matter: without one programs look at each name.
+        let mut again = Kinds(Vec::new());
+        export.read_dir_plus(listing.id, 0, &mut again).unwrap();
+        assert_eq!(again.0, [listed.or(Some(FileKind::Regular))]);
     }
 }
 

@@ -413,7 +413,9 @@ impl<F: ExternFs> Export for Session<F> {
                 listing.put(&entry, None);
                 return true;
             };
-            if self.is_fresh(entry.ino) {
+            // Where the listing alone does not say what it is, the kernel is told
+            // with the attributes.
+            if entry.kind.is_some() && self.is_fresh(entry.ino) {
                 listing.put(&entry, None);
                 return true;
             }
