@@ -6,11 +6,11 @@ use crate::HostFs;
 use crate::attr::Stat;
 use crate::jail::fd_path;
 use crate::node::Inode;
-use crate::setattr::timespec;
+use crate::setattr::timestamps;
 use crate::sys;
 use crate::xattr::XATTR_AT;
 use externfs::{Attr, SetAttr};
-use rustix::fs::{AtFlags, Timestamps};
+use rustix::fs::AtFlags;
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
@@ -29,8 +29,7 @@ impl HostFs {
 /// # Errors
 /// What utimensat(2) says.
 pub fn set_times(dir: BorrowedFd<'_>, name: &CStr, change: &SetAttr) -> Result<(), Errno> {
-    let times = Timestamps { last_access: timespec(change.atime), last_modification: timespec(change.mtime) };
-    rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+    rustix::fs::utimensat(dir, name, &timestamps(change), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// Moves the ctime of `name` in `dir`: a chown to nobody else.

@@ -101,7 +101,7 @@ impl HostFs {
     }
 
     fn change_times(&self, held: &Held, change: &SetAttr) -> Result<()> {
-        let times = Timestamps { last_access: timespec(change.atime), last_modification: timespec(change.mtime) };
+        let times = timestamps(change);
         if held.is_open() {
             return rustix::fs::futimens(held.as_fd(), &times).map_err(fault("utimens"));
         }
@@ -179,8 +179,12 @@ impl HostFs {
     }
 }
 
-/// As utimensat(2) takes it.
-pub(crate) fn timespec(time: Option<SetTime>) -> Timespec {
+/// The times of `change` as utimensat(2) takes them.
+pub(crate) fn timestamps(change: &SetAttr) -> Timestamps {
+    Timestamps { last_access: timespec(change.atime), last_modification: timespec(change.mtime) }
+}
+
+fn timespec(time: Option<SetTime>) -> Timespec {
     match time {
         None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         Some(SetTime::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },

@@ -74,19 +74,8 @@ pub(crate) fn get_xattr_at(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, v
         size: u32::try_from(value.len()).map_err(|_| Errno::INVAL)?,
         flags: 0,
     };
-    // SAFETY: both strings end in NUL; `args` names a buffer that we own and
-    // lives through the call.
-    check(unsafe {
-        libc::syscall(
-            SYS_GETXATTRAT,
-            dir.as_raw_fd(),
-            name.as_ptr(),
-            libc::AT_SYMLINK_NOFOLLOW,
-            attribute.as_ptr(),
-            (&raw const args).cast::<c_void>(),
-            size_of::<XattrArgs>(),
-        )
-    })
+    // SAFETY: `args` names a buffer that is ours to write for the call's duration.
+    unsafe { xattr_at(SYS_GETXATTRAT, dir, name, attribute, &args) }
 }
 
 /// setxattrat(2), Linux 6.13, of `name` in `dir`, which is not followed if it
@@ -94,20 +83,26 @@ pub(crate) fn get_xattr_at(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, v
 pub(crate) fn set_xattr_at(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, value: &[u8]) -> Result<()> {
     const SYS_SETXATTRAT: c_long = 463;
     let args = XattrArgs { value: value.as_ptr() as u64, size: u32::try_from(value.len()).map_err(|_| Errno::INVAL)?, flags: 0 };
-    // SAFETY: both strings end in NUL; `args` names bytes that are only read
-    // and lives through the call.
+    // SAFETY: the call only reads the bytes that `args` names.
+    unsafe { xattr_at(SYS_SETXATTRAT, dir, name, attribute, &args) }.map(drop)
+}
+
+/// # Safety
+/// `number` is one of the calls above, and `args` names memory that it may use.
+unsafe fn xattr_at(number: c_long, dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, args: &XattrArgs) -> Result<usize> {
+    // SAFETY: both strings end in NUL, `args` lives through the call, and the
+    // caller vouches for the memory that it names.
     check(unsafe {
         libc::syscall(
-            SYS_SETXATTRAT,
+            number,
             dir.as_raw_fd(),
             name.as_ptr(),
             libc::AT_SYMLINK_NOFOLLOW,
             attribute.as_ptr(),
-            (&raw const args).cast::<c_void>(),
+            std::ptr::from_ref(args).cast::<c_void>(),
             size_of::<XattrArgs>(),
         )
     })
-    .map(drop)
 }
 
 /// One of `F_OFD_GETLK`, `F_OFD_SETLK` and `F_OFD_SETLKW` of fcntl(2).

@@ -95,7 +95,7 @@ impl Table {
 
 /// All of it but SQLite's own. Of several databases each has views of its own,
 /// and its tables are called as those of the others.
-pub(crate) fn read(connection: &Connection, databases: &[String], is_open: impl Fn(&str) -> bool) -> Result<Schema, Failure> {
+pub(crate) fn read(connection: &Connection, databases: &[&str], is_open: impl Fn(&str) -> bool) -> Result<Schema, Failure> {
     let failed = |error: rusqlite::Error| Failure::of(&error);
     let mut schema = Schema::default();
     for database in databases {

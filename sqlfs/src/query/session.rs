@@ -98,7 +98,7 @@ impl Session {
             clock: Clock::new(),
             limits: errand.limits,
             source: errand.source.clone(),
-            files: errand.source.databases().map(|(_, path)| Known::look(path)).collect(),
+            files: errand.source.databases().map(|(name, path)| Known::look(name, path)).collect(),
             versions: Vec::new(),
             connection,
         };
@@ -162,9 +162,9 @@ impl Session {
     /// Looks which tables there are, if a schema is another than before.
     fn learn(&mut self) -> rusqlite::Result<()> {
         let (connection, known, is_catalog) = (&self.connection, &self.versions, self.source.catalog.is_some());
-        let databases: Vec<String> = self.source.databases().map(|(name, _)| name).collect();
+        let databases: Vec<&str> = self.files.iter().map(|file| file.database.as_str()).collect();
         let seen: rusqlite::Result<_> = self.policy.ours(|| {
-            let version = |name: &String| connection.query_row(&format!("PRAGMA {name}.schema_version"), [], |row| row.get(0));
+            let version = |name: &&str| connection.query_row(&format!("PRAGMA {name}.schema_version"), [], |row| row.get(0));
             let versions = databases.iter().map(version).collect::<rusqlite::Result<Vec<i64>>>()?;
             if versions == *known {
                 return Ok(None);
@@ -305,7 +305,7 @@ impl Session {
     pub(crate) fn schema(&mut self) -> Result<Schema, Failure> {
         self.begin()?;
         let (connection, policy) = (&self.connection, &self.policy);
-        let databases: Vec<String> = self.source.databases().map(|(name, _)| name).collect();
+        let databases: Vec<&str> = self.files.iter().map(|file| file.database.as_str()).collect();
         let read = policy.ours(|| {
             // Asked outside of `ours`, which holds no lock while it works.
             schema::read(connection, &databases, |name| policy.is_open(name))
@@ -325,6 +325,8 @@ impl Session {
 
 /// A file of a database as it was opened.
 struct Known {
+    /// What the connection calls it.
+    database: String,
     path: PathBuf,
     /// Device and inode; None for one that is out of sight.
     identity: Option<(u64, u64)>,
@@ -333,10 +335,10 @@ struct Known {
 }
 
 impl Known {
-    fn look(path: &Path) -> Known {
+    fn look(database: String, path: &Path) -> Known {
         let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
         let held = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).ok();
-        Known { path: path.to_owned(), identity: identity(path), held }
+        Known { database, path: path.to_owned(), identity: identity(path), held }
     }
 
     fn is_replaced(&self) -> bool {
