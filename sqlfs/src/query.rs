@@ -41,6 +41,7 @@ mod schema;
 mod session;
 mod sheet;
 mod spool;
+mod turn;
 mod worker;
 
 #[cfg(test)]

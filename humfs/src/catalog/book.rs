@@ -397,6 +397,9 @@ impl Writer {
             };
             batch.objects.extend(object.map(|object| (ino, Some(object))));
         }
+        // As the database has them: neighbours are on the same pages.
+        batch.objects.sort_unstable_by_key(|(ino, _)| *ino);
+        batch.names.sort_unstable_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
         let feed = self.feed.clone();
         apply(self.catalog_mut()?, batch, Some(&feed))?;
         let found = self.find(&astray)?;

@@ -2,7 +2,7 @@
 
 use crate::accounts::Accounts;
 use crate::batch::Batch;
-use crate::objects;
+use crate::objects::Rows;
 use crate::paths::Moved;
 use crate::schema::{APPLICATION, EXPECTED, TABLES, VERSION, view_statements};
 use crate::usage::Differences;
@@ -296,44 +296,47 @@ fn refused(error: &io::Error) -> rusqlite::Error {
 }
 
 fn write(conn: &Connection, batch: &Batch) -> Result<()> {
+    write_objects(conn, batch)?;
+    write_names(conn, batch)?;
+    write_changes(conn, batch)
+}
+
+fn write_objects(conn: &Connection, batch: &Batch) -> Result<()> {
     let mut usage = Differences::default();
+    let mut rows = Rows::of(conn)?;
     for (ino, object) in &batch.objects {
         match object {
-            Some(object) => objects::put(conn, *ino, object, &mut usage)?,
-            None => objects::remove(conn, *ino, &mut usage)?,
+            Some(object) => rows.put(*ino, object, &mut usage)?,
+            None => rows.remove(*ino, &mut usage)?,
         }
     }
-    usage.settle(conn)?;
+    usage.settle(conn)
+}
+
+fn write_names(conn: &Connection, batch: &Batch) -> Result<()> {
     let mut moved = Moved::default();
+    let mut put = conn.prepare_cached("INSERT OR REPLACE INTO dentry VALUES(?, ?, ?)")?;
+    let mut remove = conn.prepare_cached("DELETE FROM dentry WHERE parent=? AND name=?")?;
     for (parent, name, link) in &batch.names {
         match link {
             Some(link) => {
-                conn.prepare_cached("INSERT OR REPLACE INTO dentry VALUES(?, ?, ?)")?.execute((
-                    *parent as i64,
-                    &**name,
-                    link.ino as i64,
-                ))?;
+                put.execute((*parent as i64, &**name, link.ino as i64))?;
                 if link.is_dir {
                     moved.put(conn, link.ino, *parent, name)?;
                 }
             }
-            None => {
-                conn.prepare_cached("DELETE FROM dentry WHERE parent=? AND name=?")?.execute((*parent as i64, &**name))?;
-            }
+            None => drop(remove.execute((*parent as i64, &**name))?),
         }
     }
-    moved.settle(conn)?;
+    moved.settle(conn)
+}
+
+fn write_changes(conn: &Connection, batch: &Batch) -> Result<()> {
     let begin = batch.changes.len().saturating_sub(CHANGES_KEPT as usize);
+    let mut add = conn.prepare_cached("INSERT INTO change(time, time_ns, op, ino, parent, name) VALUES(?, ?, ?, ?, ?, ?)")?;
     for change in &batch.changes[begin..] {
         let (parent, name) = change.place.as_ref().map(|(parent, name)| (*parent as i64, &**name)).unzip();
-        conn.prepare_cached("INSERT INTO change(time, time_ns, op, ino, parent, name) VALUES(?, ?, ?, ?, ?, ?)")?.execute((
-            change.time.seconds,
-            change.time.nanoseconds,
-            change.op.name(),
-            change.ino as i64,
-            parent,
-            name,
-        ))?;
+        add.execute((change.time.seconds, change.time.nanoseconds, change.op.name(), change.ino as i64, parent, name))?;
     }
     if begin < batch.changes.len() {
         let last = conn.last_insert_rowid();

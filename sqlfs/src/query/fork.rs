@@ -1,4 +1,4 @@
-//! fork(2), and leaving everything behind: the crate's one place for `unsafe`.
+//! fork(2), and leaving everything behind.
 #![allow(unsafe_code)]
 
 use rustix::process::Pid;
