@@ -139,7 +139,7 @@ impl HumFs {
                 return Ok(host);
             }
         }
-        self.base.set_attr(&Caller::root(), &node.inner, file.map(|file| &file.inner), times)
+        self.base.set_attr(&Caller::root(), &node.inner, file.and_then(|file| file.data.opened()), times)
     }
 
     fn change_size(
@@ -160,7 +160,7 @@ impl HumFs {
         // Growing makes a hole; cutting inside a block may write that block.
         let announced = self.announce(&[entry], Usage::default())?;
         let sized = SetAttr { size: Some(size), ..SetAttr::default() };
-        let host = self.base.set_attr(&Caller::root(), &node.inner, file.map(|file| &file.inner), &sized)?;
+        let host = self.base.set_attr(&Caller::root(), &node.inner, file.and_then(|file| file.data.opened()), &sized)?;
         announced.end(&self.recosted(state, &host));
         Ok(host)
     }

@@ -4,6 +4,7 @@ use crate::account::{Announced, BLOCK, Entry, Limits, Usage};
 use crate::extents::{Settled, allocated, begin_writing, settled};
 use crate::fs::HumFs;
 use crate::host::fault;
+use crate::late::Data;
 use crate::node::{HumFile, HumNode};
 use crate::store::{Hold, Object, Place};
 use crate::unsettled::Written;
@@ -62,8 +63,11 @@ impl HumFs {
             let change = SetAttr { size: Some(0), kill_suid_sgid: flags.kill_suid_sgid, ..SetAttr::default() };
             self.change_attr(node, None, &change)?;
         }
+        if let Some(opened) = self.open_late(node, flags) {
+            return Ok(opened);
+        }
         let opened = self.base.open(caller, &node.inner, OpenFlags { truncate: false, ..flags })?;
-        let file = HumFile { inner: opened.file, node: node.clone() };
+        let file = HumFile { data: Data::Open(opened.file), node: node.clone() };
         Ok(Opened { file, cache: opened.cache, size: opened.size })
     }
 
@@ -80,7 +84,7 @@ impl HumFs {
                         return Ok(announced);
                     }
                 }
-                let there = allocated(file.inner.data_fd(), first, span);
+                let there = allocated(self.data(file)?.data_fd(), first, span);
                 let missing = span.saturating_sub(there);
                 // Where all of it is there, not even a block of the host's own
                 // book-keeping can be added.
@@ -203,13 +207,13 @@ impl HumFs {
         };
         let plain = WriteFlags { kill_suid_sgid: false, ..flags };
         let written = if fits == length {
-            self.base.write(&file.inner, offset.unwrap_or(0), source, plain)
+            self.base.write(self.data(file)?, offset.unwrap_or(0), source, plain)
         } else {
             let place = match offset {
                 Some(offset) if !flags.append => WritePlace::At(offset),
                 _ => WritePlace::End,
             };
-            source.drain_to(file.inner.data_fd(), place, fits as usize, flags.sync).map_err(Into::into)
+            source.drain_to(self.data(file)?.data_fd(), place, fits as usize, flags.sync).map_err(Into::into)
         };
         self.conclude(announced, file, offset, fits)?;
         if flags.sync {
@@ -247,7 +251,7 @@ impl HumFs {
         let frees = FallocateFlags::PUNCH_HOLE | FallocateFlags::COLLAPSE_RANGE;
         let needed = if flags.intersects(frees) { 0 } else { length };
         let announced = self.announce_data(file, offset, needed)?;
-        let done = self.base.fallocate(&file.inner, offset, length, flags);
+        let done = self.base.fallocate(self.data(file)?, offset, length, flags);
         self.conclude(announced, file, Some(offset), length)?;
         done
     }
@@ -256,14 +260,14 @@ impl HumFs {
     pub(crate) fn copy_between(&self, from: (&HumFile, u64), to: (&HumFile, u64), length: u64) -> Result<u64> {
         self.drop_privileges(&to.0.node, true)?;
         let announced = self.announce_data(to.0, to.1, length)?;
-        let done = self.base.copy_range((&from.0.inner, from.1), (&to.0.inner, to.1), length);
+        let done = self.base.copy_range((self.data(from.0)?, from.1), (self.data(to.0)?, to.1), length);
         self.conclude(announced, to.0, Some(to.1), length)?;
         done
     }
 
     /// See [`externfs::ExternFs::fsync`].
     pub(crate) fn sync_file(&self, file: &HumFile) -> Result<()> {
-        self.base.fsync(&file.inner, false)?;
+        self.base.fsync(self.data(file)?, false)?;
         self.sync_record(&file.node)
     }
 

@@ -6,6 +6,7 @@ use crate::catalog::{Book, Feed, Parts};
 use crate::contents::LimitLook;
 use crate::host::{damaged, fault};
 use crate::intent::Journal;
+use crate::late::Data;
 use crate::locks::DirLocks;
 use crate::node::{HumDir, HumFile, HumNode, NodeTable};
 use crate::options::{Adopt, Options};
@@ -18,7 +19,7 @@ use hostfs::{HostFs, Inode};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// One humfs tree. See the [crate](crate).
@@ -38,6 +39,8 @@ pub struct HumFs {
     pub(crate) root_key: NodeKey,
     root_node: Arc<HumNode>,
     book: Option<Book>,
+    /// See [`late`](crate::late).
+    pub(crate) opens_late: OnceLock<bool>,
 }
 
 /// What is remembered of a tree that we alone change.
@@ -91,6 +94,7 @@ impl HumFs {
             root_key,
             root_node,
             book: None,
+            opens_late: OnceLock::new(),
         };
         if !read_only {
             fs.put_in_order(recovered)?;
@@ -217,7 +221,7 @@ impl HumFs {
     }
 
     pub(crate) fn host_attr(&self, node: &HumNode, file: Option<&HumFile>) -> Result<Attr> {
-        self.base.attr(&node.inner, file.map(|file| &file.inner))
+        self.base.attr(&node.inner, file.and_then(|file| file.data.opened()))
     }
 
     fn attr_of(&self, node: &HumNode, file: Option<&HumFile>) -> Result<Attr> {
@@ -331,11 +335,11 @@ impl ExternFs for HumFs {
     }
 
     fn open_dir(&self, node: &Arc<HumNode>) -> Result<HumDir> {
-        Ok(HumDir { inner: self.base.open_dir(&node.inner)?, node: node.clone() })
+        self.open_listing(node)
     }
 
     fn read_dir(&self, dir: &HumDir, cookie: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
-        self.base.read_dir(&dir.inner, cookie, &mut |entry| {
+        self.read_listing(dir, cookie, &mut |entry| {
             // A regular file of the host may stand for something else.
             let kind = entry.kind.filter(|kind| *kind != FileKind::Regular);
             emit(&DirEntry { kind, ..*entry })
@@ -344,7 +348,7 @@ impl ExternFs for HumFs {
 
     fn fsync_dir(&self, dir: &HumDir, _data_only: bool) -> Result<()> {
         // As for files: names without their directory's owner are no use.
-        self.base.fsync_dir(&dir.inner, false)?;
+        self.sync_listing(dir)?;
         self.sync_record(&dir.node)
     }
 
@@ -434,11 +438,14 @@ impl ExternFs for HumFs {
 
     fn backing<'f>(&self, file: &'f HumFile) -> Option<BorrowedFd<'f>> {
         // Writes must be seen: they cost room, and take setuid away.
-        (!file.inner.is_writable()).then(|| file.inner.data_fd())
+        match &file.data {
+            Data::Open(opened) if !opened.is_writable() => Some(opened.data_fd()),
+            _ => None,
+        }
     }
 
     fn read(&self, file: &HumFile, offset: u64, size: usize, sink: &mut dyn DataSink) -> Result<usize> {
-        self.base.read(&file.inner, offset, size, sink)
+        self.base.read(self.data(file)?, offset, size, sink)
     }
 
     fn write(&self, file: &HumFile, offset: u64, source: &mut dyn DataSource, flags: WriteFlags) -> Result<usize> {
@@ -456,7 +463,7 @@ impl ExternFs for HumFs {
     }
 
     fn seek(&self, file: &HumFile, offset: u64, what: SeekFor) -> Result<u64> {
-        self.base.seek(&file.inner, offset, what)
+        self.base.seek(self.data(file)?, offset, what)
     }
 
     fn copy_range(&self, from: (&HumFile, u64), to: (&HumFile, u64), length: u64) -> Result<u64> {

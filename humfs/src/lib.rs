@@ -45,6 +45,7 @@ mod contents;
 mod extents;
 mod fs;
 mod host;
+mod late;
 mod locks;
 mod names;
 mod node;

@@ -5,6 +5,7 @@ use crate::birth::born;
 use crate::catalog::Loss;
 use crate::fs::{HumFs, at, c_name, inner_child, merged, one};
 use crate::host::{fault, stat_at};
+use crate::late::Data;
 use crate::node::{HumFile, HumNode};
 use crate::record::Record;
 use crate::store::{At, Facts, Hold, Object, Place, Renaming};
@@ -112,7 +113,7 @@ impl HumFs {
     fn admit_new(&self, created: NewFile, record: Record, used: Usage, orphan: bool) -> File {
         let attr = merged(&created.attr, &record);
         let (node, _) = self.nodes.intern(created.node, record, used.bytes, orphan);
-        let file = HumFile { inner: created.opened.file, node: node.clone() };
+        let file = HumFile { data: Data::Open(created.opened.file), node: node.clone() };
         Created { node, attr, opened: Opened { file, cache: FileCache::Keep, size: 0 } }
     }
 
@@ -211,6 +212,9 @@ impl HumFs {
                 _ => {}
             }
             let victim = Victim::new(self, child.node, &host, &at);
+            if let Some(node) = victim.node {
+                self.hold_reader(node)?;
+            }
             let path = self.path_of(&at);
             let announced = victim.announce(self, path.as_deref())?;
             self.store.remove(&at, facts(&host))?;
@@ -266,6 +270,9 @@ impl HumFs {
                 return Ok(());
             }
             check_replaceable(&moved, there.as_ref(), exchange)?;
+            if let Some(node) = to.1.node.filter(|_| there.is_some() && !exchange) {
+                self.hold_reader(node)?;
+            }
             let how = Renaming {
                 exchange,
                 no_replace: flags.contains(RenameFlags::NOREPLACE),
@@ -439,6 +446,8 @@ impl<'a> Victim<'a> {
                     state.cost
                 };
                 fs.forget_unsettled(node);
+                // Who has come since it was held has a pin to open it by.
+                let _ = fs.hold_reader(node);
                 Outcome { orphaned: Usage::one(cost), ..Outcome::default() }
             }
             None => Outcome { removed: Usage::one(self.cost), ..Outcome::default() },

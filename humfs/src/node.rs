@@ -7,9 +7,10 @@
 use crate::account::{Account, Outcome, Usage};
 use crate::aliases::Aliases;
 use crate::catalog::Feed;
+use crate::late::{Data, Reader};
 use crate::record::Record;
 use externfs::NodeKey;
-use hostfs::{Inode, Listing, OpenFile};
+use hostfs::{Inode, Listing};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -39,6 +40,8 @@ pub(crate) struct NodeState {
     pub(crate) orphan: bool,
     /// Names beside the one that `inner` goes by.
     pub(crate) aliases: Aliases,
+    /// Those who have it open for reading only.
+    pub(crate) reader: Weak<Reader>,
 }
 
 impl HumNode {
@@ -82,13 +85,13 @@ impl std::fmt::Debug for HumNode {
 #[derive(Debug)]
 pub struct HumFile {
     // Before the node: an orphan's cost is freed when nothing holds it.
-    pub(crate) inner: Arc<OpenFile>,
+    pub(crate) data: Data,
     pub(crate) node: Arc<HumNode>,
 }
 
 /// An open directory.
 pub struct HumDir {
-    pub(crate) inner: Listing,
+    pub(crate) inner: OnceLock<Listing>,
     /// Whose record is synced with it.
     pub(crate) node: Arc<HumNode>,
 }
@@ -127,7 +130,7 @@ impl NodeTable {
         let key = inner.host_key();
         let node = HumNode {
             inner,
-            state: Mutex::new(NodeState { record, cost, orphan, aliases: Aliases::default() }),
+            state: Mutex::new(NodeState { record, cost, orphan, aliases: Aliases::default(), reader: Weak::new() }),
             table: Arc::downgrade(self),
             awaited: AtomicU64::new(0),
             is_written: AtomicBool::new(false),

@@ -53,6 +53,93 @@ pub(super) fn hard_links_are_one_file(scene: &mut Scene) {
     }
 }
 
+/// What is open for reading only, and was never read, is not open on the host:
+/// whatever becomes of its names, what it had can be read.
+pub(super) fn readers_go_on_whatever_becomes_of_the_name(scene: &mut Scene) {
+    let ways = [
+        "rm f",
+        "mv f g",
+        "mv other f",
+        "mkdir d; mv f d; mv d e",
+        "ln f g; rm f",
+        "ln f g; rm f; rm g",
+        "mkdir d; mv f d; mv d/f d/g; rm d/g; rmdir d",
+        "ln f g; mv other g; rm f; mv g f",
+        "rm f; echo new >f",
+        "chmod 0 f; chown 5:5 f; rm f",
+    ];
+    for (number, way) in ways.into_iter().enumerate() {
+        let dir = scene.at(&format!("w{number}"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("f"), "what it had").unwrap();
+        fs::write(dir.join("other"), "something else").unwrap();
+        scene.remount();
+        let dir = scene.at(&format!("w{number}"));
+        let read = |file: &File| {
+            let mut text = [0; 32];
+            let length = file.read_at(&mut text, 0).unwrap_or_else(|error| panic!("after {way:?}: {error}"));
+            String::from_utf8_lossy(&text[..length]).into_owned()
+        };
+        // Nothing of it is in the kernel's cache: each look is a request.
+        let (first, second) = (File::open(dir.join("f")).unwrap(), File::open(dir.join("f")).unwrap());
+        scene.shell(&format!("cd w{number}; {way}"));
+        // One that comes later shares what the first ones have, if it finds it.
+        let third = File::open(dir.join("f"));
+        assert_eq!(read(&first), "what it had", "{way}");
+        rustix::fs::fadvise(&second, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        assert_eq!(read(&second), "what it had", "{way}");
+        drop(third);
+    }
+}
+
+/// Nor does it matter how much else loses its name while a kernel remembers it,
+/// which is held only in so far as there are descriptors.
+pub(super) fn readers_go_on_among_many_removed(scene: &mut Scene) {
+    /// More than are held.
+    const OTHERS: usize = 2200;
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    setrlimit(Resource::Nofile, Rlimit { current: Some(4096), ..getrlimit(Resource::Nofile) }).unwrap();
+    fs::write(scene.at("f"), "what it had").unwrap();
+    scene.remount();
+    let file = File::open(scene.at("f")).unwrap();
+    fs::remove_file(scene.at("f")).unwrap();
+    let others: Vec<_> = (0..OTHERS)
+        .map(|number| {
+            let path = scene.at(&format!("g{number}"));
+            File::create(&path).unwrap();
+            let held = rustix::fs::open(&path, OFlags::PATH, Mode::empty()).unwrap();
+            fs::remove_file(&path).unwrap();
+            held
+        })
+        .collect();
+    let mut text = [0; 32];
+    let length = file.read_at(&mut text, 0).unwrap();
+    assert_eq!(&text[..length], b"what it had");
+    drop(others);
+}
+
+/// The same of directories, which have nothing in them when they are removed.
+pub(super) fn listings_go_on_whatever_becomes_of_the_name(scene: &mut Scene) {
+    use rustix::fs::{Dir, open};
+    scene.shell("mkdir -p moved/in gone above/below/d; touch moved/a moved/b above/below/d/c");
+    scene.remount();
+    let opened = |scene: &Scene, name: &str| open(scene.at(name), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let names = |fd: &rustix::fd::OwnedFd| {
+        let entries = Dir::read_from(fd).unwrap().map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        entries.collect::<Result<Vec<_>, Errno>>().map(|mut names| {
+            names.retain(|name| name != "." && name != "..");
+            names.sort_unstable();
+            names
+        })
+    };
+    let (moved, gone, deep) = (opened(scene, "moved"), opened(scene, "gone"), opened(scene, "above/below/d"));
+    scene.shell("mv moved elsewhere; rmdir gone; mv above/below b; mv b/d b/e; rm elsewhere/a");
+    assert_eq!(names(&moved).unwrap(), ["b", "in"]);
+    assert_eq!(names(&deep).unwrap(), ["c"]);
+    assert!(names(&gone).unwrap().is_empty());
+    rustix::fs::fsync(&moved).unwrap();
+}
+
 /// Whichever name goes, by unlink or by being replaced, and whichever the
 /// kernel has looked up last: what is changed by the rest is there.
 pub(super) fn one_name_of_several_can_go(scene: &mut Scene) {

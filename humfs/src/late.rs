@@ -1,0 +1,118 @@
+//! Opening late: a file that is open for reading only, and a directory, cost the
+//! host nothing until somebody reads what no kernel has cached. Most are opened
+//! and closed without.
+//!
+//! Nothing can go wrong by that while the tree is ours alone: the object stays
+//! where its name says, and before that goes ([`HumFs::hold_reader`]) what is open
+//! is opened in truth. A server of root's opens at once: it hands files to the
+//! kernel, which takes open ones.
+
+use crate::fs::HumFs;
+use crate::node::{HumDir, HumFile, HumNode};
+use externfs::{Caller, DirEntry, Errno, ExternFs, FileCache, FileKind, OpenFlags, Opened, Result};
+use hostfs::OpenFile;
+use std::sync::{Arc, OnceLock};
+
+/// The host's file behind all who have a node open for reading only.
+#[derive(Debug, Default)]
+pub(crate) struct Reader(OnceLock<Arc<OpenFile>>);
+
+/// What an open file is read and written through.
+#[derive(Debug)]
+pub(crate) enum Data {
+    Open(Arc<OpenFile>),
+    Late(Arc<Reader>),
+}
+
+impl Data {
+    /// The host's file, if it has been opened.
+    pub(crate) fn opened(&self) -> Option<&Arc<OpenFile>> {
+        match self {
+            Data::Open(file) => Some(file),
+            Data::Late(reader) => reader.0.get(),
+        }
+    }
+}
+
+impl HumFs {
+    fn opens_late(&self) -> bool {
+        // Whom it serves as it is by the time that somebody opens something.
+        !self.is_read_only() && *self.opens_late.get_or_init(|| !rustix::process::geteuid().is_root())
+    }
+
+    /// `node`, a regular file, opened late; None if that is not to be.
+    pub(crate) fn open_late(&self, node: &Arc<HumNode>, flags: OpenFlags) -> Option<Opened<HumFile>> {
+        if !flags.read || flags.write || flags.truncate || flags.noatime || flags.direct || !self.opens_late() {
+            return None;
+        }
+        let mut state = node.state();
+        if state.orphan {
+            return None;
+        }
+        let reader = state.reader.upgrade().unwrap_or_else(|| {
+            let reader = Arc::new(Reader::default());
+            state.reader = Arc::downgrade(&reader);
+            reader
+        });
+        let file = HumFile { data: Data::Late(reader), node: node.clone() };
+        Some(Opened { file, cache: FileCache::Keep, size: 0 })
+    }
+
+    /// What `file` is read and written through.
+    pub(crate) fn data<'f>(&self, file: &'f HumFile) -> Result<&'f Arc<OpenFile>> {
+        match &file.data {
+            Data::Open(opened) => Ok(opened),
+            Data::Late(reader) => match reader.0.get() {
+                Some(opened) => Ok(opened),
+                None => self.with_place(&file.node, |_| self.open_now(&file.node, reader)),
+            },
+        }
+    }
+
+    /// The caller holds the directory that has the node's name.
+    fn open_now<'r>(&self, node: &HumNode, reader: &'r Reader) -> Result<&'r Arc<OpenFile>> {
+        let opened = self.base.open(&Caller::root(), &node.inner, OpenFlags { read: true, ..OpenFlags::default() })?;
+        Ok(reader.0.get_or_init(|| opened.file))
+    }
+
+    /// A name of `node` is about to go, and its directory is held: whoever reads
+    /// it goes on.
+    pub(crate) fn hold_reader(&self, node: &HumNode) -> Result<()> {
+        let reader = node.state().reader.upgrade();
+        let Some(reader) = reader.filter(|reader| reader.0.get().is_none()) else { return Ok(()) };
+        match self.open_now(node, &reader) {
+            Err(error) if matches!(error.errno(), Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => Err(error),
+            // One that cannot be read now could not have been a moment ago.
+            _ => Ok(()),
+        }
+    }
+
+    /// See [`externfs::ExternFs::open_dir`].
+    pub(crate) fn open_listing(&self, node: &Arc<HumNode>) -> Result<HumDir> {
+        let is_late = node.inner.host_kind() == FileKind::Directory && self.opens_late() && !node.state().orphan;
+        let inner = if is_late { OnceLock::new() } else { self.base.open_dir(&node.inner)?.into() };
+        Ok(HumDir { inner, node: node.clone() })
+    }
+
+    fn listing<'d>(&self, dir: &'d HumDir) -> Result<&'d hostfs::Listing> {
+        if let Some(listing) = dir.inner.get() {
+            return Ok(listing);
+        }
+        let opened = self.with_place(&dir.node, |_| self.base.open_dir(&dir.node.inner))?;
+        Ok(dir.inner.get_or_init(|| opened))
+    }
+
+    /// See [`externfs::ExternFs::read_dir`].
+    pub(crate) fn read_listing(&self, dir: &HumDir, cookie: u64, emit: &mut dyn FnMut(&DirEntry<'_>) -> bool) -> Result<()> {
+        if dir.inner.get().is_none() && dir.node.state().orphan {
+            // There is nothing in what has been removed.
+            return Ok(());
+        }
+        self.base.read_dir(self.listing(dir)?, cookie, emit)
+    }
+
+    /// See [`externfs::ExternFs::fsync_dir`].
+    pub(crate) fn sync_listing(&self, dir: &HumDir) -> Result<()> {
+        self.base.fsync_dir(self.listing(dir)?, false)
+    }
+}
