@@ -527,32 +527,87 @@ impl Drop for Server {
     }
 }
 
-/// A second file system: ext4 on a loop device.
+/// A journalling file system of Linux.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum DiskFormat {
+    Ext4,
+    Xfs,
+}
+
+impl DiskFormat {
+    /// What mount(8) calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            DiskFormat::Ext4 => "ext4",
+            DiskFormat::Xfs => "xfs",
+        }
+    }
+
+    /// MiB of the smallest worth having, and about what mkfs.xfs insists on.
+    #[must_use]
+    pub fn smallest(self) -> u64 {
+        match self {
+            DiskFormat::Ext4 => 128,
+            DiskFormat::Xfs => 320,
+        }
+    }
+
+    fn make(self, image: &Path) {
+        let (program, package, arguments): (_, _, &[&str]) = match self {
+            DiskFormat::Ext4 => ("mkfs.ext4", "e2fsprogs", &["-q", "-F", "-E", "lazy_itable_init=0"]),
+            DiskFormat::Xfs => ("mkfs.xfs", "xfsprogs", &["-q"]),
+        };
+        need_program(program, package);
+        succeed(Command::new(program).args(arguments).arg(image));
+    }
+
+    /// For mount(8).
+    fn options(self) -> &'static str {
+        match self {
+            DiskFormat::Ext4 => "loop",
+            // A copy of an image has its UUID.
+            DiskFormat::Xfs => "loop,nouuid",
+        }
+    }
+}
+
+/// A second file system, on a loop device.
 pub struct LoopFs {
     dir: TempDir,
+    format: DiskFormat,
     /// The number of the image that is mounted.
     generation: AtomicU32,
 }
 
 impl LoopFs {
-    /// Of so many MiB.
+    /// An ext4 of so many MiB.
     ///
     /// # Panics
     /// When it cannot be made although this is root.
     #[must_use]
     pub fn new(mebibytes: u64) -> LoopFs {
+        LoopFs::with(DiskFormat::Ext4, mebibytes)
+    }
+
+    /// One of this format, of so many MiB.
+    ///
+    /// # Panics
+    /// When it cannot be made although this is root.
+    #[must_use]
+    pub fn with(format: DiskFormat, mebibytes: u64) -> LoopFs {
         need_root();
-        need_program("mkfs.ext4", "e2fsprogs");
         let dir = temp_dir();
         let (image, point) = (dir.path().join(image_name(0)), dir.path().join("mnt"));
         File::create(&image).and_then(|file| file.set_len(mebibytes << 20)).expect("image");
         std::fs::create_dir(&point).expect("mount point");
-        succeed(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=0"]).arg(&image));
-        let mounted = output(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&point));
+        format.make(&image);
+        let mounted = output(Command::new("mount").args(["-t", format.name(), "-o", format.options()]).arg(&image).arg(&point));
         if !mounted.status.success() {
-            skip(format!("no loop devices here: {}", String::from_utf8_lossy(&mounted.stderr).trim()));
+            skip(format!("no loop devices, or no {}, here: {}", format.name(), String::from_utf8_lossy(&mounted.stderr).trim()));
         }
-        LoopFs { dir, generation: AtomicU32::new(0) }
+        LoopFs { dir, format, generation: AtomicU32::new(0) }
     }
 
     /// Its root.
@@ -573,7 +628,7 @@ impl LoopFs {
         // need only have been started in a mount namespace of their own.
         succeed(Command::new("cp").arg("--sparse=always").arg(&old).arg(&new));
         rustix::mount::unmount(self.path(), rustix::mount::UnmountFlags::DETACH).expect("umount -l");
-        succeed(Command::new("mount").args(["-o", "loop"]).arg(&new).arg(self.path()));
+        succeed(Command::new("mount").args(["-t", self.format.name(), "-o", self.format.options()]).arg(&new).arg(self.path()));
         std::fs::remove_file(old).expect("removing an image");
     }
 }

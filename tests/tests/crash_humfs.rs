@@ -7,7 +7,7 @@
 //! contain it; `EXTERNFS_TEST_SEED` repeats a load.
 
 use externfs_tests::deed::Deed;
-use externfs_tests::fixture::LoopFs;
+use externfs_tests::fixture::{DiskFormat, LoopFs};
 use externfs_tests::harness::Case;
 use externfs_tests::load::{self, Load};
 use externfs_tests::mortal::{self, End, Fate};
@@ -42,8 +42,10 @@ fn main() -> ExitCode {
                 cases.push(Case::new(name, move || a_recovery_that_is_cut_short_is_recovered(format)).limit(3600));
                 let name = format!("random_kills_lose_nothing_{}", format.name());
                 cases.push(Case::new(name, move || random_kills_lose_nothing(format)).limit(3600));
-                let name = format!("power_cuts_spare_what_was_synced_{}", format.name());
-                cases.push(Case::new(name, move || power_cuts_spare_what_was_synced(format)).limit(3600));
+                for disk in [DiskFormat::Ext4, DiskFormat::Xfs] {
+                    let name = format!("power_cuts_spare_what_was_synced_{}_on_{}", format.name(), disk.name());
+                    cases.push(Case::new(name, move || power_cuts_spare_what_was_synced(format, disk)).limit(3600));
+                }
             }
             cases.push(Case::new("an_ordinary_users_server_dies_as_well", an_ordinary_users_server_dies_as_well).limit(3600));
             harness::main(cases)
@@ -253,12 +255,12 @@ fn an_ordinary_users_server_dies_as_well() {
     fixture::run_as_user(&["random_kills_lose_nothing"]);
 }
 
-fn power_cuts_spare_what_was_synced(format: Format) {
+fn power_cuts_spare_what_was_synced(format: Format, on: DiskFormat) {
     let seed = random::seed();
     let cuts = externfs_tests::cases(6);
     let (mut reported, mut lost, mut violations) = (0, 0, 0);
     for cut in 0..cuts {
-        let disk = LoopFs::new(128);
+        let disk = LoopFs::with(on, on.smallest());
         let cut = PowerCut { realm: Realm::HumFs(format), disk: &disk, seed: seed.wrapping_add(u64::from(cut)) };
         let delay = Duration::from_millis(20 + cut.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) % 300);
         match cut.run(delay) {
@@ -272,7 +274,7 @@ fn power_cuts_spare_what_was_synced(format: Format) {
             }
         }
     }
-    println!("    {}: {cuts} cuts, {reported} steps reported, {lost} things lost, {violations} violations", format.name());
+    println!("    {} on {}: {cuts} cuts, {reported} steps reported, {lost} things lost, {violations} violations", format.name(), on.name());
     assert_eq!(violations, 0);
     assert!(reported > cuts as usize * 10, "hardly any load");
     assert!(lost > 0, "the cuts lose nothing");
