@@ -29,19 +29,18 @@ mod channel;
 mod confine;
 mod engine;
 mod failure;
-mod fork;
 mod format;
 mod frame;
 mod keeper;
 mod limits;
 mod plan;
 mod policy;
+mod process;
 mod renewal;
 mod schema;
 mod session;
 mod sheet;
 mod spool;
-mod turn;
 mod worker;
 
 #[cfg(test)]

@@ -40,6 +40,7 @@ pub mod power;
 pub mod random;
 pub mod realm;
 pub mod relapse;
+pub mod requests;
 pub mod shutdown;
 pub mod stamp;
 pub mod trial;

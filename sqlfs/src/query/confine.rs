@@ -1,7 +1,7 @@
 //! What a worker gives up once it has opened the database: everything but
 //! computing, reading what is open, and answering.
 
-use super::turn;
+use super::process;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Is, SeccompCondition as Condition, SeccompFilter, SeccompRule,
@@ -39,7 +39,7 @@ pub(crate) struct Needs<'p> {
 /// What the kernel refuses.
 pub(crate) fn enter(needs: &Needs<'_>) -> Result<(), String> {
     let failed = |what: &'static str| move |error: rustix::io::Errno| format!("{what}: {error}");
-    turn::give_way();
+    process::give_way();
     limit(Resource::Core, 0)?;
     limit(Resource::Cpu, needs.seconds)?;
     limit(Resource::Nofile, 64)?;

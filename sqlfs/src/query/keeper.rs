@@ -3,7 +3,7 @@
 //! that has threads, or answers to guests.
 
 use super::channel::retry;
-use super::fork;
+use super::process;
 use super::renewal;
 use super::worker::{self, Errand};
 use rustix::io::{IoSlice, IoSliceMut};
@@ -68,7 +68,7 @@ impl Keeper {
     /// The process has several threads; out of descriptors or processes.
     pub(crate) fn start(errand: &Errand) -> io::Result<Keeper> {
         let (ours, its) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        fork::fork(|| {
+        process::fork(|| {
             keep(its.as_fd(), errand);
             0
         })?;
@@ -171,19 +171,19 @@ fn leave_everything(control: BorrowedFd<'_>) {
         let _ = rustix::stdio::dup2_stdout(&null);
         let _ = rustix::stdio::dup2_stderr(&null);
     }
-    fork::close_all_but(control);
+    process::close_all_but(control);
 }
 
 fn start(errand: &Errand, role: Role) -> io::Result<(i32, UnixStream)> {
     let (ours, its) = UnixStream::pair()?;
     let keeper = rustix::process::getpid();
-    let pid = fork::fork(|| {
+    let pid = process::fork(|| {
         // A worker does not outlive the keeper.
         let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
         if rustix::process::getppid() != Some(keeper) {
             return 1;
         }
-        fork::close_all_but(its.as_fd());
+        process::close_all_but(its.as_fd());
         match role {
             Role::Reader => worker::work(&its, errand, false),
             Role::Writer => worker::work(&its, errand, true),

@@ -1,7 +1,7 @@
 //! [`ServerClock`]: the processor time of a server and of everything it started.
 
-use crate::host::requests::RequestCount;
 use crate::work::{Cost, Meter};
+use externfs_tests::requests::Requests;
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use std::cell::{Cell, RefCell};
@@ -12,7 +12,7 @@ use std::fs;
 pub(crate) struct ServerClock {
     root: Option<u32>,
     family: RefCell<Vec<u32>>,
-    requests: Option<RequestCount>,
+    requests: Option<Requests>,
     begun: Cell<Cost>,
 }
 
@@ -23,13 +23,13 @@ impl ServerClock {
     }
 
     /// Counts requests as well.
-    pub(crate) fn counting(self, requests: Option<RequestCount>) -> ServerClock {
+    pub(crate) fn counting(self, requests: Option<Requests>) -> ServerClock {
         ServerClock { requests, ..self }
     }
 
     fn now(&self) -> Cost {
         let nanos = self.family.borrow().iter().map(|&pid| cpu_nanos(pid)).sum();
-        Cost { nanos, requests: self.requests.as_ref().map(RequestCount::so_far) }
+        Cost { nanos, requests: self.requests.as_ref().map(Requests::so_far) }
     }
 }
 

@@ -1,7 +1,6 @@
 //! Mounts on this host, against the native file system and against peers.
 
 pub(crate) mod image;
-pub(crate) mod requests;
 pub(crate) mod server;
 mod target;
 mod watchdog;
@@ -12,8 +11,8 @@ use crate::record::{Column, Pass, Report, Role, load};
 use crate::rounds::{Course, Subject, lines, note};
 use crate::sizes::Sizes;
 use crate::work::{Row, fixture};
+use externfs_tests::requests::Requests;
 use image::Image;
-use requests::RequestCount;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::path::{Path, PathBuf};
 use target::{SPECS, Spec, Target};
@@ -133,7 +132,7 @@ fn start(spec: &Spec, image: &Image) -> Option<Target> {
 
 fn clock(target: &Target, count: bool) -> ServerClock {
     let pid = target.server_pid();
-    let counted = pid.filter(|_| count).map(|_| RequestCount::new(&target.column.name, &target.root));
+    let counted = pid.filter(|_| count).map(|_| Requests::of(&target.root, &target.column.name));
     let requests = counted.and_then(|counted| counted.map_err(|why| eprintln!("requests not counted: {why}")).ok());
     ServerClock::new(pid).counting(requests)
 }

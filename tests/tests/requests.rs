@@ -1,0 +1,159 @@
+//! How many requests an operation costs, counted by the kernel. It decides how
+//! fast a mount is: each is two changes of processes, whatever the server does.
+//!
+//! Three are the kernel's own, and no server can spare them while the kernel
+//! checks permissions (`default_permissions`): the GETATTR of a directory after each
+//! change in it, the GETXATTR (`security.capability`) before a new file's first
+//! write and each chown, and the LOOKUP of a name that is about to appear.
+
+use externfs_tests::fixture::{self, Mount};
+use externfs_tests::harness;
+use externfs_tests::humtree::{HumTree, TOTAL};
+use externfs_tests::ordinary;
+use externfs_tests::requests::Requests;
+use humfs::store::Format;
+use rustix::fs::{Advice, CWD, Mode, OFlags};
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt, chown};
+use std::path::Path;
+
+fn main() -> std::process::ExitCode {
+    ordinary::in_own_mounts(|| harness::main(externfs_tests::cases![hostfs_as_root, hostfs_that_is_exclusive, humfs_of_an_ordinary_user]))
+}
+
+/// A name, an operation on the file of this number, what it asks for.
+type Row = (&'static str, fn(&Path), &'static str);
+
+fn open(path: &Path, flags: OFlags) -> fs::File {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o644)).unwrap().into()
+}
+
+fn new_file(path: &Path, bytes: &[u8]) {
+    let file = open(path, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY);
+    if !bytes.is_empty() {
+        file.write_all_at(bytes, 0).unwrap();
+    }
+}
+
+const MIB: usize = 1 << 20;
+
+/// What is there before the first of them.
+const THERE: [&str; 4] = ["", "old", "goes", "data"];
+
+/// In this order. `WRITE?` stands for what passthrough spares, `*` for whatever it
+/// may be.
+const ROWS: [Row; 16] = [
+    ("mkdir", |dir| fs::create_dir(dir.join("d")).unwrap(), "LOOKUP MKDIR"),
+    ("create an empty file", |dir| new_file(&dir.join("e"), b""), "LOOKUP CREATE RELEASE"),
+    ("create, write 4 KiB, close", |dir| new_file(&dir.join("f"), &[7; 4096]), "LOOKUP CREATE GETXATTR WRITE? RELEASE"),
+    (
+        "create two",
+        |dir| ["g", "h"].iter().for_each(|name| new_file(&dir.join(name), b"")),
+        "LOOKUP CREATE RELEASE GETATTR LOOKUP CREATE RELEASE",
+    ),
+    ("stat", |dir| assert_eq!(rustix::fs::stat(dir.join("old")).unwrap().st_size, 4096), ""),
+    ("a name that is not there", |dir| assert!(fs::metadata(dir.join("none")).is_err()), "LOOKUP"),
+    ("the same again", |dir| assert!(fs::metadata(dir.join("none")).is_err()), ""),
+    ("chmod", |dir| fs::set_permissions(dir.join("old"), PermissionsExt::from_mode(0o600)).unwrap(), "SETATTR"),
+    ("chown", |dir| chown(dir.join("old"), Some(3), Some(4)).unwrap(), "GETXATTR SETATTR"),
+    ("setxattr", |dir| rustix::fs::setxattr(dir.join("old"), "user.x", b"y", rustix::fs::XattrFlags::empty()).unwrap(), "SETXATTR"),
+    ("getxattr", |dir| assert_eq!(rustix::fs::getxattr(dir.join("old"), "user.x", &mut [0; 8][..]), Ok(1)), "GETXATTR"),
+    ("append and close, twice", append_twice, "OPEN GETXATTR WRITE RELEASE OPEN WRITE RELEASE"),
+    ("rename", |dir| fs::rename(dir.join("old"), dir.join("new")).unwrap(), "LOOKUP RENAME"),
+    ("unlink", |dir| fs::remove_file(dir.join("goes")).unwrap(), "UNLINK"),
+    ("open, read, close", read_cached, "*"),
+    ("the same again, cached", read_cached, "OPEN RELEASE"),
+];
+
+fn append_twice(dir: &Path) {
+    for _ in 0..2 {
+        open(&dir.join("data"), OFlags::WRONLY | OFlags::APPEND).write_all_at(b"more", 4096).unwrap();
+    }
+}
+
+fn read_cached(dir: &Path) {
+    let mut bytes = [0; 4096];
+    open(&dir.join("data"), OFlags::RDONLY).read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes, [7; 4096]);
+}
+
+fn requests(mount: &Mount, name: &str) -> Requests {
+    Requests::of(mount.path(), name).unwrap_or_else(|error| harness::skip(format!("no trace of FUSE: {error}")))
+}
+
+/// Says all that is not as it should be.
+fn check(mount: &Mount, name: &str, passthrough: bool) {
+    let requests = requests(mount, name);
+    let dir = mount.path().join("in");
+    fs::create_dir(&dir).unwrap();
+    THERE[1..].iter().for_each(|name| new_file(&dir.join(name), &[7; 4096]));
+    let mut wrong = Vec::new();
+    for (what, act, wanted) in ROWS {
+        // What a kernel remembers for a second only, it is told once more.
+        for name in THERE {
+            let _ = rustix::fs::stat(dir.join(name));
+        }
+        let _ = requests.take().unwrap();
+        act(&dir);
+        let asked = requests.take().unwrap();
+        let wanted = wanted.replace("WRITE?", if passthrough { "" } else { "WRITE" });
+        let wanted: Vec<&str> = wanted.split_whitespace().collect();
+        if wanted != ["*"] && asked != wanted {
+            wrong.push(format!("{what}: {asked:?}, and not {wanted:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    mebibytes(mount, &requests, passthrough);
+}
+
+/// A MiB at a time is one request, or none.
+fn mebibytes(mount: &Mount, requests: &Requests, passthrough: bool) {
+    const COUNT: usize = 8;
+    let path = mount.path().join("large");
+    let file = open(&path, OFlags::CREATE | OFlags::RDWR);
+    let piece = vec![5; MIB];
+    file.write_all_at(&piece, 0).unwrap();
+    let _ = requests.take().unwrap();
+    for number in 0..COUNT {
+        file.write_all_at(&piece, (number * MIB) as u64).unwrap();
+    }
+    let asked = requests.take().unwrap();
+    let most = if passthrough { 0 } else { COUNT };
+    let writes = asked.iter().filter(|name| *name == "WRITE").count();
+    assert!(writes <= most, "{COUNT} MiB in {writes} WRITEs: {asked:?}");
+    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+    let _ = requests.take().unwrap();
+    let mut read = vec![0; MIB];
+    for number in 0..COUNT {
+        file.read_exact_at(&mut read, (number * MIB) as u64).unwrap();
+    }
+    let asked = requests.take().unwrap();
+    let reads = asked.iter().filter(|name| *name == "READ").count();
+    // A kernel that reads ahead asks for less at a time at first.
+    assert!(reads <= if passthrough { 0 } else { COUNT * 8 + 8 }, "{COUNT} MiB in {reads} READs: {asked:?}");
+    drop(file);
+    rustix::fs::unlinkat(CWD, &path, rustix::fs::AtFlags::empty()).unwrap();
+}
+
+fn hostfs(options: &str, name: &str) {
+    fixture::need_root();
+    let source = fixture::temp_dir();
+    let mount = Mount::new(source.path(), options);
+    check(&mount, name, true);
+    mount.finish();
+}
+
+fn hostfs_as_root() {
+    hostfs("allow_other,default_permissions", "hostfs");
+}
+
+fn hostfs_that_is_exclusive() {
+    hostfs("allow_other,default_permissions,exclusive", "exclusive");
+}
+
+fn humfs_of_an_ordinary_user() {
+    let tree = HumTree::new(Format::Xattr, TOTAL);
+    let mount = tree.mount("");
+    check(&mount, "humfs", false);
+    mount.finish();
+}
