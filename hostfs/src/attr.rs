@@ -12,6 +12,11 @@ const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 /// Status of a host object.
 pub(crate) struct Stat(Statx);
 
+/// What tells an object born at `btime` from others with its number.
+pub(crate) fn generation(btime: Option<Timestamp>) -> u64 {
+    btime.map_or(0, |born| born.to_nanoseconds_wrapping() as u64)
+}
+
 impl Stat {
     /// Of `name` in `dir`; a link there is not followed, an automount not
     /// triggered.
@@ -38,8 +43,7 @@ impl Stat {
     /// Device, inode number, birth time: a reused number shows as another
     /// birth time wherever the host records one.
     pub(crate) fn key(&self) -> NodeKey {
-        let generation = self.btime().map_or(0, |t| t.to_nanoseconds_wrapping() as u64);
-        NodeKey { volume: self.volume(), number: self.0.stx_ino, generation }
+        NodeKey { volume: self.volume(), number: self.0.stx_ino, generation: generation(self.btime()) }
     }
 
     /// # Errors

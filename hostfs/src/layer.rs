@@ -152,6 +152,12 @@ pub fn status(dir: BorrowedFd<'_>, name: &CStr) -> std::result::Result<Attr, rus
     stat.attr(&view).map_err(|_| rustix::io::Errno::IO)
 }
 
+/// The identity of an object on `volume` that is `attr`, as [`Inode::host_key`] has it.
+#[must_use]
+pub fn key_of(volume: u64, attr: &Attr) -> externfs::NodeKey {
+    externfs::NodeKey { volume, number: attr.ino, generation: crate::attr::generation(attr.btime) }
+}
+
 /// The user whose the files are that the calling thread makes.
 #[must_use]
 pub fn acting_uid() -> u32 {

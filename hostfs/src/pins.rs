@@ -52,8 +52,12 @@ impl Pins {
         while self.count.load(Ordering::Relaxed) - evicted.len() > self.max {
             let Some(oldest) = queue.pop_front() else { break };
             let Some(oldest) = oldest.upgrade() else { continue };
-            if let Some(pin) = oldest.place().set_pin(None) {
-                evicted.push((pin, oldest.clone()));
+            let mut place = oldest.place();
+            if let Some(pin) = place.set_pin(None) {
+                // Its name leads to something else by now, or to nothing.
+                let parent = place.parent.take();
+                drop(place);
+                evicted.push((pin, parent, oldest));
             }
         }
         // Each entry costs the memory of its inode, so dead ones must not pile up.

@@ -44,6 +44,11 @@ impl Aliases {
         }
     }
 
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// The one learned last.
     pub(crate) fn last(&self) -> Option<(Arc<Inode>, CString)> {
         self.0.as_ref()?.last().cloned()

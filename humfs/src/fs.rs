@@ -198,6 +198,9 @@ impl HumFs {
     /// if it has none. A name may change until the directory is held, so it is
     /// looked at again then.
     pub(crate) fn with_place<T>(&self, node: &HumNode, act: impl FnOnce(Option<At<'_>>) -> Result<T>) -> Result<T> {
+        if self.is_root(&node.inner) {
+            return act(None);
+        }
         loop {
             let Some((parent, name)) = node.inner.whereabouts() else {
                 if self.take_alias(node) {
@@ -225,7 +228,7 @@ impl HumFs {
     }
 
     fn attr_of(&self, node: &HumNode, file: Option<&HumFile>) -> Result<Attr> {
-        let host = self.host_attr(node, file)?;
+        let host = self.in_place(node, || self.host_attr(node, file))?;
         if self.is_read_only() && !self.is_root(&node.inner) {
             self.with_place(node, |at| at.map_or(Ok(()), |at| self.reload(node, &host, &at)))?;
         }

@@ -11,11 +11,15 @@ use crate::fs::HumFs;
 use crate::node::{HumDir, HumFile, HumNode};
 use externfs::{Caller, DirEntry, Errno, ExternFs, FileCache, FileKind, OpenFlags, Opened, Result};
 use hostfs::OpenFile;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The host's file behind all who have a node open for reading only.
 #[derive(Debug, Default)]
-pub(crate) struct Reader(OnceLock<Arc<OpenFile>>);
+pub(crate) struct Reader {
+    opened: OnceLock<Arc<OpenFile>>,
+    /// Held while it is being opened: no directory is locked under it.
+    opening: Mutex<()>,
+}
 
 /// What an open file is read and written through.
 #[derive(Debug)]
@@ -29,7 +33,7 @@ impl Data {
     pub(crate) fn opened(&self) -> Option<&Arc<OpenFile>> {
         match self {
             Data::Open(file) => Some(file),
-            Data::Late(reader) => reader.0.get(),
+            Data::Late(reader) => reader.opened.get(),
         }
     }
 }
@@ -46,7 +50,10 @@ impl HumFs {
             return None;
         }
         let mut state = node.state();
-        if state.orphan {
+        // One that is about to lose its name, or goes by one of several that it may
+        // have to look for: the kernel looks its path up again if it cannot be opened,
+        // and does nothing of the kind if it cannot be read.
+        if state.orphan || !state.aliases.is_empty() || node.inner.whereabouts().is_none() {
             return None;
         }
         let reader = state.reader.upgrade().unwrap_or_else(|| {
@@ -62,24 +69,36 @@ impl HumFs {
     pub(crate) fn data<'f>(&self, file: &'f HumFile) -> Result<&'f Arc<OpenFile>> {
         match &file.data {
             Data::Open(opened) => Ok(opened),
-            Data::Late(reader) => match reader.0.get() {
+            Data::Late(reader) => match reader.opened.get() {
                 Some(opened) => Ok(opened),
-                None => self.with_place(&file.node, |_| self.open_now(&file.node, reader)),
+                None => self.in_place(&file.node, || self.open_now(&file.node, reader)),
             },
         }
     }
 
-    /// The caller holds the directory that has the node's name.
+    /// What `act` makes of `node`, whose name may be changing at this moment: then
+    /// once more when it is not.
+    pub(crate) fn in_place<T>(&self, node: &HumNode, act: impl Fn() -> Result<T>) -> Result<T> {
+        match act() {
+            Err(error) if error.errno() == Errno::ESTALE => self.with_place(node, |_| act()),
+            answer => answer,
+        }
+    }
+
     fn open_now<'r>(&self, node: &HumNode, reader: &'r Reader) -> Result<&'r Arc<OpenFile>> {
+        let _opening = reader.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opened) = reader.opened.get() {
+            return Ok(opened);
+        }
         let opened = self.base.open(&Caller::root(), &node.inner, OpenFlags { read: true, ..OpenFlags::default() })?;
-        Ok(reader.0.get_or_init(|| opened.file))
+        Ok(reader.opened.get_or_init(|| opened.file))
     }
 
     /// A name of `node` is about to go, and its directory is held: whoever reads
     /// it goes on.
     pub(crate) fn hold_reader(&self, node: &HumNode) -> Result<()> {
         let reader = node.state().reader.upgrade();
-        let Some(reader) = reader.filter(|reader| reader.0.get().is_none()) else { return Ok(()) };
+        let Some(reader) = reader.filter(|reader| reader.opened.get().is_none()) else { return Ok(()) };
         match self.open_now(node, &reader) {
             Err(error) if matches!(error.errno(), Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => Err(error),
             // One that cannot be read now could not have been a moment ago.
@@ -98,7 +117,7 @@ impl HumFs {
         if let Some(listing) = dir.inner.get() {
             return Ok(listing);
         }
-        let opened = self.with_place(&dir.node, |_| self.base.open_dir(&dir.node.inner))?;
+        let opened = self.in_place(&dir.node, || self.base.open_dir(&dir.node.inner))?;
         Ok(dir.inner.get_or_init(|| opened))
     }
 

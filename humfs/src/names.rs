@@ -203,14 +203,15 @@ impl HumFs {
     /// See [`externfs::ExternFs::remove`].
     pub(crate) fn remove_name(&self, parent: &Node, child: &Child<'_, Node>, directory: bool) -> Result<()> {
         let _changing = self.dirs.change_two(&parent.inner, &parent.inner, directory);
-        self.base.remove_by(&parent.inner, &inner_child(child), directory, |(dir, name)| {
+        let (host, node) = self.there(parent, child.name)?;
+        match (directory, host.kind == FileKind::Directory) {
+            (true, false) => return Err(Errno::ENOTDIR.into()),
+            (false, true) => return Err(Errno::EISDIR.into()),
+            _ => {}
+        }
+        let child = Child { name: child.name, node: node.as_ref() };
+        self.base.remove_by(&parent.inner, &inner_child(&child), directory, |(dir, name)| {
             let at = At { parent: &parent.inner, dir, name };
-            let host = stat_at(dir, name).map_err(fault("looking up a name"))?;
-            match (directory, host.kind == FileKind::Directory) {
-                (true, false) => return Err(Errno::ENOTDIR.into()),
-                (false, true) => return Err(Errno::EISDIR.into()),
-                _ => {}
-            }
             let victim = Victim::new(self, child.node, &host, &at);
             if let Some(node) = victim.node {
                 self.hold_reader(node)?;
@@ -227,6 +228,15 @@ impl HumFs {
             }
             Ok(())
         })
+    }
+
+    /// What `name` in `parent`, which is held, leads to now, and its node if there
+    /// is one. What a kernel believes may be older, if there are several.
+    fn there(&self, parent: &Node, name: Name<'_>) -> Result<(Attr, Option<Node>)> {
+        let dir = self.base.dir_fd(&parent.inner)?;
+        let host = stat_at(dir.as_fd(), &c_name(name)?).map_err(fault("looking up a name"))?;
+        let key = hostfs::layer::key_of(parent.key().volume, &host);
+        Ok((host, self.nodes.get(key)))
     }
 
     /// See [`externfs::ExternFs::rename`].
@@ -246,21 +256,23 @@ impl HumFs {
         let is_dir = |child: &Child<'_, Node>| child.node.is_none_or(|node| node.inner.host_kind() == FileKind::Directory);
         let alone = is_dir(from.1) || (to.1.node.is_some() && is_dir(to.1));
         let _changing = self.dirs.change_two(&from.0.inner, &to.0.inner, alone);
-        let (inner_from, inner_to) = (inner_child(from.1), inner_child(to.1));
+        let (moved, from_node) = self.there(from.0, from.1.name)?;
+        if moved.kind == FileKind::Directory && !alone {
+            // Replaced behind our back since it was looked up.
+            return Err(Errno::ESTALE.into());
+        }
+        let (there, to_node) = match self.there(to.0, to.1.name) {
+            Ok((host, node)) => (Some(host), node),
+            Err(error) if error.errno() == Errno::ENOENT => (None, None),
+            Err(error) => return Err(error),
+        };
+        let from = (from.0, Child { name: from.1.name, node: from_node.as_ref() });
+        let to = (to.0, Child { name: to.1.name, node: to_node.as_ref() });
+        let (inner_from, inner_to) = (inner_child(&from.1), inner_child(&to.1));
         let (from_dir, to_dir) = (&from.0.inner, &to.0.inner);
         self.base.rename_by((from_dir, &inner_from), (to_dir, &inner_to), flags, |old, new| {
             let old = At { parent: from_dir, dir: old.0, name: old.1 };
             let new = At { parent: to_dir, dir: new.0, name: new.1 };
-            let moved = stat_at(old.dir, old.name).map_err(fault("looking up a name"))?;
-            if moved.kind == FileKind::Directory && !alone {
-                // Replaced behind our back since it was looked up.
-                return Err(Errno::ESTALE.into());
-            }
-            let there = match stat_at(new.dir, new.name) {
-                Ok(host) => Some(host),
-                Err(rustix::io::Errno::NOENT) => None,
-                Err(other) => return Err(fault("looking up a name")(other)),
-            };
             if there.is_some() && flags.contains(RenameFlags::NOREPLACE) {
                 return Err(Errno::EEXIST.into());
             }

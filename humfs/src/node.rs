@@ -89,6 +89,19 @@ pub struct HumFile {
     pub(crate) node: Arc<HumNode>,
 }
 
+impl Drop for HumFile {
+    /// What only points to a reader that is gone would keep its memory for as
+    /// long as the node is remembered.
+    fn drop(&mut self) {
+        if let Data::Late(reader) = &self.data {
+            let mut state = self.node.state();
+            if Arc::strong_count(reader) == 1 {
+                state.reader = Weak::new();
+            }
+        }
+    }
+}
+
 /// An open directory.
 pub struct HumDir {
     pub(crate) inner: OnceLock<Listing>,

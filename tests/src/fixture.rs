@@ -347,10 +347,22 @@ impl Mount {
     /// With the server's words when it does not mount.
     #[must_use]
     pub fn humfs(tree: &Path, options: &str) -> Mount {
+        Mount::humfs_with(tree, options, |_| {})
+    }
+
+    /// The same, with more to be done to the command.
+    ///
+    /// # Panics
+    /// With the server's words when it does not mount.
+    #[must_use]
+    pub fn humfs_with(tree: &Path, options: &str, adjust: impl FnOnce(&mut Command)) -> Mount {
         ordinary::need();
         let point = temp_dir();
         ordinary::give(point.path());
-        let mount = Mount::launch(point, "humfs", (tree, options), ordinary::act);
+        let mount = Mount::launch(point, "humfs", (tree, options), |command| {
+            adjust(command);
+            ordinary::act(command);
+        });
         // All others may be kept out, root too.
         let mut look = Command::new("stat");
         ordinary::act(look.arg(mount.path()));
@@ -641,6 +653,15 @@ impl Drop for LoopFs {
     fn drop(&mut self) {
         unmount(&self.path());
     }
+}
+
+/// Has `command`, a program and its arguments, start with no more descriptors than
+/// these, which it cannot change.
+pub fn limit_descriptors(command: &mut Command, most: u32) {
+    let program = command.get_program().to_owned();
+    let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    *command = Command::new("prlimit");
+    command.arg(format!("--nofile={most}:{most}")).arg(program).args(arguments);
 }
 
 /// A checksum of a file's contents, for comparing what two sides see.

@@ -34,6 +34,8 @@ const CASES: &[(&str, Check)] = &[
     ("hard_links_are_one_file", names::hard_links_are_one_file),
     ("readers_go_on_whatever_becomes_of_the_name", names::readers_go_on_whatever_becomes_of_the_name),
     ("readers_go_on_among_many_removed", names::readers_go_on_among_many_removed),
+    ("the_other_name_leads_to_what_is_not_held", names::the_other_name_leads_to_what_is_not_held),
+    ("what_is_open_is_found_while_it_moves", names::what_is_open_is_found_while_it_moves),
     ("listings_go_on_whatever_becomes_of_the_name", names::listings_go_on_whatever_becomes_of_the_name),
     ("one_name_of_several_can_go", names::one_name_of_several_can_go),
     ("a_name_is_found_that_nobody_looked_up", names::a_name_is_found_that_nobody_looked_up),
@@ -96,6 +98,15 @@ impl Scene {
             mount.finish();
         }
         self.mount = Some(self.tree.mount(""));
+    }
+
+    /// With a server that holds few objects.
+    fn remount_with_few_descriptors(&mut self) {
+        if let Some(mount) = self.mount.take() {
+            mount.finish();
+        }
+        let limit = |command: &mut Command| fixture::limit_descriptors(command, 256);
+        self.mount = Some(Mount::humfs_with(&self.tree.path(), "allow_other", limit));
     }
 
     /// Runs `check` now and after a remount.

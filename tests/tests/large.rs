@@ -6,7 +6,6 @@
 use externfs_tests::fixture::{self, Mount};
 use externfs_tests::harness::{self, Case};
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 fn main() -> std::process::ExitCode {
@@ -61,13 +60,7 @@ fn find_walks_a_large_tree_with_few_descriptors() {
     make_tree(source.path(), entries());
     let native = fixture::shell(&format!("find {} | wc -l", source.path().display()));
     let options = "cache=always";
-    let mount = Mount::with(source.path(), options, |command| {
-        // The limit is set on the way: the program itself starts with it.
-        let program = command.get_program().to_owned();
-        let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-        *command = Command::new("prlimit");
-        command.arg("--nofile=1024:1024").arg(program).args(arguments);
-    });
+    let mount = Mount::with(source.path(), options, |command| fixture::limit_descriptors(command, 1024));
     let pid = server(&mount);
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let limit = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();

@@ -59,17 +59,23 @@ pub(crate) fn close_all_but(kept: BorrowedFd<'_>) {
 /// as Linux lets one be.
 const SLICE: u64 = 100_000_000;
 
+/// `SCHED_FLAG_KEEP_POLICY` of the kernel's include/uapi/linux/sched.h.
+const KEEP_POLICY: u64 = 0x08;
+
 /// Asks for long turns. It computes as much as before, and since Linux 6.12
 /// whoever wakes up and asks for shorter ones, as everybody does who does not say
 /// otherwise, need not wait for the end of one: a query that takes all that it may
 /// get is not in the way of the files, nor of those who use them. Older kernels
 /// leave it as it is.
 pub(crate) fn give_way() {
+    let Ok(nice) = rustix::process::getpriority_process(None) else { return };
     let wish = libc::sched_attr {
         size: size_of::<libc::sched_attr>() as u32,
         sched_policy: libc::SCHED_OTHER as u32,
-        sched_flags: 0,
-        sched_nice: rustix::process::getpriority_process(None).unwrap_or_default(),
+        // What somebody else has decided of it stays; one with a real-time policy is
+        // refused.
+        sched_flags: KEEP_POLICY,
+        sched_nice: nice,
         sched_priority: 0,
         sched_runtime: SLICE,
         sched_deadline: 0,

@@ -92,18 +92,17 @@ pub(super) fn readers_go_on_whatever_becomes_of_the_name(scene: &mut Scene) {
     }
 }
 
+/// Objects without a name that a server with so few descriptors does not hold any more.
+const MANY: usize = 150;
+
 /// Nor does it matter how much else loses its name while a kernel remembers it,
 /// which is held only in so far as there are descriptors.
 pub(super) fn readers_go_on_among_many_removed(scene: &mut Scene) {
-    /// More than are held.
-    const OTHERS: usize = 2200;
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    setrlimit(Resource::Nofile, Rlimit { current: Some(4096), ..getrlimit(Resource::Nofile) }).unwrap();
     fs::write(scene.at("f"), "what it had").unwrap();
-    scene.remount();
+    scene.remount_with_few_descriptors();
     let file = File::open(scene.at("f")).unwrap();
     fs::remove_file(scene.at("f")).unwrap();
-    let others: Vec<_> = (0..OTHERS)
+    let others: Vec<_> = (0..MANY)
         .map(|number| {
             let path = scene.at(&format!("g{number}"));
             File::create(&path).unwrap();
@@ -116,6 +115,56 @@ pub(super) fn readers_go_on_among_many_removed(scene: &mut Scene) {
     let length = file.read_at(&mut text, 0).unwrap();
     assert_eq!(&text[..length], b"what it had");
     drop(others);
+}
+
+/// One of two names goes, the object is not held any more, and the kernel comes by
+/// the name that it has known for long.
+pub(super) fn the_other_name_leads_to_what_is_not_held(scene: &mut Scene) {
+    scene.remount_with_few_descriptors();
+    scene.shell("mkdir a b");
+    for number in 0..MANY {
+        fs::write(scene.at(&format!("a/{number}")), number.to_string()).unwrap();
+        fs::hard_link(scene.at(&format!("a/{number}")), scene.at(&format!("b/{number}"))).unwrap();
+    }
+    // The kernel keeps the other name, and the object by that.
+    for number in 0..MANY {
+        fs::metadata(scene.at(&format!("b/{number}"))).unwrap();
+        fs::remove_file(scene.at(&format!("a/{number}"))).unwrap();
+    }
+    for number in 0..MANY {
+        let file = File::open(scene.at(&format!("b/{number}"))).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let mut text = [0; 32];
+        let length = file.read_at(&mut text, 0).unwrap();
+        assert_eq!((&text[..length], file.metadata().unwrap().nlink()), (number.to_string().as_bytes(), 1));
+    }
+}
+
+/// A file that is open and was never read goes by its name, which somebody
+/// changes all the time; and so does a directory.
+pub(super) fn what_is_open_is_found_while_it_moves(scene: &mut Scene) {
+    scene.shell("mkdir -p d/e; echo x >d/e/f; ln d/e/f d/other");
+    scene.remount();
+    let (dir, until) = (scene.at("d"), std::time::Instant::now() + std::time::Duration::from_millis(500));
+    std::thread::scope(|scope| {
+        let moves = scope.spawn(|| {
+            while std::time::Instant::now() < until {
+                for (old, new) in [("e/f", "e/g"), ("e", "h"), ("h/g", "h/f"), ("h", "e")] {
+                    fs::rename(dir.join(old), dir.join(new)).unwrap();
+                }
+            }
+        });
+        let (mut looks, held) = (0, rustix::fs::open(dir.join("other"), OFlags::PATH, Mode::empty()).unwrap());
+        while !moves.is_finished() {
+            // By the magic link: no name is looked up.
+            let file = File::open(format!("/proc/self/fd/{}", held.as_raw_fd())).unwrap();
+            assert_eq!(file.metadata().map(|stat| stat.nlink()).unwrap_or_else(|error| panic!("look {looks}: {error}")), 2);
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            assert_eq!(file.read_at(&mut [0; 8], 0).unwrap_or_else(|error| panic!("look {looks}: {error}")), 2);
+            looks += 1;
+        }
+        assert!(looks > 10, "{looks}");
+    });
 }
 
 /// The same of directories, which have nothing in them when they are removed.
