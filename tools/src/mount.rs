@@ -281,8 +281,9 @@ fn serve(mount: FuseMount, job: &Job, background: Option<(Ready, Background)>) -
     }
 }
 
-fn serve_mount(mount: FuseMount, job: &Job, background: &mut Option<(Ready, Background)>) -> Result<()> {
+fn serve_mount(mut mount: FuseMount, job: &Job, background: &mut Option<(Ready, Background)>) -> Result<()> {
     let sorted = &job.sorted;
+    mount.prepare(&sorted.serve);
     enter_sandbox(job.sandbox, sorted, &job.source, true)?;
     process::keep_memory_small();
     let export = job.connect.connect().map_err(|e| Failure::new(format!("cannot open {}: {e}", job.source.display())))?;

@@ -176,7 +176,8 @@ fn ended_with(code: i32) -> Failure {
     }
 }
 
-fn serve(job: &Job, fuse: Option<FuseMount>) -> Result<()> {
+fn serve(job: &Job, mut fuse: Option<FuseMount>) -> Result<()> {
+    fuse.iter_mut().for_each(|fuse| fuse.prepare(&job.sorted.serve));
     mount::enter_sandbox(job.sandbox, &job.sorted, &job.source, fuse.is_some())?;
     process::keep_memory_small();
     let signals = process::catch_signals(&[Signal::SIGTERM])?;

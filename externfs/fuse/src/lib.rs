@@ -38,6 +38,7 @@ mod passthrough;
 mod phantom;
 mod serve;
 mod tuning;
+mod uring;
 mod watch;
 
 pub use error::MountError;
@@ -45,3 +46,4 @@ pub use mount::{FuseMount, Unmounter, unmount};
 pub use options::{MOUNT_OPTIONS, MountOptions, SERVE_OPTIONS, ServeOptions, Transport};
 pub use passthrough::PassthroughChoice;
 pub use serve::{ExitReason, ServeError, StopHandle};
+pub use uring::UringChoice;

@@ -8,8 +8,9 @@
 use crate::error::MountError;
 use crate::helper;
 use crate::mountinfo::{self, MountEntry};
-use crate::options::MountOptions;
+use crate::options::{MountOptions, ServeOptions, Transport};
 use crate::tuning::Tuning;
+use crate::uring::{Rings, UringChoice};
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -50,9 +51,24 @@ pub struct FuseMount {
     tuning: Tuning,
     callers_are_root: bool,
     armed: bool,
+    rings: Option<io::Result<Rings>>,
 }
 
 impl FuseMount {
+    /// Makes what serving by these options takes and a sandbox may forbid:
+    /// io_uring_setup(2) and io_uring_register(2). To be called in the process
+    /// that serves; [`FuseMount::serve`] does it otherwise. What cannot be had
+    /// is said there.
+    pub fn prepare(&mut self, options: &ServeOptions) {
+        if self.rings.is_none() && options.uring != UringChoice::Off && options.transport == Transport::Native {
+            self.rings = Some(Rings::new(&self.device, options.uring));
+        }
+    }
+
+    pub(crate) fn take_rings(&mut self) -> Option<io::Result<Rings>> {
+        self.rings.take()
+    }
+
     /// Mounts on `point`, to be shown as `source` in findmnt(8).
     ///
     /// Everything that touches the mount waits until [`FuseMount::serve`] runs.
@@ -74,6 +90,7 @@ impl FuseMount {
             tuning,
             callers_are_root: options.callers_are_root(),
             armed: true,
+            rings: None,
         })
     }
 

@@ -8,7 +8,8 @@ use crate::crew::Crew;
 use crate::device::{Backing, Device};
 use crate::options::ServeOptions;
 use crate::passthrough::{Asked, Backings, Claim, PassthroughChoice, is_permitted};
-use crate::serve::ServeError;
+use crate::serve::{NATIVE_THREADS, ServeError};
+use crate::uring::{self, Queues, Rings, UringChoice};
 use crate::watch::Notify;
 use externfs::{Export, FileCache, HandleId, NodeId};
 use externfs_wire::abi::InitFlags;
@@ -30,6 +31,8 @@ pub(crate) struct Native {
     device: Arc<Device>,
     session: Arc<Session>,
     config: Config,
+    /// Where most requests come from, if the kernel agreed to it.
+    queues: Option<Arc<Queues>>,
 }
 
 /// Registers backing files with the kernel.
@@ -74,13 +77,20 @@ impl Passthrough for Registrar {
 }
 
 impl Native {
-    /// Answers the kernel's INIT.
-    pub(crate) fn begin(device: OwnedFd, export: Arc<dyn Export>, options: &ServeOptions) -> Result<Native, ServeError> {
+    /// Answers the kernel's INIT. `rings`: what [`crate::FuseMount::prepare`] came to.
+    pub(crate) fn begin(
+        device: OwnedFd,
+        export: Arc<dyn Export>,
+        options: &ServeOptions,
+        rings: Option<io::Result<Rings>>,
+    ) -> Result<Native, ServeError> {
         let device = Arc::new(Device::new(device));
         let policy = export.cache_policy();
+        let queues = muster(rings, &device, &*export, options)?;
         let config = Config {
             flush_on_close: options.flush_on_close,
             callers_are_root: options.callers_are_root,
+            uring: queues.is_some(),
             ..Config::new(TransportKind::DevFuse)
         };
         let choice = options.passthrough;
@@ -91,15 +101,33 @@ impl Native {
         } else {
             Session::new(export, config)
         };
-        let native = Native { device, session: Arc::new(session), config };
-        native.worker(native.device.clone()).serve_one().map_err(ServeError::Handshake)?;
-        let Some(agreed) = native.session.negotiated() else {
+        let mut native = Native { device, session: Arc::new(session), config, queues };
+        let agreed = native.agree(options, policy.writeback);
+        if !matches!(agreed, Ok(flags) if flags.contains(InitFlags::OVER_IO_URING))
+            && let Some(queues) = native.queues.take()
+        {
+            tracing::debug!("no FUSE over io_uring: the kernel did not agree to it");
+            queues.dismiss();
+        }
+        agreed.map(|_| native)
+    }
+
+    fn agree(&self, options: &ServeOptions, writeback: bool) -> Result<InitFlags, ServeError> {
+        self.worker(self.device.clone()).serve_one().map_err(ServeError::Handshake)?;
+        let Some(agreed) = self.session.negotiated() else {
             return Err(ServeError::Handshake(io::Error::from_raw_os_error(libc::EPROTO)));
         };
-        if choice == PassthroughChoice::On && !agreed.flags.contains(InitFlags::PASSTHROUGH) {
-            return Err(ServeError::Refused(obstacle(agreed.offered, policy.writeback).to_owned()));
+        if options.passthrough == PassthroughChoice::On && !agreed.flags.contains(InitFlags::PASSTHROUGH) {
+            return Err(ServeError::Refused(obstacle(agreed.offered, writeback).to_owned()));
         }
-        Ok(native)
+        let has_rings = agreed.flags.contains(InitFlags::OVER_IO_URING);
+        if options.uring == UringChoice::On && !has_rings {
+            return Err(ServeError::Refused(uring::obstacle("the kernel does not offer it")));
+        }
+        if let Some(queues) = self.queues.as_ref().filter(|_| has_rings) {
+            queues.serve(self.session.clone(), uring::payload_len(&agreed));
+        }
+        Ok(agreed.flags)
     }
 
     /// For telling the kernel of changes.
@@ -144,8 +172,39 @@ impl Native {
             }
             // Whoever waits for a lock holds on to the session.
             self.session.interrupt_all();
+            // After an error the connection lives until somebody unmounts.
+            if let (Ok(()), Some(queues)) = (&result, &self.queues) {
+                queues.end();
+            }
             result
         })
+    }
+}
+
+/// Gets the threads for `rings` together, where rings are wanted and can be had.
+fn muster(
+    rings: Option<io::Result<Rings>>,
+    device: &Arc<Device>,
+    export: &dyn Export,
+    options: &ServeOptions,
+) -> Result<Option<Arc<Queues>>, ServeError> {
+    let Some(rings) = rings else { return Ok(None) };
+    let most = options.threads.unwrap_or(NATIVE_THREADS);
+    let mustered = match rings {
+        // A wait takes a ring, of which there is a stock; /dev/fuse has no such limit.
+        Ok(_) if options.uring == UringChoice::Auto && export.features().locks => {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "the plugin keeps locks"))
+        }
+        Ok(rings) => Queues::muster(rings, device.clone(), most),
+        Err(error) => Err(error),
+    };
+    match mustered {
+        Ok(queues) => Ok(Some(queues)),
+        Err(error) if options.uring == UringChoice::On => Err(ServeError::Refused(uring::obstacle(&error.to_string()))),
+        Err(error) => {
+            tracing::debug!("no FUSE over io_uring: {error}");
+            Ok(None)
+        }
     }
 }
 

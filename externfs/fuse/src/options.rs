@@ -3,6 +3,7 @@
 
 use crate::error::MountError;
 use crate::passthrough::PassthroughChoice;
+use crate::uring::UringChoice;
 use rustix::mount::MountFlags;
 use std::str::FromStr;
 
@@ -147,6 +148,8 @@ pub struct ServeOptions {
     pub clone_fd: bool,
     /// FUSE passthrough.
     pub passthrough: PassthroughChoice,
+    /// FUSE over io_uring.
+    pub uring: UringChoice,
     /// Who speaks the protocol.
     pub transport: Transport,
     /// Ask the plugin at each close(2) whether a write failed late, as a
@@ -163,6 +166,7 @@ impl Default for ServeOptions {
             threads: None,
             clone_fd: false,
             passthrough: PassthroughChoice::Auto,
+            uring: UringChoice::default(),
             transport: Transport::Native,
             flush_on_close: false,
             callers_are_root: false,
@@ -175,6 +179,7 @@ pub const SERVE_OPTIONS: &[(&str, &str)] = &[
     ("threads=N", "worker threads at most, called in as needed (default 8; 2 with transport=fuser)"),
     ("clone_fd", "a /dev/fuse descriptor for each worker"),
     ("passthrough=auto|on|off", "let the kernel read and write host files directly (Linux 6.9, root; default auto)"),
+    ("uring=auto|on|off", "FUSE over io_uring: a queue for each processor (Linux 6.14 with fuse.enable_uring; default off)"),
     ("flush_on_close", "let close(2) tell of write errors that come late (SRC on NFS, quotas); costs a round trip"),
     ("transport=native|fuser", "who speaks the protocol: our own code (the default) or the crate fuser"),
 ];
@@ -206,6 +211,7 @@ impl ServeOptions {
                 return Err(MountError::BadOption(format!("{key}={value}: {key} takes no value")));
             }
             ("passthrough", value) => self.passthrough = parsed(key, value)?,
+            ("uring", value) => self.uring = parsed(key, value)?,
             ("transport", value) => self.transport = parsed(key, value)?,
             _ => return Ok(false),
         }
@@ -243,11 +249,13 @@ mod tests {
         assert!(options.accept("clone_fd", None).unwrap());
         assert!(options.accept("passthrough", Some("off")).unwrap());
         assert!(options.accept("flush_on_close", None).unwrap());
+        assert!(options.accept("uring", Some("auto")).unwrap());
         assert!(options.accept("transport", Some("fuser")).unwrap());
         let expected = ServeOptions {
             threads: Some(4),
             clone_fd: true,
             passthrough: PassthroughChoice::Off,
+            uring: UringChoice::Auto,
             transport: Transport::Fuser,
             flush_on_close: true,
             callers_are_root: false,
@@ -260,6 +268,8 @@ mod tests {
             ("passthrough", None),
             ("passthrough", Some("1")),
             ("transport", Some("uring")),
+            ("uring", Some("1")),
+            ("uring", None),
             ("clone_fd", Some("no")),
         ] {
             assert!(options.accept(key, value).is_err(), "{key} {value:?}");

@@ -4,6 +4,7 @@ use crate::adapter::{Adapter, is_refusal};
 use crate::mount::{FuseMount, Unmounter};
 use crate::native::Native;
 use crate::options::{ServeOptions, Transport};
+use crate::uring::{Rings, UringChoice};
 use crate::watch::{Notify, WatchQueue};
 use externfs::Export;
 use fuser::{Config, INodeNo, Notifier, Session, SessionACL};
@@ -17,7 +18,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Threads of our own transport: they rest until requests block.
-const NATIVE_THREADS: usize = 8;
+pub(crate) const NATIVE_THREADS: usize = 8;
 /// Threads of fuser, which all wait for requests.
 const FUSER_THREADS: usize = 2;
 
@@ -146,23 +147,26 @@ impl FuseMount {
     ///
     /// Works inside a sandbox that allows reading and writing descriptors that
     /// are open already (exceptions: [`ServeOptions::clone_fd`] opens
-    /// /dev/fuse; passthrough needs ioctl(2) and CAP_SYS_ADMIN). A stopped
+    /// /dev/fuse; passthrough needs ioctl(2) and CAP_SYS_ADMIN; for rings see
+    /// [`FuseMount::prepare`]). A stopped
     /// server that may not unmount any more leaves that to its supervisor.
     ///
     /// # Errors
     /// [`ServeError`]. The mount is gone then, as far as we may unmount it.
     pub fn serve(
-        self,
+        mut self,
         export: Arc<dyn Export>,
         options: &ServeOptions,
         stop: &StopHandle,
         ready: impl FnOnce(),
     ) -> Result<ExitReason, ServeError> {
         let options = &ServeOptions { callers_are_root: self.callers_are_root(), ..*options };
+        self.prepare(options);
+        let rings = self.take_rings();
         let (device, unmounter, tuning) = self.into_parts().map_err(ServeError::Handshake)?;
         let guard = UnmountOnDrop(&unmounter);
         let writeback = export.cache_policy().writeback;
-        let begun = Begun::new(device, &export, options)?;
+        let begun = Begun::new(device, &export, options, rings)?;
         tuning.apply(writeback);
         let (queue, notifying) = begun.watch().map_err(ServeError::Session)?;
         export.set_watcher(queue.clone());
@@ -189,9 +193,17 @@ enum Begun {
 }
 
 impl Begun {
-    fn new(device: OwnedFd, export: &Arc<dyn Export>, options: &ServeOptions) -> Result<Begun, ServeError> {
+    fn new(
+        device: OwnedFd,
+        export: &Arc<dyn Export>,
+        options: &ServeOptions,
+        rings: Option<io::Result<Rings>>,
+    ) -> Result<Begun, ServeError> {
         if options.transport == Transport::Native {
-            return Native::begin(device, Arc::clone(export), options).map(Begun::Native);
+            return Native::begin(device, Arc::clone(export), options, rings).map(Begun::Native);
+        }
+        if options.uring == UringChoice::On {
+            return Err(ServeError::Refused("uring=on: only our own transport has it; drop transport=fuser".to_owned()));
         }
         let adapter = Adapter::new(Arc::clone(export), options);
         let notifier = adapter.notifier();

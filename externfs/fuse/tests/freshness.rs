@@ -8,7 +8,7 @@ mod support;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::{Duration, Instant};
-use support::{Mounted, can_mount, map_and_write};
+use support::{Mounted, can_mount, can_serve, map_and_write};
 
 /// Reads what the host wrote after the file was opened, with everything cached
 /// for a day: only a backed file shows it.
@@ -84,7 +84,8 @@ fn a_mapped_write_to_a_new_file_shows() {
     if !can_mount() {
         return;
     }
-    for serve in ["transport=fuser,passthrough=auto", "transport=native,passthrough=auto"] {
+    let ways = ["transport=fuser,passthrough=auto", "transport=native,passthrough=auto", "uring=on,passthrough=auto"];
+    for serve in ways.into_iter().filter(|way| can_serve(way)) {
         let m = Mounted::hostfs("cache=always", serve);
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(m.path("f")).unwrap();
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 4096).unwrap();
@@ -104,7 +105,7 @@ fn readers_and_writers_of_one_file_agree() {
     if !can_mount() {
         return;
     }
-    ["transport=native", "transport=fuser"].into_iter().for_each(readers_and_writers);
+    ["transport=native", "transport=fuser", "uring=on"].into_iter().filter(|way| can_serve(way)).for_each(readers_and_writers);
 }
 
 fn readers_and_writers(serve: &str) {
@@ -142,7 +143,8 @@ fn the_hosts_changes_are_noticed() {
     if !can_mount() {
         return;
     }
-    ["transport=native,passthrough=off", "transport=fuser,passthrough=off"].into_iter().for_each(host_changes);
+    let ways = ["transport=native,passthrough=off", "transport=fuser,passthrough=off", "uring=on,passthrough=off"];
+    ways.into_iter().filter(|way| can_serve(way)).for_each(host_changes);
 }
 
 fn host_changes(serve: &str) {

@@ -9,7 +9,7 @@ use externfs::*;
 use std::fs;
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::time::Duration;
-use support::{Mounted, can_mount};
+use support::{Mounted, can_mount, can_serve};
 
 const NAMES: [&str; 6] = ["a", "b", "closed", "d", "secret", "untyped"];
 
@@ -78,8 +78,9 @@ fn names_that_cannot_be_looked_up_are_listed_and_cost_nobody_a_lookup() {
     if !can_mount() {
         return;
     }
-    for (plus, serve) in [(true, "fuser"), (false, "fuser"), (true, "native"), (false, "native")] {
-        let mounted = Mounted::with(&format!("transport={serve}"), |_| Bridge::new(Closed { plus }, BridgeOptions::default()).unwrap());
+    let ways = ["transport=fuser", "transport=native", "uring=on"];
+    for (serve, plus) in ways.into_iter().filter(|way| can_serve(way)).flat_map(|way| [(way, true), (way, false)]) {
+        let mounted = Mounted::with(serve, |_| Bridge::new(Closed { plus }, BridgeOptions::default()).unwrap());
         for round in 0..4 {
             let mut entries: Vec<_> = fs::read_dir(&mounted.point).unwrap().map(std::result::Result::unwrap).collect();
             entries.sort_by_key(fs::DirEntry::file_name);

@@ -11,11 +11,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, PermissionsExt, symlink};
-use support::{Mounted, can_mount};
+use support::{Mounted, can_mount, can_serve};
 
-const WAYS: [&str; 4] = [
+const WAYS: [&str; 6] = [
     "transport=native,passthrough=off",
     "transport=native,passthrough=auto",
+    "uring=on,passthrough=off",
+    "uring=on,passthrough=auto",
     "transport=fuser,passthrough=off",
     "transport=fuser,passthrough=auto,threads=1",
 ];
@@ -26,7 +28,7 @@ fn on_each(plugin: &str, test: impl Fn(&Mounted)) {
     if !can_mount() {
         return;
     }
-    for way in WAYS {
+    for way in WAYS.into_iter().filter(|way| can_serve(way)) {
         eprintln!("way: {way}");
         let mounted = Mounted::hostfs(plugin, way);
         test(&mounted);
@@ -64,7 +66,7 @@ fn direct_files_work_and_can_be_mapped() {
     if !can_mount() {
         return;
     }
-    for way in WAYS {
+    for way in WAYS.into_iter().filter(|way| can_serve(way)) {
         let m = Mounted::hostfs("direct-io", way);
         fs::write(m.path("f"), vec![b'a'; 10_000]).unwrap();
         let file = OpenOptions::new().read(true).write(true).open(m.path("f")).unwrap();
@@ -362,8 +364,12 @@ fn our_own_transport_has_the_rest() {
     if !can_mount() {
         return;
     }
+    ["transport=native", "uring=on"].into_iter().filter(|way| can_serve(way)).for_each(the_rest);
+}
+
+fn the_rest(way: &str) {
     use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, linkat, openat, statx, syncfs};
-    let m = Mounted::hostfs("locks=host", "transport=native");
+    let m = Mounted::hostfs("locks=host", way);
     let unnamed = openat(CWD, &m.point, OFlags::TMPFILE | OFlags::RDWR, Mode::RUSR).unwrap();
     rustix::io::write(&unnamed, b"unnamed").unwrap();
     let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&unnamed));
@@ -396,7 +402,11 @@ fn a_supplementary_group_counts_in_a_setgid_directory() {
     if !can_mount() {
         return;
     }
-    let m = Mounted::hostfs("", "transport=native");
+    ["transport=native", "uring=on"].into_iter().filter(|way| can_serve(way)).for_each(a_supplementary_group_counts);
+}
+
+fn a_supplementary_group_counts(way: &str) {
+    let m = Mounted::hostfs("", way);
     fs::create_dir(m.path("d")).unwrap();
     std::os::unix::fs::chown(m.path("d"), Some(0), Some(1777)).unwrap();
     fs::set_permissions(m.path("d"), PermissionsExt::from_mode(0o2775)).unwrap();

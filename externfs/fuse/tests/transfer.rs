@@ -10,7 +10,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use support::{Mounted, can_mount};
+use support::{Mounted, can_mount, can_serve};
 
 const SIZE: u64 = 16 << 20;
 
@@ -97,7 +97,8 @@ fn transfers_are_a_mebibyte() {
     if !can_mount() {
         return;
     }
-    for serve in ["transport=native", "transport=fuser", "transport=native,flush_on_close", "transport=fuser,flush_on_close"] {
+    let ways = ["transport=native", "transport=fuser", "transport=native,flush_on_close", "transport=fuser,flush_on_close", "uring=on"];
+    for serve in ways.into_iter().filter(|way| can_serve(way)) {
         for cache in [FileCache::Bypass, FileCache::Keep] {
             let largest = run(cache, serve);
             assert_eq!(largest.read.load(Ordering::Relaxed), 1 << 20, "{serve} {cache:?}");

@@ -10,13 +10,14 @@
 //! | WRITEBACK_CACHE | the cache policy says so |
 //! | AUTO_INVAL_DATA | unless only requests change the tree and this kernel is told of those of others: to drop what a process has just written because its times moved would be a waste |
 //! | CACHE_SYMLINKS | the policy says that nobody else looks at or changes the tree; or as for AUTO_INVAL_DATA |
+//! | OVER_IO_URING | the transport has the rings ready: once agreed, the kernel waits for them |
 //! | PASSTHROUGH | the transport can register backing files ([`crate::Passthrough`]), without WRITEBACK_CACHE, which excludes it |
 //!
 //! Never asked for: NO_OPEN_SUPPORT and NO_OPENDIR_SUPPORT (a handle keeps an
 //! unlinked file alive), SECURITY_CTX (labels are xattrs of the plugin's),
 //! HANDLE_KILLPRIV (V2 is the exact one), ATOMIC_O_TRUNC (OPEN is sent before
 //! the kernel refuses to truncate a running program with ETXTBSY, which then
-//! loses its text and dies; without, a SETATTR follows once it may), SPLICE_* and OVER_IO_URING (matters
+//! loses its text and dies; without, a SETATTR follows once it may), SPLICE_* (a matter
 //! of a transport), ALLOW_IDMAP (ids would arrive as -1).
 
 use crate::abi::{self, InitFlags};
@@ -52,6 +53,8 @@ pub struct Config {
     pub flush_on_close: bool,
     /// The kernel does not check who may do what, and whoever asks is root.
     pub callers_are_root: bool,
+    /// The transport has rings ready for FUSE over io_uring.
+    pub uring: bool,
 }
 
 impl Config {
@@ -65,6 +68,7 @@ impl Config {
             max_background: 64,
             flush_on_close: false,
             callers_are_root: false,
+            uring: false,
         }
     }
 }
@@ -162,6 +166,7 @@ fn wanted(ours: &Ours<'_>) -> InitFlags {
     wanted.set(InitFlags::CACHE_SYMLINKS, !policy.coherent || is_told);
     let passthrough = passthrough && config.transport == TransportKind::DevFuse && !policy.writeback;
     wanted.set(InitFlags::PASSTHROUGH, passthrough);
+    wanted.set(InitFlags::OVER_IO_URING, config.uring && config.transport == TransportKind::DevFuse);
     wanted
 }
 

@@ -280,6 +280,12 @@ fn allowed() -> Result<Rules, String> {
     rules.insert(libc::SYS_clone, vec![rule(0, Length::Qword, Is::MaskedEq(thread), thread)?]);
     // A umask of a thread's own, and no namespace.
     rules.insert(libc::SYS_unshare, vec![rule(0, Length::Qword, Is::Eq, libc::CLONE_FS as u64)?]);
+    // Rings that are there already, each restricted to one /dev/fuse when it
+    // was made. None can be set up or given anything; the thread that is to
+    // use one enables it (IORING_REGISTER_ENABLE_RINGS), on its processor.
+    rules.insert(libc::SYS_io_uring_enter, Vec::new());
+    rules.insert(libc::SYS_io_uring_register, vec![rule(1, Length::Dword, Is::Eq, 12)?]);
+    rules.insert(libc::SYS_sched_setaffinity, vec![rule(0, Length::Dword, Is::Eq, 0)?]);
     // Signals to our own threads; limits are read, never set.
     let own = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, vec![rule(0, Length::Dword, Is::Eq, own)?]);

@@ -18,6 +18,20 @@ pub(crate) fn can_mount() -> bool {
     can
 }
 
+/// Whether the kernel offers FUSE over io_uring; says so when not.
+pub(crate) fn has_uring() -> bool {
+    let has = std::fs::read("/sys/module/fuse/parameters/enable_uring").is_ok_and(|word| word.starts_with(b"Y"));
+    if !has {
+        eprintln!("SKIPPED over io_uring: needs Linux 6.14 and 'echo Y > /sys/module/fuse/parameters/enable_uring'");
+    }
+    has
+}
+
+/// Whether a mount can be served in this way here.
+pub(crate) fn can_serve(way: &str) -> bool {
+    !way.contains("uring=on") || has_uring()
+}
+
 /// Options for the plugin, as typed: "cache=none,watch".
 pub(crate) fn options(words: &str) -> Vec<MountOption> {
     let words = words.split(',').filter(|word| !word.is_empty());
