@@ -12,7 +12,7 @@ use crate::hostuser::HostUser;
 use crate::sandbox::{self, Mode, Needs};
 use crate::{options, plugins, process};
 use externfs::{Connect, MountOption, Plugin, Source};
-use externfs_fuse::{FuseMount, MountError, MountOptions, PassthroughChoice, ServeOptions, StopHandle, Unmounter};
+use externfs_fuse::{FuseMount, MountError, MountOptions, PassthroughChoice, ServeOptions, StopHandle, Unmounter, UringChoice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -315,6 +315,7 @@ pub fn enter_sandbox(mode: Mode, sorted: &Sorted, tree: &Path, fuse: bool) -> Re
         own_dir: sorted.own_dir,
         fuse_device: fuse && sorted.serve.clone_fd,
         administration: sorted.trusted || passthrough,
+        rings: fuse && sorted.serve.uring != UringChoice::Off,
     };
     if let Some(user) = sorted.serves_as {
         user.enter_to_serve(needs.administration)?;

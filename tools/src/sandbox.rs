@@ -53,6 +53,8 @@ pub struct Needs<'a> {
     pub fuse_device: bool,
     /// CAP_SYS_ADMIN: FUSE passthrough, and `trusted.*` attributes.
     pub administration: bool,
+    /// Rings of an io_uring, which it has already.
+    pub rings: bool,
 }
 
 /// Gives up everything that `needs` does not name, for good.
@@ -68,7 +70,7 @@ pub fn enter(mode: Mode, needs: &Needs<'_>) -> Result<()> {
         ("capabilities", caps::trim(needs)),
         ("Landlock", landlock::restrict(needs)),
         // Last, for the others need system calls that it refuses.
-        ("seccomp", seccomp::install()),
+        ("seccomp", seccomp::install(needs)),
     ];
     for (name, outcome) in pieces {
         if let Err(reason) = outcome {

@@ -1,5 +1,5 @@
 //! [`Device`]: an open /dev/fuse, with the ioctls that neither the standard
-//! library nor rustix has. The crate's one place for `unsafe`.
+//! library nor rustix has. `unsafe` is here and in [`crate::uring`].
 #![allow(unsafe_code)]
 
 use rustix::fs::{Mode, OFlags};

@@ -5,6 +5,8 @@
 //! 2. the process may give up its privileges and put up a sandbox;
 //! 3. [`FuseMount::serve`] answers the kernel until somebody unmounts.
 //!
+//! Before 2, [`FuseMount::prepare`] makes what a sandbox forbids.
+//!
 //! Two transports speak the protocol ([`Transport`]): our own code, which also
 //! serves guests, and the crate fuser, against which it is compared.
 //!
@@ -19,6 +21,7 @@
 //! passthrough::Backings.tables   (held during the ioctl that registers a file)
 //! phantom::Phantoms.expected
 //! watch::WatchQueue.notes
+//! uring::Queues.foreman, .threads, .spare, .order; Queue.staff   (each alone, for a few instructions)
 //! serve::Shared.progress
 //! ```
 

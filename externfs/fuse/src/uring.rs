@@ -1,6 +1,6 @@
-//! FUSE over io_uring (Linux 6.14): requests come and answers go in one system
-//! call, through a queue for each processor, so that who asks is served by a
-//! thread on the same processor.
+//! FUSE over io_uring (Linux 6.14): requests come and answers go through a queue
+//! for each processor, so that who asks is served by a thread on the same
+//! processor.
 //!
 //! The kernel's terms (Documentation/filesystems/fuse-io-uring, fs/fuse/dev_uring.c):
 //! * a server that agrees to it in INIT must register an entry (memory for one
@@ -56,7 +56,10 @@ impl FromStr for UringChoice {
     }
 }
 
-/// Threads of a queue to begin with.
+/// Threads of a queue to begin with: one that may be blocked, and one for what
+/// the other may depend on. One alone was measured to be a twentieth faster
+/// where a RELEASE that nobody waits for overlaps with the next request, and
+/// equal elsewhere; four and eight are as two.
 const THREADS: usize = 2;
 /// Rings for threads that take the place of others that are blocked.
 const SPARE: usize = 16;

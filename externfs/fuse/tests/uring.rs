@@ -10,8 +10,9 @@ use externfs::*;
 use externfs_fuse::{ExitReason, FuseMount, MountOptions, ServeError, ServeOptions, StopHandle, UringChoice};
 use rustix::fs::FlockOperation;
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -36,6 +37,14 @@ fn ring_threads() -> usize {
     names.filter(|name| name.starts_with(b"fuse-ring-") && !name.starts_with(b"fuse-ring-f")).count()
 }
 
+/// `flock` on the first processor. A process of its own, so that it does not
+/// outlive the server that it waits for.
+fn flock(path: &Path, command: &str) -> Child {
+    let mut flock = Command::new("taskset");
+    flock.args(["-c", "0", "flock", "-x"]).arg(path).args(["-c", command]);
+    flock.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+}
+
 /// On one processor, all in one queue: more waits than it has threads, and
 /// the holder lets go through the same queue.
 #[test]
@@ -44,36 +53,18 @@ fn waiting_locks_leave_room_for_the_holder() {
         return;
     }
     let m = Mounted::hostfs("locks=host", "uring=on");
-    fs::write(m.path("f"), "").unwrap();
-    let mut one = rustix::thread::CpuSet::new();
-    one.set(0);
+    let path = m.path("f");
+    fs::write(&path, "").unwrap();
     for round in 0..3 {
-        let held = File::open(m.path("f")).unwrap();
-        rustix::fs::flock(&held, FlockOperation::LockExclusive).unwrap();
-        let path = m.path("f");
-        thread::scope(|scope| {
-            let others: Vec<_> = (0..24)
-                .map(|_| {
-                    scope.spawn(|| {
-                        rustix::thread::sched_setaffinity(None, &one).unwrap();
-                        let file = File::open(&path).unwrap();
-                        rustix::fs::flock(&file, FlockOperation::LockExclusive).unwrap();
-                    })
-                })
-                .collect();
-            thread::sleep(Duration::from_millis(if round == 0 { 300 } else { 0 }));
-            scope.spawn(move || {
-                rustix::thread::sched_setaffinity(None, &one).unwrap();
-                rustix::fs::flock(&held, FlockOperation::Unlock).unwrap();
-            });
-            until("all have had the lock", || others.iter().all(thread::ScopedJoinHandle::is_finished));
-        });
+        let mut holder = flock(&path, "echo held; read end");
+        holder.stdout.as_mut().unwrap().read_exact(&mut [0; 4]).unwrap();
+        let mut others: Vec<_> = (0..24).map(|_| flock(&path, "true")).collect();
+        thread::sleep(Duration::from_millis(if round == 0 { 500 } else { round * 20 }));
+        holder.stdin.take();
+        until("all have had the lock", || others.iter_mut().all(|other| other.try_wait().unwrap().is_some()));
+        assert!(holder.wait().unwrap().code().is_some());
     }
     assert_eq!(m.end(), ExitReason::Stopped);
-}
-
-fn waiter(path: &PathBuf) -> Child {
-    Command::new("flock").arg("-x").arg(path).args(["-c", "true"]).stderr(Stdio::null()).spawn().unwrap()
 }
 
 #[test]
@@ -85,7 +76,7 @@ fn a_waiting_lock_is_interrupted_and_ends_with_the_mount() {
     fs::write(m.path("f"), "").unwrap();
     let held = File::open(m.host.join("f")).unwrap();
     rustix::fs::flock(&held, FlockOperation::LockExclusive).unwrap();
-    let (mut interrupted, mut left) = (waiter(&m.path("f")), waiter(&m.path("f")));
+    let (mut interrupted, mut left) = (flock(&m.path("f"), "true"), flock(&m.path("f"), "true"));
     thread::sleep(Duration::from_millis(200));
     interrupted.kill().unwrap();
     until("the wait is over", || interrupted.try_wait().unwrap().is_some());
@@ -177,6 +168,9 @@ fn blocked_threads_are_replaced() {
     let m = Mounted::with("uring=on", move |_| Bridge::new(bridge, BridgeOptions::default()).unwrap());
     let mut one = rustix::thread::CpuSet::new();
     one.set(0);
+    // The kernel has a regular file.
+    let known = fs::metadata(m.path("1")).unwrap();
+    assert!(File::open(m.path("1")).is_err() && known.is_file());
     thread::scope(|scope| {
         for number in 0..6 {
             let (m, one) = (&m, &one);
@@ -189,10 +183,15 @@ fn blocked_threads_are_replaced() {
             rustix::thread::sched_setaffinity(None, &one).unwrap();
             (b'0'..=b'9').all(|digit| fs::metadata(m.path(&char::from(digit).to_string())).unwrap().ino() == u64::from(digit))
         });
-        until("others are served", || look.is_finished());
-        assert!(look.join().unwrap());
+        let start = Instant::now();
+        while !look.is_finished() && start.elapsed() < Duration::from_secs(20) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let is_served = look.is_finished();
+        // Before anything is asserted, or this test would wait for itself.
         *odd.gate.0.lock().unwrap() = true;
         odd.gate.1.notify_all();
+        assert!(is_served && look.join().unwrap());
     });
     assert_eq!(m.end(), ExitReason::Stopped);
 }

@@ -64,11 +64,11 @@ pub fn store(node: NodeId, offset: u64, data: &[u8]) -> Vec<u8> {
     message(notify::STORE, Payload::new().u64(node.0).u64(offset).u32(data.len() as u32).u32(0), data, false)
 }
 
-/// No bytes of the root are to be sent back: the kernel makes a request of it
-/// (NOTIFY_REPLY, numbered `unique`), which has no other purpose than to come.
+/// No bytes of a regular file are to be sent back: the kernel makes a request
+/// of it (NOTIFY_REPLY, numbered `unique`), whose only purpose is to come.
 #[must_use]
-pub fn retrieve_nothing(unique: u64) -> Vec<u8> {
-    message(notify::RETRIEVE, Payload::new().u64(unique).u64(NodeId::ROOT.0).u64(0).u32(0).u32(0), &[], false)
+pub fn retrieve_nothing(node: NodeId, unique: u64) -> Vec<u8> {
+    message(notify::RETRIEVE, Payload::new().u64(unique).u64(node.0).u64(0).u32(0).u32(0), &[], false)
 }
 
 /// Requests that were read and not answered are to be sent again (7.40), as
@@ -133,8 +133,8 @@ mod tests {
             hex(&store(node, 5, b"xy")),
             header("2a", "04") + "2211000000000000" + "0500000000000000" + "02000000" + "00000000" + "7879"
         );
-        let nothing = "0700000000000000".to_owned() + "0100000000000000" + &"00".repeat(16);
-        assert_eq!(hex(&retrieve_nothing(7)), header("30", "05") + &nothing);
+        let nothing = "0700000000000000".to_owned() + "2211000000000000" + &"00".repeat(16);
+        assert_eq!(hex(&retrieve_nothing(node, 7)), header("30", "05") + &nothing);
         assert_eq!(hex(&resend()), header("10", "07"));
         assert_eq!(hex(&inc_epoch()), header("10", "08"));
         assert_eq!(hex(&prune(&[node])), header("28", "09") + "01000000" + "00000000" + "0000000000000000" + "2211000000000000");

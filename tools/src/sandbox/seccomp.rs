@@ -5,6 +5,7 @@
 //! is an error, not a crash. The second answers EPERM to what an intruder
 //! would reach for, so that it shows as refused.
 
+use super::Needs;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Is, SeccompCondition as Condition, SeccompFilter, SeccompRule,
     apply_filter,
@@ -242,9 +243,12 @@ const IOCTLS: &[u64] = &[
 /// and no_new_privs, which applying the second filter sets again.
 const PRCTLS: &[u64] = &[15, 16, 23, 38, 39, 0x5356_4d41];
 
+/// `IORING_REGISTER_ENABLE_RINGS`.
+const REGISTER_ENABLE_RINGS: u64 = 12;
+
 /// Installs both filters for this thread and those it will start.
-pub(super) fn install() -> Result<(), String> {
-    let allow = filter(allowed()?, SeccompAction::Errno(libc::ENOSYS as u32), SeccompAction::Allow)?;
+pub(super) fn install(needs: &Needs<'_>) -> Result<(), String> {
+    let allow = filter(allowed(needs)?, SeccompAction::Errno(libc::ENOSYS as u32), SeccompAction::Allow)?;
     let refused = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
     let refuse = filter(refused, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))?;
     // Of two filters that both refuse, the one installed last names the errno.
@@ -262,7 +266,7 @@ fn rule(argument: u8, length: Length, is: Is, value: u64) -> Result<SeccompRule,
     SeccompRule::new(vec![condition]).map_err(|e| e.to_string())
 }
 
-fn allowed() -> Result<Rules, String> {
+fn allowed(needs: &Needs<'_>) -> Result<Rules, String> {
     let mut rules: Rules = ALLOWED.iter().chain(OLD).map(|call| (*call, Vec::new())).collect();
     let one_of = |argument, values: &[u64]| -> Result<Vec<SeccompRule>, String> {
         values.iter().map(|value| rule(argument, Length::Dword, Is::Eq, *value)).collect()
@@ -280,12 +284,14 @@ fn allowed() -> Result<Rules, String> {
     rules.insert(libc::SYS_clone, vec![rule(0, Length::Qword, Is::MaskedEq(thread), thread)?]);
     // A umask of a thread's own, and no namespace.
     rules.insert(libc::SYS_unshare, vec![rule(0, Length::Qword, Is::Eq, libc::CLONE_FS as u64)?]);
-    // Rings that are there already, each restricted to one /dev/fuse when it
-    // was made. None can be set up or given anything; the thread that is to
-    // use one enables it (IORING_REGISTER_ENABLE_RINGS), on its processor.
-    rules.insert(libc::SYS_io_uring_enter, Vec::new());
-    rules.insert(libc::SYS_io_uring_register, vec![rule(1, Length::Dword, Is::Eq, 12)?]);
-    rules.insert(libc::SYS_sched_setaffinity, vec![rule(0, Length::Dword, Is::Eq, 0)?]);
+    if needs.rings {
+        // Rings that are there already, each restricted to one /dev/fuse when
+        // it was made. None can be set up or given anything; the thread that is
+        // to use one enables it, and goes to its processor.
+        rules.insert(libc::SYS_io_uring_enter, Vec::new());
+        rules.insert(libc::SYS_io_uring_register, vec![rule(1, Length::Dword, Is::Eq, REGISTER_ENABLE_RINGS)?]);
+        rules.insert(libc::SYS_sched_setaffinity, vec![rule(0, Length::Dword, Is::Eq, 0)?]);
+    }
     // Signals to our own threads; limits are read, never set.
     let own = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, vec![rule(0, Length::Dword, Is::Eq, own)?]);
@@ -298,8 +304,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn rings_are_entered_by_those_who_have_some() {
+        let without = allowed(&Needs::default()).expect("rules");
+        assert!(!without.contains_key(&libc::SYS_io_uring_enter) && !without.contains_key(&libc::SYS_io_uring_register));
+    }
+
+    #[test]
     fn nothing_is_both_allowed_and_refused() {
-        let allowed = allowed().expect("rules");
+        let allowed = allowed(&Needs { rings: true, ..Needs::default() }).expect("rules");
         for call in REFUSED {
             assert!(!allowed.contains_key(call), "system call {call}");
         }

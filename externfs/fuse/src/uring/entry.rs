@@ -11,9 +11,9 @@
 //! ```
 #![allow(unsafe_code)]
 
-use externfs::{DataSink, DataSource, WritePlace};
+use externfs::{DataSink, DataSource, NodeId, WritePlace};
 use externfs_wire::buffer::SliceSource;
-use externfs_wire::{REPLY_HEADER_LEN, Reply};
+use externfs_wire::{Opcode, REPLY_HEADER_LEN, Reply};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::io;
@@ -102,6 +102,14 @@ impl Entry {
     /// The request's number as its header has it.
     pub(super) fn unique(&self) -> u64 {
         u64::from_ne_bytes(self.get(IN_OUT_AT + 8))
+    }
+
+    /// The node that the request is about, if only regular files can be asked
+    /// such a thing (or nearly: of locks too).
+    pub(super) fn regular_node(&self) -> Option<NodeId> {
+        let opcode = Opcode::from_raw(u32::from_ne_bytes(self.get(IN_OUT_AT + 4)))?;
+        let is_regular = matches!(opcode, Opcode::Open | Opcode::Read | Opcode::Write | Opcode::Flush | Opcode::SetLk | Opcode::SetLkW);
+        is_regular.then(|| NodeId(u64::from_ne_bytes(self.get(IN_OUT_AT + 16))))
     }
 
     /// Answers without a payload.

@@ -4,20 +4,24 @@
 //! last, so the others cost nothing. Threads are added
 //! * for one whose request waits for a lock, at once: whoever holds the lock
 //!   may be of the same queue;
-//! * when all of a queue have been at the same requests for a whole tick, by
-//!   a foreman, who sleeps unless a queue has nobody left: a host call may be
-//!   slow, or depend on this very mount.
+//! * when all of a queue have been at the same requests for some ticks, or
+//!   busy for some more, by a foreman, who sleeps unless a queue has nobody
+//!   left: a host call may be slow, or depend on this very mount.
 //!
-//! Threads that were added stay; the kernel takes no entry back. A request
+//! Threads that were added stay, since the kernel takes no entry back. A request
 //! may have come to a queue before its new thread registered, and the kernel
 //! gives it to nobody until the queue answers something. So a thread that
-//! comes late asks the kernel for nothing, literally (a retrieval of no bytes,
-//! which is a request of the processor that asks): its answer moves the queue.
+//! comes late asks the kernel for nothing, literally (a retrieval of no bytes
+//! of a regular file that the kernel has, which is a request of the processor
+//! that asks): its answer moves the queue. For a wait the file is the one that
+//! is to be locked; for others, that which was last worked on. If that
+//! is forgotten already, the queue stands until the next request or answer.
 
 use super::Rings;
 use super::entry::Entry;
 use super::ring::Ring;
 use crate::device::Device;
+use externfs::NodeId;
 use externfs_wire::{Outcome, Session, notify};
 use rustix::io::Errno;
 use rustix::thread::CpuSet;
@@ -28,11 +32,21 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// How often the foreman looks while a queue has nobody left.
+/// How often the foreman looks.
 const TICK: Duration = Duration::from_millis(1);
+/// For how many ticks all threads of a queue may be at the same requests before
+/// one more is called, for good. A thread that the scheduler holds up looks
+/// the same, for one or two.
+const STUCK_TICKS: u32 = 2;
+/// The same for a queue that is seen full each time, at whatever requests.
+const SATURATED_TICKS: u32 = 16;
+/// After how many ticks in which no queue was seen full the foreman goes to sleep.
+const IDLE_TICKS: u32 = 32;
 /// How often a session that ends looks for those who still wait for a lock.
 const ENDING: Duration = Duration::from_millis(20);
-/// Numbers the requests that stand for nothing. Requests have small even ones.
+/// From here on requests that stand for nothing are numbered, each with an
+/// even number of its own: an answer is committed by its number. The kernel
+/// counts its own from the other end.
 const NOTHING: u64 = 1 << 62;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -69,9 +83,19 @@ impl Queue {
         self.present.store(staff.threads - staff.waiting, Ordering::SeqCst);
     }
 
+    /// There is something to do, and nobody left to do more.
     fn is_full(&self) -> bool {
-        self.busy.load(Ordering::SeqCst) >= self.present.load(Ordering::SeqCst)
+        let busy = self.busy.load(Ordering::SeqCst);
+        busy > 0 && busy >= self.present.load(Ordering::SeqCst)
     }
+}
+
+/// When a thread comes.
+enum Start {
+    /// Before INIT: says here whether its ring works, and waits for an order.
+    Early(mpsc::Sender<io::Result<()>>),
+    /// In the place of another, which may be at work on this file.
+    Late(Option<NodeId>),
 }
 
 /// What INIT came to.
@@ -103,6 +127,10 @@ pub(crate) struct Queues {
     wake_foreman: Condvar,
     foreman_sleeps: AtomicBool,
     over: AtomicBool,
+    /// The regular file that was last worked on; 0: none.
+    regular: AtomicU64,
+    /// See [`NOTHING`].
+    next_nothing: AtomicU64,
 }
 
 impl Queues {
@@ -127,6 +155,8 @@ impl Queues {
             wake_foreman: Condvar::new(),
             foreman_sleeps: AtomicBool::new(true),
             over: AtomicBool::new(false),
+            regular: AtomicU64::new(0),
+            next_nothing: AtomicU64::new(NOTHING),
         });
         let result = queues.start(&mut first, least);
         if result.is_err() {
@@ -139,7 +169,7 @@ impl Queues {
         let (ready, are_ready) = mpsc::channel();
         for place in 0..self.all.len() * least {
             let ring = rings.pop().ok_or(Errno::NOMEM)?;
-            self.spawn(place % self.all.len(), ring, Some(ready.clone()))?;
+            self.spawn(place % self.all.len(), ring, Start::Early(ready.clone()))?;
         }
         let queues = self.clone();
         let foreman = thread::Builder::new().name("fuse-ring-foreman".into()).spawn(move || queues.oversee())?;
@@ -148,14 +178,13 @@ impl Queues {
         are_ready.iter().collect()
     }
 
-    /// `early`: where to say that the ring works, and to wait then.
-    fn spawn(self: &Arc<Queues>, place: usize, ring: Ring, early: Option<mpsc::Sender<io::Result<()>>>) -> io::Result<()> {
+    fn spawn(self: &Arc<Queues>, place: usize, ring: Ring, start: Start) -> io::Result<()> {
         let Some(queue) = self.all.get(place) else { return Ok(()) };
         queue.change(|staff| staff.threads += 1);
         let queues = self.clone();
         let body = move || {
             let mut worker = Worker { place, ring, queues };
-            if let Err(error) = worker.run(early) {
+            if let Err(error) = worker.run(start) {
                 tracing::debug!("a ring of processor {place} is out of use: {error}");
             }
             worker.queues.all.get(place).into_iter().for_each(|queue| queue.change(|staff| staff.threads -= 1));
@@ -213,10 +242,11 @@ impl Queues {
         }
     }
 
-    /// One more thread for a queue, if there is a ring.
-    fn add(self: &Arc<Queues>, place: usize) -> bool {
+    /// One more thread for a queue, if there is a ring. `node`: of a file that
+    /// the kernel is sure to have.
+    fn add(self: &Arc<Queues>, place: usize, node: Option<NodeId>) -> bool {
         let Some(ring) = lock(&self.spare).pop() else { return false };
-        match self.spawn(place, ring, None) {
+        match self.spawn(place, ring, Start::Late(node)) {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!("no more threads for requests: {error}");
@@ -227,11 +257,11 @@ impl Queues {
 
     /// A thread is going to wait for a lock. False: it must not, since nobody
     /// would be left.
-    fn begin_wait(self: &Arc<Queues>, place: usize) -> bool {
+    fn begin_wait(self: &Arc<Queues>, place: usize, node: Option<NodeId>) -> bool {
         let Some(queue) = self.all.get(place) else { return false };
         queue.change(|staff| staff.waiting += 1);
         queue.busy.fetch_sub(1, Ordering::SeqCst);
-        let is_served = queue.present.load(Ordering::SeqCst) >= self.limits.0 || self.add(place);
+        let is_served = queue.present.load(Ordering::SeqCst) >= self.limits.0 || self.add(place, node);
         if !is_served && queue.present.load(Ordering::SeqCst) == 0 {
             self.end_wait(place);
             return false;
@@ -253,36 +283,57 @@ impl Queues {
 
     /// The foreman's work.
     fn oversee(self: &Arc<Queues>) {
-        let mut before: Vec<Option<u64>> = vec![None; self.all.len()];
+        let mut seen = vec![Seen::default(); self.all.len()];
+        let mut idle = 0;
         while !self.over.load(Ordering::SeqCst) {
             let mut is_calm = true;
-            for (place, (queue, before)) in self.all.iter().zip(&mut before).enumerate() {
-                // Nobody, before INIT or after the end, is not too few.
-                if !queue.is_full() || queue.busy.load(Ordering::SeqCst) == 0 {
-                    *before = None;
-                    continue;
+            for (place, (queue, seen)) in self.all.iter().zip(&mut seen).enumerate() {
+                is_calm &= !queue.is_full();
+                if seen.look(queue) && queue.present.load(Ordering::SeqCst) < self.limits.1 {
+                    self.add(place, None);
                 }
-                is_calm = false;
-                let begun = queue.begun.load(Ordering::SeqCst);
-                if *before == Some(begun) && queue.present.load(Ordering::SeqCst) < self.limits.1 {
-                    self.add(place);
-                }
-                *before = Some(begun);
             }
+            idle = if is_calm { idle + 1 } else { 0 };
             let turn = lock(&self.foreman);
-            if !is_calm {
+            if idle < IDLE_TICKS {
                 drop(self.wake_foreman.wait_timeout(turn, TICK));
                 continue;
             }
+            idle = 0;
             self.foreman_sleeps.store(true, Ordering::SeqCst);
             // A request that came before the store saw nobody to wake.
-            let is_needed = self.all.iter().any(|queue| queue.is_full() && queue.busy.load(Ordering::SeqCst) > 0);
-            if !is_needed && !self.over.load(Ordering::SeqCst) {
+            if !self.all.iter().any(Queue::is_full) && !self.over.load(Ordering::SeqCst) {
                 let sleeps = |_: &mut ()| self.foreman_sleeps.load(Ordering::SeqCst);
                 drop(self.wake_foreman.wait_while(turn, sleeps));
             }
             self.foreman_sleeps.store(false, Ordering::SeqCst);
         }
+    }
+}
+
+/// What the foreman remembers of a queue.
+#[derive(Clone, Default)]
+struct Seen {
+    begun: u64,
+    /// For how many ticks all its threads have been at the same requests.
+    stuck: u32,
+    /// For how many ticks it has been full.
+    full: u32,
+}
+
+impl Seen {
+    /// Whether the queue needs one more thread.
+    fn look(&mut self, queue: &Queue) -> bool {
+        let begun = queue.begun.load(Ordering::SeqCst);
+        let is_full = queue.is_full();
+        self.full = if is_full { self.full + 1 } else { 0 };
+        self.stuck = if is_full && begun == self.begun { self.stuck + 1 } else { 0 };
+        self.begun = begun;
+        let is_needed = self.stuck >= STUCK_TICKS || self.full >= SATURATED_TICKS;
+        if is_needed {
+            (self.stuck, self.full) = (0, 0);
+        }
+        is_needed
     }
 }
 
@@ -294,31 +345,35 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(&mut self, early: Option<mpsc::Sender<io::Result<()>>>) -> io::Result<()> {
+    fn run(&mut self, start: Start) -> io::Result<()> {
         let enabled = self.ring.enable();
-        let is_late = early.is_none();
-        let terms = match early {
-            Some(ready) => {
+        match start {
+            Start::Early(ready) => {
                 let is_enabled = enabled.is_ok();
                 let _ = ready.send(enabled);
                 drop(ready);
-                match self.queues.await_order() {
-                    Order::Serve(terms) if is_enabled => terms,
-                    _ => return Ok(()),
+                let Order::Serve(terms) = self.queues.await_order() else { return Ok(()) };
+                if !is_enabled {
+                    return Ok(());
                 }
+                let mut entry = match Entry::new(terms.payload_len) {
+                    Ok(entry) => entry,
+                    Err(error) => return self.ring.renounce().and(Err(error)),
+                };
+                self.settle();
+                self.ring.register(self.number(), &mut entry)?;
+                self.serve(&terms.session, &mut entry)
             }
-            None => {
+            Start::Late(node) => {
                 enabled?;
-                self.queues.terms.get().cloned().ok_or(Errno::INVAL)?
+                let terms = self.queues.terms.get().cloned().ok_or(Errno::INVAL)?;
+                let mut entry = Entry::new(terms.payload_len)?;
+                self.settle();
+                self.ring.register(self.number(), &mut entry)?;
+                self.ask_for_nothing(node);
+                self.serve(&terms.session, &mut entry)
             }
-        };
-        self.settle();
-        let mut entry = match Entry::new(terms.payload_len) {
-            Ok(entry) => entry,
-            Err(error) if is_late => return Err(error),
-            Err(error) => return self.ring.renounce().and(Err(error)),
-        };
-        self.serve(&terms.session, &mut entry, is_late)
+        }
     }
 
     fn number(&self) -> u16 {
@@ -333,12 +388,8 @@ impl Worker {
     }
 
     /// Serves until the kernel ends the connection.
-    fn serve(&mut self, session: &Session, entry: &mut Entry, is_late: bool) -> io::Result<()> {
+    fn serve(&mut self, session: &Session, entry: &mut Entry) -> io::Result<()> {
         let number = self.number();
-        self.ring.register(number, entry)?;
-        if is_late {
-            self.ask_for_nothing();
-        }
         loop {
             let outcome = self.ring.wait()?;
             entry.returned();
@@ -362,6 +413,9 @@ impl Worker {
         if queue.is_full() && self.queues.foreman_sleeps.load(Ordering::SeqCst) {
             self.queues.wake();
         }
+        if let Some(node) = entry.regular_node() {
+            self.queues.regular.store(node.0, Ordering::Relaxed);
+        }
         let unique = entry.unique();
         if let Err(errno) = self.handle(session, entry) {
             entry.answer(errno, unique);
@@ -371,6 +425,7 @@ impl Worker {
 
     /// Err: what to answer, since nobody has.
     fn handle(&self, session: &Session, entry: &mut Entry) -> Result<(), i32> {
+        let node = entry.regular_node();
         let (mut request, mut reply) = entry.parts().map_err(|error| {
             tracing::error!("a request that cannot be answered: {error}");
             libc::EIO
@@ -381,7 +436,7 @@ impl Worker {
             // The kernel wants its entry back all the same.
             Ok(Outcome::Silent) => 0,
             Ok(Outcome::Later(job)) => {
-                if !self.queues.begin_wait(self.place) {
+                if !self.queues.begin_wait(self.place, node) {
                     // The job tells the session by being dropped.
                     return Err(libc::ENOLCK);
                 }
@@ -402,13 +457,16 @@ impl Worker {
     }
 
     /// Moves the queue; see the [module](self).
-    fn ask_for_nothing(&self) {
+    fn ask_for_nothing(&self, node: Option<NodeId>) {
+        let last = Some(NodeId(self.queues.regular.load(Ordering::Relaxed))).filter(|node| node.0 != 0);
         // A thread may have been kept off its processor, which it needs for a moment.
         let before = rustix::thread::sched_getaffinity(None);
         let moved = rustix::thread::sched_setaffinity(None, &only(self.place));
-        let asked = moved.map_err(io::Error::from).and_then(|()| self.queues.device.write(&notify::retrieve_nothing(NOTHING)));
-        if let Err(error) = asked {
-            tracing::debug!("the queue of processor {} was not moved: {error}", self.place);
+        let number = || self.queues.next_nothing.fetch_add(2, Ordering::Relaxed);
+        let ask = |node| self.queues.device.write(&notify::retrieve_nothing(node, number()));
+        let is_asked = moved.is_ok() && node.into_iter().chain(last).any(|node| ask(node).is_ok());
+        if !is_asked {
+            tracing::debug!("the queue of processor {} was not moved", self.place);
         }
         if let Ok(before) = before {
             let _ = rustix::thread::sched_setaffinity(None, &before);

@@ -13,7 +13,7 @@
 use super::entry::Entry;
 use io_uring::register::Restriction;
 use io_uring::squeue::{Entry128, Flags};
-use io_uring::types::{Fixed, SubmitArgs};
+use io_uring::types::Fixed;
 use io_uring::{EnterFlags, IoUring, cqueue, opcode};
 use rustix::io::Errno;
 use std::io;
@@ -46,7 +46,8 @@ impl Ring {
         let registered = Restriction::sqe_flags_required(Flags::FIXED_FILE.bits());
         submitter.register_restrictions(&mut [command, registered])?;
         // Who waits for a request does not wait for a disk, and shall not look so.
-        let flags = if ring.params().is_feature_no_iowait() { EnterFlags::NO_IOWAIT } else { EnterFlags::empty() };
+        let mut flags = EnterFlags::GETEVENTS;
+        flags.set(EnterFlags::NO_IOWAIT, ring.params().is_feature_no_iowait());
         Ok(Ring { ring, flags })
     }
 
@@ -66,12 +67,15 @@ impl Ring {
         entry.lend();
         // SAFETY: the command points to the vectors and by them to the memory
         // of `entry`, which stays mapped for as long as it is lent.
-        unsafe { self.push(&command) }?;
-        self.ring.submit()?;
-        Ok(())
+        unsafe { self.push(&command) }
     }
 
-    /// Answers the request `id` and gives its entry back to the kernel.
+    /// Answers the request `id` and gives its entry back to the kernel. This is
+    /// a call of its own, and the wait another: whoever gets the answer on this
+    /// processor goes on at once, and when the wait begins there is the next
+    /// request already. In one call this thread would sleep and have to be
+    /// woken (measured: two wake-ups a request instead of one, a tenth of the
+    /// time of open, read and close).
     pub(super) fn commit(&mut self, queue: u16, id: u64, entry: &mut Entry) -> io::Result<()> {
         entry.lend();
         // SAFETY: the kernel knows the memory of `entry` by its registration,
@@ -87,14 +91,15 @@ impl Ring {
         self.wait().map(drop)
     }
 
-    /// Submits what was pushed and waits until the command under way is over.
+    /// Waits until the command under way is over.
     /// Returns what came of it: 0, or an errno.
     pub(super) fn wait(&mut self) -> io::Result<Result<(), Errno>> {
         loop {
             if let Some(done) = self.ring.completion().next() {
                 return Ok(if done.result() < 0 { Err(Errno::from_raw_os_error(-done.result())) } else { Ok(()) });
             }
-            match self.ring.submitter().submit_with_args_and_flags(1, &SubmitArgs::new(), self.flags) {
+            // SAFETY: no argument is passed. The flags are those of a wait.
+            match unsafe { self.ring.submitter().enter::<libc::sigset_t>(0, 1, self.flags.bits(), None) } {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -102,11 +107,14 @@ impl Ring {
         }
     }
 
+    /// Submits it.
+    ///
     /// # Safety
     /// What `command` points to must live until the command is over.
     unsafe fn push(&mut self, command: &Entry128) -> io::Result<()> {
         // SAFETY: by the contract of this function.
-        unsafe { self.ring.submission().push(command) }.map_err(|_| io::Error::other("a ring has two commands"))
+        unsafe { self.ring.submission().push(command) }.map_err(|_| io::Error::other("a ring has two commands"))?;
+        self.ring.submit().map(drop)
     }
 }
 
