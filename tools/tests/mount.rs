@@ -67,13 +67,27 @@ fn parent(pid: u32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("PPid:")).and_then(|above| above.trim().parse().ok())
 }
 
+/// Options of the ways to talk to the kernel that there are here.
+fn ways() -> Vec<[&'static str; 2]> {
+    let offered = fs::read("/sys/module/fuse/parameters/enable_uring").is_ok_and(|word| word.starts_with(b"Y"));
+    let mut ways = vec![["-o", "uring=off"]];
+    if support::needs(offered, "fuse.enable_uring") {
+        ways.push(["-o", "uring=on"]);
+    }
+    ways
+}
+
 #[test]
 fn a_server_that_dies_leaves_no_dead_mount() {
     if !can_mount() {
         return;
     }
+    ways().iter().for_each(|way| a_server_dies(way));
+}
+
+fn a_server_dies(way: &[&str]) {
     let place = Place::new();
-    succeeds(&mut place.mount(&[]));
+    succeeds(&mut place.mount(way));
     let both = processes_with(&place.source().display().to_string());
     assert_eq!(both.len(), 2, "a supervisor and a server");
     let server = *both.iter().find(|pid| parent(**pid).is_some_and(|ppid| both.contains(&ppid))).expect("a server");
@@ -83,12 +97,12 @@ fn a_server_that_dies_leaves_no_dead_mount() {
 
     // And when the supervisor dies, the server goes with it; the dead mount
     // that this leaves is no obstacle to the next.
-    succeeds(&mut place.mount(&[]));
+    succeeds(&mut place.mount(way));
     let both = processes_with(&place.source().display().to_string());
     let supervisor = *both.iter().find(|pid| !parent(**pid).is_some_and(|ppid| both.contains(&ppid))).expect("a supervisor");
     kill(supervisor);
     eventually("the server to end", || processes_with(&place.source().display().to_string()).is_empty());
-    succeeds(&mut place.mount(&[]));
+    succeeds(&mut place.mount(way));
     assert_eq!(fs::read_to_string(place.point().join("hello")).expect("read"), "from the host\n");
     succeeds(&mut place.umount());
 }
@@ -98,8 +112,12 @@ fn the_next_mount_works_however_short_ago_a_server_was_killed() {
     if !can_mount() {
         return;
     }
+    ways().iter().for_each(|way| the_next_mount_works(way));
+}
+
+fn the_next_mount_works(way: &[&str]) {
     let place = Place::new();
-    succeeds(&mut place.mount(&[]));
+    succeeds(&mut place.mount(way));
     for round in 0..30 {
         let both = processes_with(&place.source().display().to_string());
         let supervisor = both.iter().find(|pid| !parent(**pid).is_some_and(|above| both.contains(&above))).expect("a supervisor");
@@ -112,7 +130,7 @@ fn the_next_mount_works_however_short_ago_a_server_was_killed() {
                 kill(*supervisor);
             }
         }
-        succeeds(&mut place.mount(&[]));
+        succeeds(&mut place.mount(way));
         assert_eq!(fs::read_to_string(place.point().join("hello")).expect("read"), "from the host\n", "round {round}");
         eventually("the dead to be gone", || processes_with(&place.source().display().to_string()).len() == 2);
     }
@@ -125,8 +143,12 @@ fn the_server_keeps_only_what_it_needs() {
     if !can_mount() {
         return;
     }
+    ways().iter().for_each(|way| the_server_is_confined(way));
+}
+
+fn the_server_is_confined(way: &[&str]) {
     let place = Place::new();
-    let output = run(&mut place.mount(&["-o", "passthrough=off", "--sandbox", "require"]));
+    let output = run(&mut place.mount(&[&["-o", "passthrough=off", "--sandbox", "require"], way].concat()));
     if !output.status.success() && text(&output.stderr).contains("sandbox=require") {
         eprintln!("SKIPPED: {}", text(&output.stderr));
         return;
@@ -147,6 +169,7 @@ fn the_server_keeps_only_what_it_needs() {
             && field("CapBnd:") == field("CapPrm:")
     });
     assert_eq!(confined.count(), 1, "one of the two is the server");
+    assert_eq!(fs::read_to_string(place.point().join("hello")).expect("read"), "from the host\n");
     succeeds(&mut place.umount());
 }
 

@@ -103,7 +103,7 @@ impl Rings {
 
 /// What an entry must have room for: the kernel refuses less.
 pub(crate) fn payload_len(agreed: &Negotiated) -> usize {
-    let pages = usize::from(agreed.max_pages) * rustix::param::page_size();
+    let pages = usize::from(agreed.max_pages) * entry::page_size();
     pages.max(agreed.max_write as usize).max(PAYLOAD_MIN)
 }
 

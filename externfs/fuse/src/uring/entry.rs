@@ -30,6 +30,14 @@ const HEADERS_LEN: usize = 288;
 const VECTORS_AT: usize = 288;
 const PAYLOAD_AT: usize = 4096;
 
+/// Bytes of a page. Not rustix's, which reads /proc/self/auxv, or panics where a
+/// sandbox forbids it.
+pub(super) fn page_size() -> usize {
+    // SAFETY: sysconf(3) takes a number and touches no memory of ours.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(size).unwrap_or(PAYLOAD_AT)
+}
+
 /// `fuse_in_header`.
 const REQUEST_HEADER_LEN: usize = externfs_wire::abi::REQUEST_HEADER_LEN;
 

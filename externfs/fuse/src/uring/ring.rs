@@ -125,3 +125,51 @@ fn command(code: u32, queue: u16, commit: u64, vectors: Option<u64>) -> Entry128
     request[16..18].copy_from_slice(&queue.to_ne_bytes());
     opcode::UringCmd80::new(Fixed(0), code).cmd(request).addr(vectors).build()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use io_uring::types::Fd;
+
+    /// What comes of `act` on a ring for a device of no mount.
+    fn on_ring<T>(act: impl FnOnce(&mut Ring, &std::fs::File) -> T) -> Option<T> {
+        let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
+        let made = device.and_then(|device| Ok((Ring::new(&device)?, device)));
+        match made {
+            Ok((mut ring, device)) => Some(act(&mut ring, &device)),
+            Err(error) => {
+                eprintln!("SKIPPED: no ring here: {error}");
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_passes_but_commands_to_the_device() {
+        on_ring(|ring, device| {
+            ring.enable().unwrap();
+            let mut result = |command: Entry128| {
+                // SAFETY: none of the commands points to memory.
+                unsafe { ring.push(&command) }.unwrap();
+                ring.wait().unwrap().unwrap_err()
+            };
+            assert_eq!(result(opcode::Nop::new().build().into()), Errno::ACCESS);
+            assert_eq!(result(opcode::Socket::new(2, 1, 0).build().into()), Errno::ACCESS);
+            let direct = opcode::UringCmd80::new(Fd(device.as_raw_fd()), REGISTER).build();
+            assert_eq!(result(direct), Errno::ACCESS, "not the registered file");
+            assert_ne!(result(command(REGISTER, 0, 0, None)), Errno::ACCESS, "it gets as far as the device");
+            assert!(ring.ring.submitter().register_files(&[device.as_raw_fd()]).is_err());
+            assert!(ring.ring.submitter().unregister_files().is_err());
+        });
+    }
+
+    #[test]
+    fn one_thread_uses_it() {
+        on_ring(|ring, _| {
+            ring.enable().unwrap();
+            let elsewhere =
+                std::thread::scope(|scope| scope.spawn(|| ring.renounce().map_err(|error| error.raw_os_error())).join().unwrap());
+            assert_eq!(elsewhere, Err(Some(libc::EEXIST)));
+        });
+    }
+}
