@@ -176,7 +176,7 @@ impl Default for ServeOptions {
 
 /// The serving options and a line of help for each.
 pub const SERVE_OPTIONS: &[(&str, &str)] = &[
-    ("threads=N", "worker threads at most, called in as needed (default 8; 2 with transport=fuser)"),
+    ("threads=N", "worker threads at most, with uring for each processor, called in as needed (default 8; 2 with transport=fuser)"),
     ("clone_fd", "a /dev/fuse descriptor for each worker"),
     ("passthrough=auto|on|off", "let the kernel read and write host files directly (Linux 6.9, root; default auto)"),
     ("uring=auto|on|off", "FUSE over io_uring: a queue for each processor (Linux 6.14 with fuse.enable_uring; default off)"),

@@ -21,6 +21,7 @@
 mod entry;
 mod queues;
 mod ring;
+mod worker;
 
 pub(crate) use queues::Queues;
 
@@ -61,7 +62,8 @@ impl FromStr for UringChoice {
 /// where a RELEASE that nobody waits for overlaps with the next request, and
 /// equal elsewhere; four and eight are as two.
 const THREADS: usize = 2;
-/// Rings for threads that take the place of others that are blocked.
+/// Rings for threads that take the place of others that are blocked, and one a
+/// processor at least.
 const SPARE: usize = 16;
 /// The same where locks may wait: each wait takes one.
 const SPARE_FOR_LOCKS: usize = 128;
@@ -95,7 +97,7 @@ impl Rings {
         let processors = count(&std::fs::read_to_string("/sys/devices/system/cpu/possible")?)
             .filter(|count| *count <= PROCESSORS_MAX)
             .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, format!("not with more than {PROCESSORS_MAX} processors")))?;
-        let spare = if choice == UringChoice::On { SPARE_FOR_LOCKS } else { SPARE };
+        let spare = if choice == UringChoice::On { SPARE_FOR_LOCKS } else { SPARE }.max(processors);
         let all = (0..processors * THREADS + spare).map(|_| Ring::new(device)).collect::<io::Result<Vec<Ring>>>()?;
         Ok(Rings { processors, all })
     }

@@ -18,15 +18,13 @@
 //! is forgotten already, the queue stands until the next request or answer.
 
 use super::Rings;
-use super::entry::Entry;
 use super::ring::Ring;
+use super::worker::{Start, Worker};
 use crate::device::Device;
 use externfs::NodeId;
-use externfs_wire::{Outcome, Session, notify};
+use externfs_wire::{Session, notify};
 use rustix::io::Errno;
-use rustix::thread::CpuSet;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -43,7 +41,7 @@ const SATURATED_TICKS: u32 = 16;
 /// After how many ticks in which no queue was seen full the foreman goes to sleep.
 const IDLE_TICKS: u32 = 32;
 /// How often a session that ends looks for those who still wait for a lock.
-const ENDING: Duration = Duration::from_millis(20);
+const ENDING: Duration = Duration::from_millis(2);
 /// From here on requests that stand for nothing are numbered, each with an
 /// even number of its own: an answer is committed by its number. The kernel
 /// counts its own from the other end.
@@ -62,7 +60,6 @@ struct Staff {
 
 /// One processor's.
 struct Queue {
-    number: u16,
     staff: Mutex<Staff>,
     /// Threads that do not wait for a lock.
     present: AtomicUsize,
@@ -73,8 +70,8 @@ struct Queue {
 }
 
 impl Queue {
-    fn new(number: u16) -> Queue {
-        Queue { number, staff: Mutex::default(), present: AtomicUsize::new(0), busy: AtomicUsize::new(0), begun: AtomicU64::new(0) }
+    fn new() -> Queue {
+        Queue { staff: Mutex::default(), present: AtomicUsize::new(0), busy: AtomicUsize::new(0), begun: AtomicU64::new(0) }
     }
 
     fn change(&self, change: impl FnOnce(&mut Staff)) {
@@ -90,23 +87,15 @@ impl Queue {
     }
 }
 
-/// When a thread comes.
-enum Start {
-    /// Before INIT: says here whether its ring works, and waits for an order.
-    Early(mpsc::Sender<io::Result<()>>),
-    /// In the place of another, which may be at work on this file.
-    Late(Option<NodeId>),
-}
-
 /// What INIT came to.
-struct Terms {
-    session: Arc<Session>,
-    payload_len: usize,
+pub(super) struct Terms {
+    pub(super) session: Arc<Session>,
+    pub(super) payload_len: usize,
 }
 
 /// What the threads that were there before INIT are told after it.
 #[derive(Clone)]
-enum Order {
+pub(super) enum Order {
     Wait,
     Serve(Arc<Terms>),
     GoHome,
@@ -140,11 +129,10 @@ impl Queues {
     pub(crate) fn muster(rings: Rings, device: Arc<Device>, most: usize) -> io::Result<Arc<Queues>> {
         let Rings { processors, all: mut spare } = rings;
         let least = super::THREADS.min(most).max(1);
-        let numbers = (0..processors).map(|number| u16::try_from(number).unwrap_or(u16::MAX));
         let mut first = spare.split_off(spare.len() - (processors * least).min(spare.len()));
         let queues = Arc::new(Queues {
             device,
-            all: numbers.map(Queue::new).collect(),
+            all: (0..processors).map(|_| Queue::new()).collect(),
             spare: Mutex::new(spare),
             limits: (least, most.max(least)),
             order: Mutex::new(Order::Wait),
@@ -183,11 +171,10 @@ impl Queues {
         queue.change(|staff| staff.threads += 1);
         let queues = self.clone();
         let body = move || {
-            let mut worker = Worker { place, ring, queues };
-            if let Err(error) = worker.run(start) {
+            if let Err(error) = Worker::new(place, ring, queues.clone()).run(start) {
                 tracing::debug!("a ring of processor {place} is out of use: {error}");
             }
-            worker.queues.all.get(place).into_iter().for_each(|queue| queue.change(|staff| staff.threads -= 1));
+            queues.all.get(place).into_iter().for_each(|queue| queue.change(|staff| staff.threads -= 1));
         };
         match thread::Builder::new().name(format!("fuse-ring-{place}")).spawn(body) {
             Ok(thread) => {
@@ -218,7 +205,7 @@ impl Queues {
         self.ordered.notify_all();
     }
 
-    fn await_order(&self) -> Order {
+    pub(super) fn await_order(&self) -> Order {
         let order = lock(&self.order);
         self.ordered.wait_while(order, |order| matches!(order, Order::Wait)).unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -233,7 +220,7 @@ impl Queues {
             if let Some(terms) = self.terms.get() {
                 terms.session.interrupt_all();
             }
-            thread::sleep(ENDING.min(TICK * 2));
+            thread::sleep(ENDING);
             threads.append(&mut lock(&self.threads));
         }
         for thread in threads {
@@ -257,7 +244,7 @@ impl Queues {
 
     /// A thread is going to wait for a lock. False: it must not, since nobody
     /// would be left.
-    fn begin_wait(self: &Arc<Queues>, place: usize, node: Option<NodeId>) -> bool {
+    pub(super) fn begin_wait(self: &Arc<Queues>, place: usize, node: Option<NodeId>) -> bool {
         let Some(queue) = self.all.get(place) else { return false };
         queue.change(|staff| staff.waiting += 1);
         queue.busy.fetch_sub(1, Ordering::SeqCst);
@@ -269,10 +256,42 @@ impl Queues {
         true
     }
 
-    fn end_wait(&self, place: usize) {
+    pub(super) fn end_wait(&self, place: usize) {
         let Some(queue) = self.all.get(place) else { return };
         queue.busy.fetch_add(1, Ordering::SeqCst);
         queue.change(|staff| staff.waiting -= 1);
+    }
+
+    /// What INIT came to; None before it.
+    pub(super) fn terms(&self) -> Option<Arc<Terms>> {
+        self.terms.get().cloned()
+    }
+
+    /// A thread has a request, which is about this regular file.
+    pub(super) fn begin(&self, place: usize, node: Option<NodeId>) {
+        if let Some(node) = node {
+            self.regular.store(node.0, Ordering::Relaxed);
+        }
+        let Some(queue) = self.all.get(place) else { return };
+        queue.begun.fetch_add(1, Ordering::SeqCst);
+        queue.busy.fetch_add(1, Ordering::SeqCst);
+        if queue.is_full() && self.foreman_sleeps.load(Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
+    /// It has answered.
+    pub(super) fn done(&self, place: usize) {
+        let Some(queue) = self.all.get(place) else { return };
+        queue.busy.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Asks for nothing, of this file or of the one that was last worked on, on
+    /// the processor that this thread is on. False: no such request comes.
+    pub(super) fn ask_for_nothing(&self, node: Option<NodeId>) -> bool {
+        let last = Some(NodeId(self.regular.load(Ordering::Relaxed))).filter(|node| node.0 != 0);
+        let number = || self.next_nothing.fetch_add(2, Ordering::Relaxed);
+        node.into_iter().chain(last).any(|node| self.device.write(&notify::retrieve_nothing(node, number())).is_ok())
     }
 
     fn wake(&self) {
@@ -335,149 +354,4 @@ impl Seen {
         }
         is_needed
     }
-}
-
-/// One thread with its ring.
-struct Worker {
-    place: usize,
-    ring: Ring,
-    queues: Arc<Queues>,
-}
-
-impl Worker {
-    fn run(&mut self, start: Start) -> io::Result<()> {
-        let enabled = self.ring.enable();
-        match start {
-            Start::Early(ready) => {
-                let is_enabled = enabled.is_ok();
-                let _ = ready.send(enabled);
-                drop(ready);
-                let Order::Serve(terms) = self.queues.await_order() else { return Ok(()) };
-                if !is_enabled {
-                    return Ok(());
-                }
-                let mut entry = match Entry::new(terms.payload_len) {
-                    Ok(entry) => entry,
-                    Err(error) => return self.ring.renounce().and(Err(error)),
-                };
-                self.settle();
-                self.ring.register(self.number(), &mut entry)?;
-                self.serve(&terms.session, &mut entry)
-            }
-            Start::Late(node) => {
-                enabled?;
-                let terms = self.queues.terms.get().cloned().ok_or(Errno::INVAL)?;
-                let mut entry = Entry::new(terms.payload_len)?;
-                self.settle();
-                self.ring.register(self.number(), &mut entry)?;
-                self.ask_for_nothing(node);
-                self.serve(&terms.session, &mut entry)
-            }
-        }
-    }
-
-    fn number(&self) -> u16 {
-        self.queues.all.get(self.place).map_or(0, |queue| queue.number)
-    }
-
-    /// Goes to its processor, if this process may use it.
-    fn settle(&self) {
-        if rustix::thread::sched_getaffinity(None).is_ok_and(|set| set.is_set(self.place)) {
-            let _ = rustix::thread::sched_setaffinity(None, &only(self.place));
-        }
-    }
-
-    /// Serves until the kernel ends the connection.
-    fn serve(&mut self, session: &Session, entry: &mut Entry) -> io::Result<()> {
-        let number = self.number();
-        loop {
-            let outcome = self.ring.wait()?;
-            entry.returned();
-            match outcome {
-                Ok(()) => {}
-                // Unmounted or aborted.
-                Err(Errno::NOTCONN | Errno::CONNABORTED | Errno::CANCELED) => return Ok(()),
-                Err(errno) => return Err(errno.into()),
-            }
-            let id = entry.commit_id();
-            self.answer(session, entry);
-            self.ring.commit(number, id, entry)?;
-        }
-    }
-
-    /// Answers the request in `entry`, so that it can be committed.
-    fn answer(&self, session: &Session, entry: &mut Entry) {
-        let Some(queue) = self.queues.all.get(self.place) else { return };
-        queue.begun.fetch_add(1, Ordering::SeqCst);
-        queue.busy.fetch_add(1, Ordering::SeqCst);
-        if queue.is_full() && self.queues.foreman_sleeps.load(Ordering::SeqCst) {
-            self.queues.wake();
-        }
-        if let Some(node) = entry.regular_node() {
-            self.queues.regular.store(node.0, Ordering::Relaxed);
-        }
-        let unique = entry.unique();
-        if let Err(errno) = self.handle(session, entry) {
-            entry.answer(errno, unique);
-        }
-        queue.busy.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    /// Err: what to answer, since nobody has.
-    fn handle(&self, session: &Session, entry: &mut Entry) -> Result<(), i32> {
-        let node = entry.regular_node();
-        let (mut request, mut reply) = entry.parts().map_err(|error| {
-            tracing::error!("a request that cannot be answered: {error}");
-            libc::EIO
-        })?;
-        let outcome = catch_unwind(AssertUnwindSafe(|| session.handle(&mut request, &mut reply)));
-        let errno = match outcome {
-            Ok(Outcome::Replied) => libc::EIO,
-            // The kernel wants its entry back all the same.
-            Ok(Outcome::Silent) => 0,
-            Ok(Outcome::Later(job)) => {
-                if !self.queues.begin_wait(self.place, node) {
-                    // The job tells the session by being dropped.
-                    return Err(libc::ENOLCK);
-                }
-                // This thread may block: it has nothing else to offer.
-                let _ = catch_unwind(AssertUnwindSafe(|| job(&mut reply)));
-                self.queues.end_wait(self.place);
-                libc::EIO
-            }
-            // The kernel does not send such; if it does, one request is lost.
-            Ok(Outcome::Broken(reason)) => {
-                tracing::error!("a request that cannot be answered: {reason}");
-                libc::EIO
-            }
-            // The panic has been reported; whoever waits shall not wait for ever.
-            Err(_) => libc::EIO,
-        };
-        if reply.is_finished() { Ok(()) } else { Err(errno) }
-    }
-
-    /// Moves the queue; see the [module](self).
-    fn ask_for_nothing(&self, node: Option<NodeId>) {
-        let last = Some(NodeId(self.queues.regular.load(Ordering::Relaxed))).filter(|node| node.0 != 0);
-        // A thread may have been kept off its processor, which it needs for a moment.
-        let before = rustix::thread::sched_getaffinity(None);
-        let moved = rustix::thread::sched_setaffinity(None, &only(self.place));
-        let number = || self.queues.next_nothing.fetch_add(2, Ordering::Relaxed);
-        let ask = |node| self.queues.device.write(&notify::retrieve_nothing(node, number()));
-        let is_asked = moved.is_ok() && node.into_iter().chain(last).any(|node| ask(node).is_ok());
-        if !is_asked {
-            tracing::debug!("the queue of processor {} was not moved", self.place);
-        }
-        if let Ok(before) = before {
-            let _ = rustix::thread::sched_setaffinity(None, &before);
-        }
-    }
-}
-
-fn only(processor: usize) -> CpuSet {
-    let mut set = CpuSet::new();
-    if processor < CpuSet::MAX_CPU {
-        set.set(processor);
-    }
-    set
 }

@@ -63,6 +63,12 @@ fn each_ability_brings_its_flags() {
     let told = agree(45, OFFERED_7_45, Config::new(TransportKind::DevFuse), none, exclusive).flags;
     assert_eq!(told.symmetric_difference(plain), InitFlags::AUTO_INVAL_DATA | InitFlags::CACHE_SYMLINKS);
 
+    let rings = |transport| Config { uring: true, ..Config::new(transport) };
+    assert_eq!(added(none, policy, rings(TransportKind::DevFuse)), InitFlags::OVER_IO_URING);
+    assert_eq!(added(none, policy, rings(TransportKind::Virtio)), InitFlags::empty(), "a guest's requests come from its queues");
+    let not_offered = agree(45, OFFERED_7_45 & !InitFlags::OVER_IO_URING.bits(), rings(TransportKind::DevFuse), none, policy).flags;
+    assert_eq!(not_offered, plain);
+
     let with_passthrough = |policy, transport| {
         let config = Config::new(transport);
         let request = InitRequest { major: 7, minor: 45, max_readahead: 0, flags: InitFlags::from_bits_retain(OFFERED_7_45) };
