@@ -26,6 +26,10 @@ use std::time::{Duration, Instant};
 /// What `findmnt -t` shows.
 const KIND: &str = "fuse.externfs";
 
+/// For so long somebody may have a mount in use who is ending already, or between
+/// fork(2) and execve(2).
+const MOMENT: Duration = Duration::from_millis(100);
+
 /// Largest READ, in bytes; as large as a WRITE.
 const MAX_READ: u32 = 1 << 20;
 
@@ -189,9 +193,13 @@ impl Unmounter {
     /// # Errors
     /// What keeps it from that.
     pub fn unmount_now(&self) -> Result<(), MountError> {
-        match self.unmount(false) {
-            Err(MountError::Busy(_)) => self.unmount(true),
-            other => other,
+        let end = Instant::now() + MOMENT;
+        loop {
+            match self.unmount(false) {
+                Err(MountError::Busy(_)) if Instant::now() < end => thread::sleep(MOMENT / 10),
+                Err(MountError::Busy(_)) => return self.unmount(true),
+                other => return other,
+            }
         }
     }
 }

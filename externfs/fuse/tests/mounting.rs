@@ -78,6 +78,21 @@ fn umount_ends_the_server() {
     assert_eq!(mounted.join(), ExitReason::Unmounted);
 }
 
+/// Who has just begun to end, or another thread's fork(2), has it in use too.
+#[test]
+fn stopping_waits_for_a_moment() {
+    if !can_mount() {
+        return;
+    }
+    let mounted = Mounted::with("", |_| lines());
+    let open = File::open(mounted.path("1")).unwrap();
+    std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        drop(open);
+    });
+    assert_eq!(mounted.end(), ExitReason::Stopped);
+}
+
 #[test]
 fn stopping_in_use_detaches() {
     if !can_mount() {
