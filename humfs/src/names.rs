@@ -282,7 +282,7 @@ impl HumFs {
                 return Ok(());
             }
             check_replaceable(&moved, there.as_ref(), exchange)?;
-            if let Some(node) = to.1.node.filter(|_| there.is_some() && !exchange) {
+            if let Some(node) = to.1.node.filter(|_| !exchange) {
                 self.hold_reader(node)?;
             }
             let how = Renaming {
@@ -309,10 +309,9 @@ impl HumFs {
     /// and of what is at the old one now.
     fn tell_renamed(&self, from: End<'_>, to: (&Node, Option<&Node>, &At<'_>, Option<&Attr>), flags: RenameFlags) {
         let Some(feed) = self.feed() else { return };
-        let same = |node: Option<&'_ Node>, host: &Attr| node.is_some_and(|node| node.key().number == host.ino);
         let link = |host: &Attr| Link { ino: host.ino, is_dir: host.kind == FileKind::Directory };
-        let moved = (link(from.3), from.1.filter(|node| same(Some(node), from.3)));
-        let there = to.3.map(|host| (host, to.1.filter(|node| same(Some(node), host))));
+        let moved = (link(from.3), from.1);
+        let there = to.3.map(|host| (host, to.1));
         let (stays, replaced) = match there {
             Some((host, node)) if flags.contains(RenameFlags::EXCHANGE) => (Some((link(host), node)), None),
             Some((host, node)) => (None, Some(Loss { parent: to.0, name: to.2.name, host, node })),

@@ -94,19 +94,20 @@ impl Scene {
 
     /// From now on everything is read from the disk again.
     fn remount(&mut self) {
-        if let Some(mount) = self.mount.take() {
-            mount.finish();
-        }
-        self.mount = Some(self.tree.mount(""));
+        self.remount_by(|tree| tree.mount(""));
     }
 
     /// With a server that holds few objects.
     fn remount_with_few_descriptors(&mut self) {
+        let limit = |command: &mut Command| fixture::limit_descriptors(command, 256);
+        self.remount_by(|tree| Mount::humfs_with(&tree.path(), "allow_other", limit));
+    }
+
+    fn remount_by(&mut self, mount: impl FnOnce(&HumTree) -> Mount) {
         if let Some(mount) = self.mount.take() {
             mount.finish();
         }
-        let limit = |command: &mut Command| fixture::limit_descriptors(command, 256);
-        self.mount = Some(Mount::humfs_with(&self.tree.path(), "allow_other", limit));
+        self.mount = Some(mount(&self.tree));
     }
 
     /// Runs `check` now and after a remount.

@@ -1,14 +1,13 @@
-//! File data on its way: [`ReadBuffer`] takes a READ's, [`WriteSlice`] gives a
-//! WRITE's.
+//! [`ReadBuffer`]: a READ's data on its way.
 //!
 //! A READ's data lands in one buffer per worker thread that is kept between
 //! requests, so that no request pays for zeroing or mapping memory. (The
 //! pages stay with the thread: the largest read so far, 1 MiB as a rule.)
 
-use externfs::{DataSink, DataSource, WritePlace};
-use rustix::io::{Errno, ReadWriteFlags};
+use externfs::DataSink;
+use externfs_wire::buffer::read_into;
 use std::cell::RefCell;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::BorrowedFd;
 
 thread_local! {
@@ -55,22 +54,8 @@ impl DataSink for ReadBuffer<'_> {
 
     fn fill_from(&mut self, file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<usize> {
         let len = len.min(self.room());
-        let mut done = 0;
-        while done < len {
-            let target = self.rest().get_mut(..len - done).unwrap_or_default();
-            match rustix::io::pread(file, target, offset.saturating_add(done as u64)) {
-                Ok(0) => break,
-                Ok(count) => {
-                    self.filled += count;
-                    done += count;
-                }
-                Err(Errno::INTR) => {}
-                // What has arrived is worth more than the error: the next read
-                // meets it again.
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let done = read_into(file, offset, self.rest().get_mut(..len).unwrap_or_default())?;
+        self.filled += done;
         Ok(done)
     }
 
@@ -79,61 +64,10 @@ impl DataSink for ReadBuffer<'_> {
     }
 }
 
-/// The data of a WRITE, where the kernel put it.
-pub(crate) struct WriteSlice<'a>(pub(crate) &'a [u8]);
-
-impl WriteSlice<'_> {
-    fn skip(&mut self, count: usize) {
-        self.0 = self.0.get(count..).unwrap_or_default();
-    }
-}
-
-impl DataSource for WriteSlice<'_> {
-    fn take(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = buffer.len().min(self.0.len());
-        if let (Some(to), Some(from)) = (buffer.get_mut(..count), self.0.get(..count)) {
-            to.copy_from_slice(from);
-        }
-        self.skip(count);
-        Ok(count)
-    }
-
-    fn drain_to(&mut self, file: BorrowedFd<'_>, place: WritePlace, len: usize, sync: bool) -> io::Result<usize> {
-        let len = len.min(self.0.len());
-        let mut flags = if sync { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
-        let start = match place {
-            WritePlace::At(offset) => offset,
-            WritePlace::End => {
-                flags |= ReadWriteFlags::APPEND;
-                0
-            }
-        };
-        let mut done = 0;
-        while done < len {
-            let bytes = self.0.get(..len - done).unwrap_or_default();
-            match rustix::io::pwritev2(file, &[IoSlice::new(bytes)], start.saturating_add(done as u64), flags) {
-                Ok(0) => break,
-                Ok(count) => {
-                    self.skip(count);
-                    done += count;
-                }
-                Err(Errno::INTR) => {}
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(done)
-    }
-
-    fn remaining(&self) -> usize {
-        self.0.len()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Read, Seek, Write};
+    use std::io::Write;
     use std::os::fd::AsFd;
 
     #[test]
@@ -167,21 +101,5 @@ mod tests {
         );
         // The buffer is the same one: nothing old may show.
         with_read_buffer::<io::Error>(8, |_| Ok(0), |result| assert!(result.unwrap().is_empty()));
-    }
-
-    #[test]
-    fn a_write_lands_where_it_should() {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(b"0123456789").unwrap();
-        let mut source = WriteSlice(b"abcdef");
-        assert_eq!(source.drain_to(file.as_fd(), WritePlace::At(1), 2, false).unwrap(), 2);
-        assert_eq!(source.drain_to(file.as_fd(), WritePlace::End, 2, true).unwrap(), 2);
-        let mut rest = [0; 8];
-        assert_eq!(source.take(&mut rest).unwrap(), 2);
-        assert_eq!(source.remaining(), 0);
-        let mut text = String::new();
-        file.rewind().unwrap();
-        file.read_to_string(&mut text).unwrap();
-        assert_eq!(text, "0ab3456789cd");
     }
 }

@@ -21,6 +21,25 @@ pub fn request_len(max_write: u32) -> usize {
     max_write as usize + abi::REQUEST_OVERHEAD
 }
 
+/// Reads the bytes of `file` from `offset` on into `buffer`, until it is full or
+/// the file has no more; how many that were.
+///
+/// # Errors
+/// What pread(2) says when nothing has been read: what has counts.
+pub fn read_into(file: BorrowedFd<'_>, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(space) = buffer.get_mut(done..).filter(|space| !space.is_empty()) {
+        match rustix::io::pread(file, space, offset.saturating_add(done as u64)) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(done)
+}
+
 /// A request in one piece.
 #[derive(Debug)]
 pub struct SliceSource<'a> {
@@ -132,21 +151,8 @@ where
     }
 
     fn fill_from(&mut self, file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<usize> {
-        let len = len.min(self.room());
-        let mut done = 0;
-        while done < len {
-            let space = self.space(len - done);
-            match rustix::io::pread(file, space, offset.saturating_add(done as u64)) {
-                Ok(0) => break,
-                Ok(count) => {
-                    done += count;
-                    self.used += count;
-                }
-                Err(Errno::INTR) => {}
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let done = read_into(file, offset, self.space(len.min(self.room())))?;
+        self.used += done;
         Ok(done)
     }
 
@@ -209,6 +215,22 @@ mod tests {
         assert_eq!(source.drain_to(file.as_fd(), WritePlace::End, 100, false).unwrap(), 0);
         assert_eq!(contents(&mut file), b"0123cd6789ef");
         assert_eq!(source.take(&mut two).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_write_lands_where_it_should() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"0123456789").unwrap();
+        let mut source = SliceSource::new(b"abcdef");
+        assert_eq!(source.drain_to(file.as_fd(), WritePlace::At(1), 2, false).unwrap(), 2);
+        assert_eq!(source.drain_to(file.as_fd(), WritePlace::End, 2, true).unwrap(), 2);
+        let mut rest = [0; 8];
+        assert_eq!(source.take(&mut rest).unwrap(), 2);
+        assert_eq!(source.remaining(), 0);
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "0ab3456789cd");
     }
 
     #[test]

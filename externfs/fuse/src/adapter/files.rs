@@ -1,11 +1,12 @@
 //! Opening, reading, writing and listing: what needs more than a conversion.
 
 use super::{Adapter, refuse};
-use crate::buffer::{WriteSlice, with_read_buffer};
+use crate::buffer::with_read_buffer;
 use crate::convert;
 use crate::listing::Names;
 use crate::passthrough::{Asked, Claim};
 use externfs::{Caller, CreateFlags, FileCache, Handle, HandleId, Mode, Name, NewNode, NodeId, OpenFlags, WriteFlags};
+use externfs_wire::buffer::SliceSource;
 use fuser::{BackingId, FileHandle, FopenFlags, Generation, INodeNo, ReplyCreate, ReplyData, ReplyEntry, ReplyOpen, ReplyWrite};
 use std::ffi::OsStr;
 use std::io;
@@ -110,7 +111,7 @@ impl Adapter {
     }
 
     pub(super) fn write_file(&self, handle: HandleId, offset: u64, data: &[u8], flags: WriteFlags, reply: ReplyWrite) {
-        match self.export.write(handle, offset, &mut WriteSlice(data), flags) {
+        match self.export.write(handle, offset, &mut SliceSource::new(data), flags) {
             Ok(written) => reply.written(u32::try_from(written).unwrap_or(u32::MAX)),
             Err(error) => reply.error(refuse("write", &error)),
         }

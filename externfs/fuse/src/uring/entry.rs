@@ -12,7 +12,7 @@
 #![allow(unsafe_code)]
 
 use externfs::{DataSink, DataSource, NodeId, WritePlace};
-use externfs_wire::buffer::SliceSource;
+use externfs_wire::buffer::{SliceSource, read_into};
 use externfs_wire::{Opcode, REPLY_HEADER_LEN, Reply};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
@@ -271,21 +271,8 @@ impl DataSink for RingReply<'_> {
     }
 
     fn fill_from(&mut self, file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<usize> {
-        let len = len.min(self.room());
-        let mut done = 0;
-        while done < len {
-            let at = offset.saturating_add(done as u64);
-            match self.space.with(self.used, len - done, |space| rustix::io::pread(file, space, at)) {
-                Ok(0) => break,
-                Ok(count) => {
-                    done += count;
-                    self.used += count;
-                }
-                Err(Errno::INTR) => {}
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let done = self.space.with(self.used, len.min(self.room()), |space| read_into(file, offset, space))?;
+        self.used += done;
         Ok(done)
     }
 
