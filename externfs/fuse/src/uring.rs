@@ -27,6 +27,7 @@ pub(crate) use queues::Queues;
 
 use externfs_wire::Negotiated;
 use ring::Ring;
+use rustix::process::{Resource, getrlimit};
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
@@ -98,7 +99,12 @@ impl Rings {
             .filter(|count| *count <= PROCESSORS_MAX)
             .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, format!("not with more than {PROCESSORS_MAX} processors")))?;
         let spare = if choice == UringChoice::On { SPARE_FOR_LOCKS } else { SPARE }.max(processors);
-        let all = (0..processors * THREADS + spare).map(|_| Ring::new(device)).collect::<io::Result<Vec<Ring>>>()?;
+        let wanted = processors * THREADS + spare;
+        // Rings that just fit would leave no descriptor to serve with.
+        if getrlimit(Resource::Nofile).current.is_some_and(|limit| limit < 2 * wanted as u64) {
+            return Err(io::Error::other(format!("{wanted} rings are more than half of the descriptors that RLIMIT_NOFILE allows")));
+        }
+        let all = (0..wanted).map(|_| Ring::new(device)).collect::<io::Result<Vec<Ring>>>()?;
         Ok(Rings { processors, all })
     }
 }
