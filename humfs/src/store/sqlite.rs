@@ -12,7 +12,8 @@
 //!
 //! * A host's step that fails leaves a record in the log that says so.
 //! * SQLite that fails (a full disk, say) is closed; opening it again is the
-//!   same as after a death.
+//!   same as after a death, but for changes that are under way in other threads:
+//!   each of them brings its own to an end.
 //! * The log is what makes records durable: [`MetaStore::sync_record`] waits
 //!   for it alone, and a part of it is written over only when the database has
 //!   it for good.
@@ -124,10 +125,11 @@ impl SqliteStore {
         let settled = match &done {
             Ok((_, outcome)) => state.settle(&self.shared.site, ticket, &change, outcome),
             Err(_) => {
-                state.give_up(ticket);
+                state.give_up(&self.shared.site, ticket);
                 Ok(())
             }
         };
+        // Settling may have failed before it came to that.
         state.in_flight.remove(&ticket.seq);
         self.end_of_change(&mut state);
         settled.and(done.map(|(value, _)| value))

@@ -14,6 +14,7 @@ use externfs::{Result, Timestamp};
 use rusqlite::Connection;
 use rustix::fs::{AtFlags, FlockOperation, OFlags, StatxFlags};
 use rustix::io::Errno as Host;
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What has happened since the database was last written.
@@ -85,12 +86,13 @@ pub(super) fn settle_first(site: &Site) -> Result<()> {
     let dup = |fd: &OwnedFd| fd.try_clone().map_err(externfs::Error::from);
     let (control, data) = (dup(&site.control)?, dup(&site.data)?);
     let writer = Site { control, data, root: site.root, boot: site.boot.clone(), access: Access::Write, is_expected: true };
-    let (mut session, _) = Session::open(&writer, true)?;
+    let (mut session, _) = Session::open(&writer, true, &BTreeSet::new())?;
     session.commit(None).map(drop)
 }
 
-/// Makes the rows agree with the log and the data tree.
-pub(super) fn recover(session: &mut Session, site: &Site, past: &Past, entries: Vec<Entry>) -> Result<Recovered> {
+/// Makes the rows agree with the log and the data tree. Of changes `in_flight`
+/// nothing can be said yet: their host's step is under way in another thread.
+pub(super) fn recover(session: &mut Session, site: &Site, past: &Past, entries: &[Entry], in_flight: &BTreeSet<u64>) -> Result<Recovered> {
     let mut recovered = Recovered::default();
     if entries.is_empty() && !past.is_new && !past.has_crashed {
         return Ok(recovered);
@@ -102,8 +104,12 @@ pub(super) fn recover(session: &mut Session, site: &Site, past: &Past, entries: 
     if past.is_new {
         database::set(session.conn(), "root_ino", site.root as i64)?;
     }
-    for entry in &entries {
-        replay(session, site, past, entry, &mut recovered)?;
+    for entry in entries {
+        let change = decode(entry)?;
+        session.take_numbers(&change);
+        if !in_flight.contains(&entry.ticket.seq) {
+            replay(session, site, past, (entry, &change), &mut recovered)?;
+        }
     }
     if past.has_crashed {
         reconcile::reconcile(session, site)?;
@@ -113,10 +119,12 @@ pub(super) fn recover(session: &mut Session, site: &Site, past: &Past, entries: 
     Ok(recovered)
 }
 
-fn replay(session: &mut Session, site: &Site, past: &Past, entry: &Entry, recovered: &mut Recovered) -> Result<()> {
-    let seq = entry.ticket.seq;
-    let change = Change::decode(&entry.change).ok_or_else(|| damaged(format!("humfs/metadata.log: record {seq} is malformed")))?;
-    session.take_numbers(&change);
+fn decode(entry: &Entry) -> Result<Change> {
+    let malformed = || damaged(format!("humfs/metadata.log: record {} is malformed", entry.ticket.seq));
+    Change::decode(&entry.change).ok_or_else(malformed)
+}
+
+fn replay(session: &mut Session, site: &Site, past: &Past, (entry, change): (&Entry, &Change), recovered: &mut Recovered) -> Result<()> {
     let mut outcome = entry.outcome;
     let is_done = match (entry.status, &change.doubt) {
         (Status::Done, _) | (Status::Unknown, None) => true,
@@ -137,7 +145,7 @@ fn replay(session: &mut Session, site: &Site, past: &Past, entry: &Entry, recove
         }
     };
     if is_done {
-        session.apply(&change, &outcome)?;
+        session.apply(change, &outcome)?;
     }
     Ok(())
 }

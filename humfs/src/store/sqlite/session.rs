@@ -16,7 +16,7 @@ use crate::tree::Access;
 use externfs::{Errno, Error, Result};
 use hostfs::Inode;
 use rusqlite::Connection;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -61,9 +61,10 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Opens the database and carries out what is left in the log. Looks at
-    /// the whole data tree if need be and `may_walk`.
-    pub(super) fn open(site: &Site, may_walk: bool) -> Result<(Session, Recovered)> {
+    /// Opens the database and carries out what is left in the log, but for the
+    /// records `in_flight`: theirs is who brings them to an end. Looks at the
+    /// whole data tree if need be and `may_walk`.
+    pub(super) fn open(site: &Site, may_walk: bool, in_flight: &BTreeSet<u64>) -> Result<(Session, Recovered)> {
         let control = site.control.as_fd();
         let found = database::exists(control)?;
         if !found && (site.is_expected || site.access == Access::Read) {
@@ -82,7 +83,7 @@ impl Session {
         session.next_ino = database::get(&session.conn, "next_ino")?;
         let past = Past::read(&session.conn, site, may_walk)?;
         session.is_marked = past.is_marked;
-        let recovered = recovery::recover(&mut session, site, &past, entries)?;
+        let recovered = recovery::recover(&mut session, site, &past, &entries, in_flight)?;
         Ok((session, recovered))
     }
 
@@ -145,9 +146,11 @@ impl Session {
         log.append(&change.encode(), status, durable).map_err(fault("writing humfs/metadata.log"))
     }
 
-    /// Writes the rows of `change`.
+    /// Writes the rows of `change`. The batch in which it was written down may
+    /// have been committed during the host's step.
     pub(super) fn apply(&mut self, change: &Change, outcome: &Outcome) -> Result<()> {
-        let applied = change.steps.iter().try_for_each(|step| rows::apply(&self.conn, step, outcome));
+        let begun = self.begin();
+        let applied = begun.and_then(|()| change.steps.iter().try_for_each(|step| rows::apply(&self.conn, step, outcome)));
         self.batch += 1;
         self.is_broken |= applied.is_err();
         applied

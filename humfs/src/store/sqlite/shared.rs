@@ -5,6 +5,7 @@ use super::change::Change;
 use super::database::{self, Checkpoint};
 use super::log::{Outcome, Ticket};
 use super::session::{Session, Site};
+use crate::host::fault;
 use crate::store::Recovered;
 use crate::tree::Access;
 use externfs::{Errno, Result};
@@ -97,7 +98,7 @@ impl State {
         match &mut self.session {
             Some(session) => Ok(session),
             none => {
-                let (session, recovered) = Session::open(site, !self.is_known)?;
+                let (session, recovered) = Session::open(site, !self.is_known, &self.in_flight)?;
                 self.is_known = true;
                 self.recovered.completed += recovered.completed;
                 self.recovered.undone += recovered.undone;
@@ -128,16 +129,18 @@ impl State {
         Ok((change, Some(ticket)))
     }
 
-    /// The host's step of `change` is done.
+    /// The host's step of `change` is done. From the moment that the log says so
+    /// it is for whoever opens the database again to write its rows, too.
     pub(super) fn settle(&mut self, site: &Site, ticket: Ticket, change: &Change, outcome: &Outcome) -> Result<()> {
-        let session = self.session(site)?;
+        let log = self.session(site)?.log()?;
         if change.doubt.is_some()
-            && let Err(error) = session.log()?.done(ticket, *outcome)
+            && let Err(error) = log.done(ticket, *outcome)
         {
             // Then a successor looks at the data tree and finds out.
             tracing::warn!("writing humfs/metadata.log: {error}");
         }
-        if let Err(error) = session.apply(change, outcome) {
+        self.in_flight.remove(&ticket.seq);
+        if let Err(error) = self.session(site)?.apply(change, outcome) {
             // It is in the log, and so is all that this batch has lost.
             tracing::warn!("{error}; opening the database again");
             self.session = None;
@@ -147,11 +150,12 @@ impl State {
     }
 
     /// The host's step failed.
-    pub(super) fn give_up(&mut self, ticket: Ticket) {
-        if let Some(log) = self.session.as_ref().and_then(|session| session.log().ok())
-            && let Err(error) = log.failed(ticket)
-        {
-            tracing::warn!("writing humfs/metadata.log: {error}");
+    pub(super) fn give_up(&mut self, site: &Site, ticket: Ticket) {
+        // The database may have failed meanwhile, and the log goes with it.
+        let log = self.session(site).and_then(|session| session.log());
+        let told = log.and_then(|log| log.failed(ticket).map_err(fault("writing humfs/metadata.log")));
+        if let Err(error) = told {
+            tracing::warn!("{error}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod flight;
 mod kill;
 
 use super::*;
