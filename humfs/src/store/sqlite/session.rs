@@ -48,6 +48,8 @@ pub(super) struct Session {
     log: Option<Log>,
     next_ino: i64,
     batch: usize,
+    /// Up to this record the database goes, as it says itself.
+    committed: u64,
     /// Up to this record all is in the database for good.
     pub(super) durable: u64,
     /// By the host's inode number: the key's generation and our number.
@@ -80,6 +82,7 @@ impl Session {
         let (tag, seq) = (database::tag(&conn)?, database::seq(&conn)?);
         let (log, entries) = Log::open(control, tag, seq)?;
         let mut session = Session::over(conn, Some(log));
+        session.committed = seq;
         session.next_ino = database::get(&session.conn, "next_ino")?;
         let past = Past::read(&session.conn, site, may_walk)?;
         session.is_marked = past.is_marked;
@@ -90,7 +93,7 @@ impl Session {
     fn over(conn: Connection, log: Option<Log>) -> Session {
         let numbers = HashMap::new();
         let process = std::process::id();
-        Session { conn, log, next_ino: ROOT + 1, batch: 0, durable: 0, numbers, is_marked: false, is_broken: false, process }
+        Session { conn, log, next_ino: ROOT + 1, batch: 0, committed: 0, durable: 0, numbers, is_marked: false, is_broken: false, process }
     }
 
     pub(super) fn conn(&self) -> &Connection {
@@ -195,9 +198,11 @@ impl Session {
             database::set(&self.conn, "next_ino", self.next_ino)?;
             let commit = || self.conn.prepare_cached("COMMIT")?.execute(());
             commit().map_err(refused("committing a transaction"))?;
-            self.batch = 0;
+            (self.batch, self.committed) = (0, seq);
         }
-        Ok(seq)
+        // Without a batch it stays where it was, though the log may have gone
+        // on: a change that failed on the host has no rows.
+        Ok(self.committed)
     }
 
     /// Closes the database: it and the data tree agree and are durable.

@@ -79,3 +79,21 @@ fn a_change_that_failed_while_the_database_was_closed_never_was() {
     assert_eq!(world.load("b"), Loaded::Absent);
     assert_eq!(World::open(world.die()).load("b"), Loaded::Absent);
 }
+
+#[test]
+fn the_log_is_not_begun_anew_beyond_what_the_database_says() {
+    let world = World::new();
+    world.create("a", &file(0)).unwrap();
+    // The file of the log is so long that it is begun anew after one more of these.
+    let large = |number| Record { xattrs: [("user.large", [number; 63 << 10])].into_iter().collect(), ..file(1) };
+    for number in 0..16 {
+        world.save("a", &large(number));
+    }
+    std::fs::write(world.host("b"), "").unwrap();
+    let flush = || world.store.shared.flush(&mut None);
+    assert_eq!(world.create_while("b", &large(16), flush).unwrap_err().errno(), Errno::EEXIST);
+    // Nothing has come since, and the record of what failed is not in the database.
+    flush();
+    world.save("a", &file(3));
+    assert!(World::open(world.die()).load("a") == Loaded::Record(file(3)), "a change that was answered is lost");
+}
