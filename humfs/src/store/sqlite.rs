@@ -18,7 +18,9 @@
 //!   for it alone, and a part of it is written over only when the database has
 //!   it for good.
 //! * After a crash of the host, which may lose either side's latest changes,
-//!   the whole tree is walked once (`reconcile.rs`).
+//!   the whole tree is walked once (`reconcile.rs`). A removal that the host has
+//!   lost finds its record there: records are deleted only when the host's journal
+//!   has the removal (`session.rs`).
 //!
 //! # Processes
 //! SQLite's locks do not survive a fork. [`SqliteStore::open`] and

@@ -46,8 +46,9 @@ pub(super) enum Step {
     Put(Row),
     /// 4: an inode has so many names.
     Links { ino: i64, nlink: u32 },
-    /// 5: an inode is gone with all that it had; 8: so is all that is recorded
-    /// below it, left over from names that somebody removed behind our back.
+    /// 5: an inode is gone with all that it had, at the latest when the disk has
+    /// the removal; 8: so is all that is recorded below it, left over from names
+    /// that somebody removed behind our back.
     Drop { ino: i64, below: bool },
     /// 6: an attribute has this value.
     Set { ino: i64, name: Vec<u8>, value: Vec<u8> },

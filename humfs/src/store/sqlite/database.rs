@@ -12,7 +12,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use rustix::fs::{AtFlags, OFlags};
 use rustix::io::Errno as Host;
 use std::ffi::{CStr, OsStr};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -245,12 +245,16 @@ pub(super) fn boot() -> Option<String> {
     host::boot_id().map(str::to_owned)
 }
 
-/// Makes the transactions that are committed durable.
+/// Makes the transactions that are committed durable, and all that was done in
+/// the data tree before.
 pub(super) fn sync(control: BorrowedFd<'_>) -> Result<()> {
     // Closing a descriptor of ours lets go of the process's locks on that file,
     // but SQLite has none on this one.
     match host::open_file(control, c"metadata.db-wal", OFlags::RDWR) {
-        Ok(log) => rustix::fs::fsync(&log).map_err(fault("fsync of humfs/metadata.db-wal")),
+        // The change of its ctime makes the file part of the host's present
+        // transaction, so that fsync has to commit that and all before it. Writing
+        // over blocks that the file has already need not change its inode.
+        Ok(log) => host::touch_ctime(log.as_fd()).and_then(|()| rustix::fs::fsync(&log)).map_err(fault("fsync of humfs/metadata.db-wal")),
         Err(Host::NOENT) => Ok(()),
         Err(other) => Err(fault("opening humfs/metadata.db-wal")(other)),
     }

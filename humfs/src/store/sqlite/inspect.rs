@@ -1,7 +1,7 @@
 //! What `check` and `explain` ask of the database.
 
 use super::SqliteStore;
-use super::database::refused;
+use super::database::{self, refused};
 use super::recovery::Past;
 use super::session::Session;
 use super::{reconcile, rows};
@@ -9,11 +9,16 @@ use crate::store::At;
 use crate::tree::Access;
 use externfs::{Attr, Result};
 use rusqlite::Connection;
+use std::os::fd::AsFd;
 
 /// Rows that should not be there, and what to say of them. Names that lead to
-/// no object are found by whoever walks the tree.
+/// no object are found by whoever walks the tree; a writer deletes inodes with 0
+/// names.
 const STRAYS: [(&str, &str); 4] = [
-    ("SELECT count(*) FROM inode WHERE ino<>1 AND ino NOT IN (SELECT ino FROM dentry)", "rows of inode to which no name leads"),
+    (
+        "SELECT count(*) FROM inode WHERE ino<>1 AND nlink<>0 AND ino NOT IN (SELECT ino FROM dentry)",
+        "rows of inode to which no name leads",
+    ),
     ("SELECT count(*) FROM hostref WHERE ino NOT IN (SELECT ino FROM inode)", "rows of hostref without an inode"),
     ("SELECT count(*) FROM xattr WHERE ino NOT IN (SELECT ino FROM inode)", "rows of xattr without an inode"),
     (
@@ -89,6 +94,8 @@ impl SqliteStore {
     /// Cut short, it has done nothing.
     pub(super) fn tidy_tables(&self) -> Result<()> {
         let swept = self.with_session(|session| {
+            // What a power failure could still bring back is swept, too.
+            database::sync(self.shared.site.control.as_fd())?;
             session.begin()?;
             reconcile::sweep(session.conn()).map_err(refused("sweeping what has no name"))
         });

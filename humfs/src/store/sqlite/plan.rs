@@ -20,7 +20,9 @@ pub(super) fn other_name(session: &Session, host: &Attr) -> Result<Option<i64>> 
     if host.nlink < 2 || host.kind == FileKind::Directory {
         return Ok(None);
     }
-    rows::same(session.conn(), host.ino, host.btime)
+    let Some(ino) = rows::same(session.conn(), host.ino, host.btime)? else { return Ok(None) };
+    // A record that has lost its last name is about to go.
+    Ok(rows::find_inode(session.conn(), ino)?.filter(|inode| inode.nlink > 0).map(|_| ino))
 }
 
 /// What is behind `at`, if its directory has a number.

@@ -2,6 +2,10 @@
 //! were lost, and the reverse. This walks the data tree once and makes each
 //! name lead to the record of the very object that it has. An object whose
 //! record was lost is one without a record, never one with another's.
+//!
+//! A removal may be in the database and lost in the data tree. So the record of
+//! what has lost its last name is still there (see [`Session`]), and is found by
+//! the object.
 
 use super::change::Step;
 use super::database::refused;
@@ -42,6 +46,8 @@ pub(super) fn sweep(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute("DELETE FROM inode WHERE ino<>?1 AND ino NOT IN (SELECT ino FROM dentry)", [ROOT])?;
     conn.execute("DELETE FROM hostref WHERE ino NOT IN (SELECT ino FROM inode)", ())?;
     conn.execute("DELETE FROM xattr WHERE ino NOT IN (SELECT ino FROM inode)", ())?;
+    // A directory whose name has come back.
+    conn.execute("UPDATE inode SET nlink=1 WHERE nlink=0 AND mode>>12=4", ())?;
     conn.execute(
         "UPDATE inode SET nlink=t.n FROM (SELECT ino AS i, count(*) AS n FROM dentry GROUP BY ino) AS t \
          WHERE t.i=inode.ino AND inode.nlink<>t.n AND inode.mode>>12<>4",

@@ -20,6 +20,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// What has happened since the database was last written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Past {
+    /// The database was left in order.
+    pub(super) is_clean: bool,
     /// The database says that the tree has been in use since this boot.
     pub(super) is_marked: bool,
     /// The host went down while the tree was in use: the newest records may be
@@ -39,6 +41,7 @@ impl Past {
         let is_same_boot = boot.is_some() && boot == site.boot;
         let is_new = root.is_none_or(|root| root as u64 != site.root);
         Ok(Past {
+            is_clean,
             is_marked: !is_clean && is_same_boot,
             has_crashed: !is_clean && !is_same_boot && may_walk,
             is_copied: is_new && root.is_some(),
@@ -127,6 +130,8 @@ fn decode(entry: &Entry) -> Result<Change> {
 fn replay(session: &mut Session, site: &Site, past: &Past, (entry, change): (&Entry, &Change), recovered: &mut Recovered) -> Result<()> {
     let mut outcome = entry.outcome;
     let is_done = match (entry.status, &change.doubt) {
+        // The host may have lost it in a crash all the same. Names are put right
+        // then by who walks the tree, and until then no record is deleted.
         (Status::Done, _) | (Status::Unknown, None) => true,
         (Status::Failed, _) => false,
         (Status::Unknown, Some(doubt)) => {

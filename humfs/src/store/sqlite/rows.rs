@@ -76,7 +76,8 @@ pub(super) fn number(conn: &Connection, parent: i64, name: &[u8]) -> Result<Opti
 /// host gives numbers again, so without a time of birth nothing is the same.
 pub(super) fn same(conn: &Connection, hino: u64, born: Option<Timestamp>) -> Result<Option<i64>> {
     let Some(born) = born else { return Ok(None) };
-    let sql = "SELECT i.ino FROM hostref h JOIN inode i ON i.ino=h.ino WHERE h.hino=?1 AND i.btime=?2 AND i.btime_ns=?3 LIMIT 1";
+    let sql = "SELECT i.ino FROM hostref h JOIN inode i ON i.ino=h.ino WHERE h.hino=?1 AND i.btime=?2 AND i.btime_ns=?3 \
+         ORDER BY i.nlink=0 LIMIT 1";
     one(conn, sql, (hino as i64, born.seconds, born.nanoseconds), |row| row.get(0))
 }
 
@@ -198,10 +199,9 @@ pub(super) fn apply(conn: &Connection, step: &Step, outcome: &Outcome) -> Result
         Step::Put(row) if row.hino == 0 => put(conn, &row.born(outcome.hino, outcome.time)),
         Step::Put(row) => put(conn, row),
         Step::Links { ino, nlink } => run(conn, "UPDATE inode SET nlink=?2 WHERE ino=?1", (ino, nlink)),
-        Step::Drop { ino, below: false } => drop_inode(conn, *ino),
-        Step::Drop { ino, below: true } => {
-            drop_below(conn, *ino)?;
-            drop_inode(conn, *ino)
+        Step::Drop { ino, below } => {
+            let gone = abandon(conn, *ino, *below)?;
+            return gone.into_iter().try_for_each(|ino| erase(conn, ino));
         }
         Step::Set { ino, name, value } => {
             let sql = "INSERT INTO xattr VALUES(?1,?2,?3) ON CONFLICT DO UPDATE SET value=excluded.value";
@@ -249,16 +249,13 @@ fn put(conn: &Connection, row: &Row) -> Sql<()> {
     run(conn, sql, (ino, row.hino as i64))
 }
 
-fn drop_inode(conn: &Connection, ino: i64) -> Sql<()> {
-    run(conn, "DELETE FROM inode WHERE ino=?1", [ino])?;
-    run(conn, "DELETE FROM hostref WHERE ino=?1", [ino])?;
-    run(conn, "DELETE FROM xattr WHERE ino=?1", [ino])
-}
-
-/// Takes away all that is recorded below the inode with number `top`.
-fn drop_below(conn: &Connection, top: i64) -> Result<()> {
-    let mut tops = vec![top];
-    while let Some(parent) = tops.pop() {
+/// Writes down that the inode with number `top` has lost its last name, and all
+/// that is recorded below it if `below`. Returns these inodes: their rows stay
+/// until [`erase`].
+pub(super) fn abandon(conn: &Connection, top: i64, below: bool) -> Result<Vec<i64>> {
+    let mut gone = vec![top];
+    let mut ahead = if below { vec![top] } else { Vec::new() };
+    while let Some(parent) = ahead.pop() {
         let names = names(conn, parent)?;
         if names.is_empty() {
             continue;
@@ -269,15 +266,39 @@ fn drop_below(conn: &Connection, top: i64) -> Result<()> {
                 // Only a forger has it in a directory.
                 continue;
             }
-            let step = match find_inode(conn, ino)? {
-                Some(Inode { is_dir: false, nlink: nlink @ 2.., .. }) => Step::Links { ino, nlink: nlink - 1 },
-                _ => {
-                    tops.push(ino);
-                    Step::Drop { ino, below: false }
+            match find_inode(conn, ino)? {
+                Some(Inode { is_dir: false, nlink: nlink @ 2.., .. }) => {
+                    apply(conn, &Step::Links { ino, nlink: nlink - 1 }, &Outcome::default())?;
                 }
-            };
-            apply(conn, &step, &Outcome::default())?;
+                _ => {
+                    ahead.push(ino);
+                    gone.push(ino);
+                }
+            }
         }
     }
-    Ok(())
+    let sql = "UPDATE inode SET nlink=0 WHERE ino=?1";
+    gone.iter().try_for_each(|ino| run(conn, sql, [ino])).map_err(refused("giving up a record"))?;
+    Ok(gone)
+}
+
+/// The inodes that have lost their last name.
+pub(super) fn abandoned(conn: &Connection) -> Result<Vec<i64>> {
+    let ask = || {
+        let sql = "SELECT ino FROM inode WHERE nlink=0 AND ino<>?1 AND ino NOT IN (SELECT ino FROM dentry)";
+        conn.prepare(sql)?.query_map([ROOT], |row| row.get(0))?.collect::<Sql<Vec<_>>>()
+    };
+    ask().map_err(refused("looking for records without a name"))
+}
+
+/// Deletes an inode that has lost its last name, with all that it had.
+pub(super) fn erase(conn: &Connection, ino: i64) -> Result<()> {
+    let erase = || {
+        if conn.prepare_cached("DELETE FROM inode WHERE ino=?1 AND nlink=0")?.execute([ino])? == 0 {
+            return Ok(());
+        }
+        run(conn, "DELETE FROM hostref WHERE ino=?1", [ino])?;
+        run(conn, "DELETE FROM xattr WHERE ino=?1", [ino])
+    };
+    erase().map_err(refused("deleting a record"))
 }

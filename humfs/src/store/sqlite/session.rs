@@ -4,6 +4,12 @@
 //! A change is first written into the log, then the host's step is done, then
 //! the rows are written. The rows are committed in batches: whoever opens the
 //! database carries out what is in the log and not in the database.
+//!
+//! A removal on the host may be undone by a power failure for as long as the
+//! host's journal is not committed, while the log or the database are on the disk
+//! already. The object is there again then, and its record must be, too. So rows
+//! of an inode that has lost its last name are kept, with 0 names, until the disk
+//! has what is in the database, and deleted in a later batch.
 
 use super::change::{Change, Step};
 use super::database::{self, refused};
@@ -48,6 +54,10 @@ pub(super) struct Session {
     log: Option<Log>,
     next_ino: i64,
     batch: usize,
+    /// Inodes that have lost their last name.
+    abandoned: Vec<i64>,
+    /// There may be more of these, left by a predecessor.
+    is_littered: bool,
     /// Up to this record the database goes, as it says itself.
     committed: u64,
     /// Up to this record all is in the database for good.
@@ -85,7 +95,7 @@ impl Session {
         session.committed = seq;
         session.next_ino = database::get(&session.conn, "next_ino")?;
         let past = Past::read(&session.conn, site, may_walk)?;
-        session.is_marked = past.is_marked;
+        (session.is_marked, session.is_littered) = (past.is_marked, !past.is_clean);
         let recovered = recovery::recover(&mut session, site, &past, &entries, in_flight)?;
         Ok((session, recovered))
     }
@@ -93,7 +103,20 @@ impl Session {
     fn over(conn: Connection, log: Option<Log>) -> Session {
         let numbers = HashMap::new();
         let process = std::process::id();
-        Session { conn, log, next_ino: ROOT + 1, batch: 0, committed: 0, durable: 0, numbers, is_marked: false, is_broken: false, process }
+        Session {
+            conn,
+            log,
+            next_ino: ROOT + 1,
+            batch: 0,
+            abandoned: Vec::new(),
+            is_littered: false,
+            committed: 0,
+            durable: 0,
+            numbers,
+            is_marked: false,
+            is_broken: false,
+            process,
+        }
     }
 
     pub(super) fn conn(&self) -> &Connection {
@@ -153,10 +176,38 @@ impl Session {
     /// have been committed during the host's step.
     pub(super) fn apply(&mut self, change: &Change, outcome: &Outcome) -> Result<()> {
         let begun = self.begin();
-        let applied = begun.and_then(|()| change.steps.iter().try_for_each(|step| rows::apply(&self.conn, step, outcome)));
+        let applied = begun.and_then(|()| {
+            change.steps.iter().try_for_each(|step| match step {
+                // Without a step of the host's there is nothing that could be undone.
+                Step::Drop { ino, below } if change.doubt.is_some() => {
+                    self.abandoned.extend(rows::abandon(&self.conn, *ino, *below)?);
+                    Ok(())
+                }
+                step => rows::apply(&self.conn, step, outcome),
+            })
+        });
         self.batch += 1;
         self.is_broken |= applied.is_err();
         applied
+    }
+
+    /// Gives away what is to be erased, and whether a predecessor left more.
+    pub(super) fn take_abandoned(&mut self) -> (Vec<i64>, bool) {
+        (std::mem::take(&mut self.abandoned), std::mem::take(&mut self.is_littered))
+    }
+
+    /// What was taken away was not erased.
+    pub(super) fn litter(&mut self) {
+        self.is_littered = true;
+    }
+
+    /// Deletes what has lost its last name for good.
+    pub(super) fn erase(&mut self, abandoned: &[i64]) -> Result<()> {
+        self.begin()?;
+        let erased = abandoned.iter().try_for_each(|ino| rows::erase(&self.conn, *ino));
+        self.batch += abandoned.len();
+        self.is_broken |= erased.is_err();
+        erased
     }
 
     /// The numbers that `change` gives are taken, whether or not it was done.
@@ -217,7 +268,8 @@ impl Session {
         }
         let data = host::open_listing(site.data.as_fd()).map_err(fault("opening data/"))?;
         rustix::fs::syncfs(&data).map_err(fault("syncfs"))?;
-        self.begin()?;
+        let (abandoned, is_littered) = self.take_abandoned();
+        self.erase(&if is_littered { rows::abandoned(&self.conn)? } else { abandoned })?;
         database::set(&self.conn, "clean", 1)?;
         self.commit(None)?;
         database::sync(site.control.as_fd())?;

@@ -4,6 +4,7 @@
 use super::change::Change;
 use super::database::{self, Checkpoint};
 use super::log::{Outcome, Ticket};
+use super::rows;
 use super::session::{Session, Site};
 use crate::host::fault;
 use crate::store::Recovered;
@@ -13,10 +14,14 @@ use rusqlite::Connection;
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A log of SQLite's with more pages is brought to an end, even if changes
 /// have to wait.
 const WAL_PAGES: i64 = 16 << 10;
+
+/// So many inodes are erased at once. Changes wait as long.
+const ERASED: usize = 200;
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -53,40 +58,70 @@ impl Shared {
     /// Commits what has gathered and brings it into the database file.
     /// `connection` is the caller's own, kept from one time to the next.
     pub(super) fn flush(&self, connection: &mut Option<Connection>) {
-        let committed = {
+        let (seq, (mut abandoned, is_littered)) = {
             let mut state = self.lock();
             state.is_awaited = false;
-            state.commit()
+            let Some(seq) = state.commit() else { return };
+            (seq, state.session.as_mut().map(Session::take_abandoned).unwrap_or_default())
         };
-        let Some(seq) = committed else { return };
-        match self.move_on(connection) {
-            Ok(checkpoint) => {
-                let mut state = self.lock();
-                let Some(session) = &mut state.session else { return };
-                session.durable = session.durable.max(seq);
-                if checkpoint.pages > WAL_PAGES
-                    && let Err(error) = state.end_wal(&self.site)
-                {
-                    tracing::warn!("{error}");
-                }
+        match self.move_on(connection, is_littered) {
+            Ok((checkpoint, left)) => {
+                abandoned.extend(left);
+                self.reached(seq, checkpoint);
+                self.erase(&abandoned);
             }
             Err(error) => {
                 *connection = None;
                 tracing::warn!("{error}");
+                self.lock().session.iter_mut().for_each(Session::litter);
             }
         }
     }
 
     /// Makes what is committed durable and moves as much as readers let into
-    /// the database file.
-    fn move_on(&self, connection: &mut Option<Connection>) -> Result<Checkpoint> {
+    /// the database file. Returns what a predecessor has not erased, too.
+    fn move_on(&self, connection: &mut Option<Connection>, is_littered: bool) -> Result<(Checkpoint, Vec<i64>)> {
         let control = self.site.control.as_fd();
-        database::sync(control)?;
         let conn = match connection {
             Some(conn) => conn,
             None => connection.insert(database::open(control)?),
         };
-        database::checkpoint(conn)
+        let left = if is_littered { rows::abandoned(conn)? } else { Vec::new() };
+        database::sync(control)?;
+        Ok((database::checkpoint(conn)?, left))
+    }
+
+    /// The disk has all up to record `seq`.
+    fn reached(&self, seq: u64, checkpoint: Checkpoint) {
+        let mut state = self.lock();
+        let Some(session) = &mut state.session else { return };
+        session.durable = session.durable.max(seq);
+        if checkpoint.pages > WAL_PAGES
+            && let Err(error) = state.end_wal(&self.site)
+        {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Deletes what the host cannot bring back any more. Should that fail, the
+    /// next session finds what is left.
+    fn erase(&self, abandoned: &[i64]) {
+        for (part, rows) in abandoned.chunks(ERASED).enumerate() {
+            if part > 0 {
+                // Whoever waits for the lock is to get it.
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let mut state = self.lock();
+            let Some(session) = &mut state.session else { return };
+            if let Err(error) = session.erase(rows) {
+                tracing::warn!("{error}");
+                state.session = None;
+                return;
+            }
+            if session.is_full() || (part + 1) * ERASED >= abandoned.len() {
+                state.commit();
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ struct Case {
     host: fn(&World),
 }
 
-fn start() -> World {
+pub(super) fn start() -> World {
     let world = World::new();
     let made = [("d", directory(1)), ("d/f", file(2)), ("a", file(3)), ("b", file(4)), ("e", directory(5)), ("l1", file(6))];
     for (path, record) in made {
@@ -21,7 +21,7 @@ fn start() -> World {
     world.again()
 }
 
-fn plan_rename(world: &World, session: &mut Session, site: &Site, (from, to): (&str, &str), exchange: bool) -> Result<Change> {
+pub(super) fn plan_rename(world: &World, session: &mut Session, site: &Site, (from, to): (&str, &str), exchange: bool) -> Result<Change> {
     let how = world.renaming(from, to, exchange);
     world.with(from, |from| world.with(to, |to| plan::rename(session, site, (from, to), &how)))
 }
@@ -30,12 +30,12 @@ fn plan_create(world: &World, session: &mut Session, site: &Site, path: &str, re
     world.with(path, |at| plan::create(session, site, at, record))
 }
 
-fn plan_remove(world: &World, session: &mut Session, site: &Site, path: &str) -> Result<Change> {
+pub(super) fn plan_remove(world: &World, session: &mut Session, site: &Site, path: &str) -> Result<Change> {
     let victim = world.facts(path).unwrap();
     world.with(path, |at| plan::remove(session, site, at, victim))
 }
 
-fn host_rename(world: &World, from: &str, to: &str, flags: RenameFlags) {
+pub(super) fn host_rename(world: &World, from: &str, to: &str, flags: RenameFlags) {
     world.with(from, |from| world.with(to, |to| rustix::fs::renameat_with(from.dir, from.name, to.dir, to.name, flags))).unwrap();
 }
 
@@ -277,7 +277,11 @@ fn a_database_that_is_full_loses_nothing() {
 /// As after a crash of the host.
 fn reboot(world: World) -> World {
     world.store.sync().unwrap();
-    let dir = world.die();
+    next_boot(world.die())
+}
+
+/// As [`reboot`], of what a process has left that was killed.
+pub(super) fn next_boot(dir: TempDir) -> World {
     let conn = Connection::open(dir.path().join("humfs/metadata.db")).unwrap();
     conn.execute("UPDATE super SET v='another boot' WHERE k='boot_id'", ()).unwrap();
     drop(conn);
