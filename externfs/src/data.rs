@@ -22,7 +22,7 @@ pub trait DataSink {
     /// returns how many; fewer only at the end of the file (preadv(2)).
     ///
     /// # Errors
-    /// What preadv(2) answers, or an error of the transport.
+    /// What preadv(2) answers, also after some bytes, or an error of the transport.
     fn fill_from(&mut self, file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<usize>;
 
     /// How many more bytes fit.

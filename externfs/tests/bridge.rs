@@ -199,8 +199,12 @@ impl ExternFs for Flat {
     fn read(&self, _: &NodeKey, offset: u64, size: usize, sink: &mut dyn DataSink) -> Result<usize> {
         read_slice(b"", offset, size, sink)
     }
-    fn write(&self, _: &NodeKey, _: u64, source: &mut dyn DataSource, _: WriteFlags) -> Result<usize> {
-        Ok(source.remaining())
+    /// Has no room past the eighth byte, and takes three at a time.
+    fn write(&self, _: &NodeKey, offset: u64, source: &mut dyn DataSource, _: WriteFlags) -> Result<usize> {
+        let room = 8u64.checked_sub(offset).filter(|room| *room > 0).ok_or(Errno::ENOSPC)?;
+        let mut piece = [0; 3];
+        let count = room.min(3) as usize;
+        Ok(source.take(&mut piece[..count])?)
     }
     fn remove(&self, _: &Caller, _: &NodeKey, child: Child<'_, NodeKey>, _: bool) -> Result<()> {
         // The pairing is what the bridge promised.
@@ -299,20 +303,22 @@ fn handles_are_limited_and_never_stand_for_a_successor() {
         export.release(handle, None);
     }
     let reader = open(false).unwrap();
-    let mut source = Source3(3);
-    assert_eq!(errno(export.write(reader.id, 0, &mut source, WriteFlags::default())), Errno::EBADF);
+    assert_eq!(errno(export.write(reader.id, 0, &mut Blank(3), WriteFlags::default())), Errno::EBADF);
     let writer = open(true).unwrap();
-    assert_eq!(export.write(writer.id, 0, &mut source, WriteFlags::default()), Ok(3));
-    assert_eq!(errno(export.write(writer.id, i64::MAX as u64, &mut source, WriteFlags::default())), Errno::EFBIG);
+    assert_eq!(export.write(writer.id, 0, &mut Blank(3), WriteFlags::default()), Ok(3));
+    assert_eq!(errno(export.write(writer.id, i64::MAX as u64, &mut Blank(3), WriteFlags::default())), Errno::EFBIG);
     assert_eq!(errno(export.fallocate(writer.id, u64::MAX, 2, FallocateFlags::empty())), Errno::EFBIG);
     assert_eq!(errno(export.fallocate(writer.id, 0, 0, FallocateFlags::empty())), Errno::EINVAL);
 }
 
-struct Source3(usize);
+/// So many bytes of no meaning.
+struct Blank(usize);
 
-impl DataSource for Source3 {
-    fn take(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Ok(0)
+impl DataSource for Blank {
+    fn take(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = buffer.len().min(self.0);
+        self.0 -= count;
+        Ok(count)
     }
     fn drain_to(&mut self, _: BorrowedFd<'_>, _: WritePlace, _: usize, _: bool) -> io::Result<usize> {
         Err(io::ErrorKind::Unsupported.into())
@@ -345,7 +351,7 @@ fn one_kernels_changes_reach_the_others() {
     other.lookup(&root, NodeId::ROOT, name("a")).unwrap();
     let handle = author.open(&root, id, OpenFlags { write: true, ..OpenFlags::default() }).unwrap();
     assert_eq!(handle.cache, FileCache::Drop, "pages may be stale, so they go at open");
-    author.write(handle.id, 0, &mut Source3(1), WriteFlags::default()).unwrap();
+    author.write(handle.id, 0, &mut Blank(1), WriteFlags::default()).unwrap();
     assert_eq!(std::mem::take(&mut *heard.0.lock().unwrap()), [Change::Node { node: id, data: true }]);
     author.unlink(&root, NodeId::ROOT, name("a")).unwrap();
     let changes = std::mem::take(&mut *heard.0.lock().unwrap());
@@ -354,7 +360,7 @@ fn one_kernels_changes_reach_the_others() {
     // What the other never heard of is no news to it.
     let unknown = author.lookup(&root, NodeId::ROOT, name("b")).unwrap().id;
     let handle = author.open(&root, unknown, OpenFlags { write: true, ..OpenFlags::default() }).unwrap();
-    author.write(handle.id, 0, &mut Source3(1), WriteFlags::default()).unwrap();
+    author.write(handle.id, 0, &mut Blank(1), WriteFlags::default()).unwrap();
     assert_eq!(*heard.0.lock().unwrap(), []);
     drop(author);
     assert_eq!(other.cache_policy().attr, Duration::from_secs(1));
@@ -422,6 +428,23 @@ fn a_listing_with_attributes_agrees_with_them() {
         export.read_dir_plus(listing.id, 0, &mut again).unwrap();
         assert_eq!(again.0, [listed.or(Some(FileKind::Regular))]);
     }
+}
+
+/// Who writes a page back hears of an error or of nothing.
+#[test]
+fn pages_are_written_back_wholly_or_not_at_all() {
+    let (_, bridge) = flat(&[("f", key(1, 50, 0))], true);
+    let export = bridge.connect().unwrap();
+    let node = export.lookup(&Caller::root(), NodeId::ROOT, name("f")).unwrap().id;
+    let flags = OpenFlags { read: true, write: true, ..OpenFlags::default() };
+    let handle = export.open(&Caller::root(), node, flags).unwrap().id;
+    let write = |length, cached| {
+        let flags = WriteFlags { cached, ..WriteFlags::default() };
+        export.write(handle, 0, &mut Blank(length), flags).map_err(|error| error.errno())
+    };
+    assert_eq!(write(8, true), Ok(8));
+    assert_eq!(write(9, true), Err(Errno::ENOSPC));
+    assert_eq!(write(9, false), Ok(3), "write(2) comes again with the rest");
 }
 
 #[test]

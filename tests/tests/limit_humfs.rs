@@ -36,6 +36,7 @@ fn main() -> std::process::ExitCode {
             case("what_is_sparse_costs_what_is_in_it", what_is_sparse_costs_what_is_in_it);
             case("promised_space_can_be_written_at_the_limit", promised_space_can_be_written_at_the_limit);
             case("every_way_of_writing_ends_at_the_limit", every_way_of_writing_ends_at_the_limit);
+            case("pages_that_fit_in_part_are_no_success", pages_that_fit_in_part_are_no_success);
             case("objects_are_limited_too", objects_are_limited_too);
             case("what_has_no_name_counts_until_it_is_closed", what_has_no_name_counts_until_it_is_closed);
             case("a_busy_hour_leaves_a_true_account", a_busy_hour_leaves_a_true_account);
@@ -349,6 +350,28 @@ fn every_way_of_writing_ends_at_the_limit(format: Format) {
     fs::write(at("again"), vec![1; 4 << 20]).unwrap();
     let bytes = true_account(&tree, mount);
     assert!(bytes <= TOTAL, "{bytes} of {TOTAL}");
+}
+
+/// Pages that are written back come many at a time, and their kernel only looks
+/// at whether that failed.
+fn pages_that_fit_in_part_are_no_success(format: Format) {
+    const TOTAL: u64 = 16 * MEBI;
+    let tree = HumTree::new(format, TOTAL);
+    let mount = tree.mount("");
+    let at = |name: &str| mount.path().join(name);
+    let sparse = File::create(at("sparse")).unwrap();
+    sparse.set_len(MEBI).unwrap();
+    fill(&at("filler"), 65536);
+    let room = File::options().write(true).open(at("filler")).unwrap();
+    let length = room.metadata().unwrap().len();
+    room.set_len(length - MEBI / 2).unwrap();
+    drop((room, sparse));
+    let script = "import mmap,os,sys\nf=os.open(sys.argv[1],os.O_RDWR)\nm=mmap.mmap(f,1<<20)\nm[:]=b'm'*(1<<20)\n\
+                  try:\n    m.flush(); os.fsync(f)\nexcept OSError as e:\n    sys.exit(e.errno)\nsys.exit(0)";
+    let mut mapped = std::process::Command::new(fixture::need_program("python3", "python3"));
+    let mapped = fixture::output(mapped.args(["-c", script]).arg(at("sparse")));
+    assert_eq!(mapped.status.code(), Some(libc::ENOSPC), "{mapped:?}");
+    true_account(&tree, mount);
 }
 
 fn objects_are_limited_too(format: Format) {

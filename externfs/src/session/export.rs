@@ -288,9 +288,18 @@ impl<F: ExternFs> Export for Session<F> {
         if !open.write {
             return Err(Errno::EBADF.into());
         }
-        check_range(offset, source.remaining() as u64)?;
-        let written = self.fs().write(&open.file, offset, source, flags)?;
+        let length = source.remaining();
+        check_range(offset, length as u64)?;
+        let mut written = self.fs().write(&open.file, offset, source, flags)?;
         self.tell_node(open.node.id(), true);
+        // Of pages that it writes back a kernel looks at the errno only
+        // (fs/fuse/file.c, fuse_writepage_end): what is left out would be lost.
+        while flags.cached && written < length {
+            match self.fs().write(&open.file, offset + written as u64, source, flags)? {
+                0 => return Err(Errno::EIO.into()),
+                more => written += more,
+            }
+        }
         Ok(written)
     }
 

@@ -25,7 +25,8 @@ pub fn request_len(max_write: u32) -> usize {
 /// the file has no more; how many that were.
 ///
 /// # Errors
-/// What pread(2) says when nothing has been read: what has counts.
+/// What pread(2) says, also after some bytes: a kernel takes fewer than it asked
+/// for as the end of the file, and would cut the file off there.
 pub fn read_into(file: BorrowedFd<'_>, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
     while let Some(space) = buffer.get_mut(done..).filter(|space| !space.is_empty()) {
@@ -33,7 +34,6 @@ pub fn read_into(file: BorrowedFd<'_>, offset: u64, buffer: &mut [u8]) -> io::Re
             Ok(0) => break,
             Ok(count) => done += count,
             Err(Errno::INTR) => {}
-            Err(_) if done > 0 => break,
             Err(error) => return Err(error.into()),
         }
     }
@@ -202,6 +202,29 @@ mod tests {
         file.rewind().unwrap();
         file.read_to_end(&mut bytes).unwrap();
         bytes
+    }
+
+    /// Our own memory as a file, and an offset from which some bytes can be read
+    /// before one that cannot.
+    fn file_with_a_bad_sector() -> (std::fs::File, u64, usize) {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let mut readable = Vec::new();
+        for line in maps.lines() {
+            let (range, rest) = line.split_once(' ').unwrap();
+            let (from, to) = range.split_once('-').unwrap();
+            readable.push((u64::from_str_radix(from, 16).unwrap(), u64::from_str_radix(to, 16).unwrap(), rest.starts_with('r')));
+        }
+        let ends = |pair: &[(u64, u64, bool)]| pair[0].2 && pair[0].1 != pair[1].0;
+        let end = readable.windows(2).find(|pair| ends(pair)).unwrap()[0].1;
+        (std::fs::File::open("/proc/self/mem").unwrap(), end - 100, 100)
+    }
+
+    #[test]
+    fn an_error_after_some_bytes_is_no_end_of_the_file() {
+        let (file, offset, good) = file_with_a_bad_sector();
+        let mut buffer = vec![0; 4096];
+        assert_eq!(read_into(file.as_fd(), offset, &mut buffer[..good]).unwrap(), good);
+        assert_eq!(read_into(file.as_fd(), offset, &mut buffer).unwrap_err().raw_os_error(), Some(libc::EIO));
     }
 
     #[test]

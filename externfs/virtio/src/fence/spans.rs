@@ -135,9 +135,10 @@ impl Spans {
     }
 
     /// preadv2(2) to the front, for up to `len` bytes, until the end of the
-    /// file. After some bytes an error only ends it.
+    /// file. An error counts also after some bytes: fewer than were asked for
+    /// mean the end of the file.
     pub(crate) fn read_from(&mut self, file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<usize> {
-        self.transfer(len, |pieces, done| {
+        self.transfer(len, Cut::IsAnError, |pieces, done| {
             let offset = file_offset(offset, done)?;
             // SAFETY: the pieces are valid iovecs (Span is transparent) over
             // mappings that `self.memory` keeps alive during the call.
@@ -145,17 +146,17 @@ impl Spans {
         })
     }
 
-    /// pwritev2(2) from the front, as `read_from`. With `flags` RWF_APPEND
-    /// the offset does not matter.
+    /// pwritev2(2) from the front. With `flags` RWF_APPEND the offset does not
+    /// matter. After some bytes an error only ends it.
     pub(crate) fn write_to(&mut self, file: BorrowedFd<'_>, offset: u64, len: usize, flags: i32) -> io::Result<usize> {
-        self.transfer(len, |pieces, done| {
+        self.transfer(len, Cut::IsAnEnd, |pieces, done| {
             let offset = file_offset(offset, done)?;
             // SAFETY: as in `read_from`.
             Ok(unsafe { libc::pwritev2(file.as_raw_fd(), pieces.as_ptr().cast(), pieces.len() as i32, offset, flags) })
         })
     }
 
-    fn transfer(&mut self, len: usize, call: impl Fn(&[Span], usize) -> io::Result<isize>) -> io::Result<usize> {
+    fn transfer(&mut self, len: usize, cut: Cut, call: impl Fn(&[Span], usize) -> io::Result<isize>) -> io::Result<usize> {
         let len = len.min(self.remaining);
         let mut done = 0;
         while done < len {
@@ -171,12 +172,19 @@ impl Spans {
                     done += moved;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if done == 0 => return Err(error),
-                Err(_) => break,
+                Err(_) if done > 0 && cut == Cut::IsAnEnd => break,
+                Err(error) => return Err(error),
             }
         }
         Ok(done)
     }
+}
+
+/// What an error after some bytes is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    IsAnEnd,
+    IsAnError,
 }
 
 fn file_offset(offset: u64, done: usize) -> io::Result<libc::off_t> {
