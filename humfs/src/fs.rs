@@ -440,9 +440,11 @@ impl ExternFs for HumFs {
     }
 
     fn backing<'f>(&self, file: &'f HumFile) -> Option<BorrowedFd<'f>> {
-        // Writes must be seen: they cost room, and take setuid away.
+        // Writes must be seen: they cost room, and take setuid away. And an inode
+        // is backed for all or for none: beside a reader that is, who writes could
+        // not map the file (fs/fuse/file.c, fuse_file_mmap).
         match &file.data {
-            Data::Open(opened) if !opened.is_writable() => Some(opened.data_fd()),
+            Data::Open(opened) if self.is_read_only() => Some(opened.data_fd()),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@ use crate::catalog::Loss;
 use crate::fs::{HumFs, at, c_name, inner_child, merged, one};
 use crate::host::{fault, stat_at};
 use crate::late::Data;
+use crate::locks::Linking;
 use crate::node::{HumFile, HumNode};
 use crate::record::Record;
 use crate::store::{At, Facts, Hold, Object, Place, Renaming};
@@ -21,6 +22,9 @@ use std::sync::Arc;
 
 type Node = Arc<HumNode>;
 type File = Created<Node, HumFile>;
+
+/// What the host says of an object, and its node if there is one.
+type There = (Attr, Option<Node>);
 
 /// Of a rename: the directory, what was there if it is known, its place, and
 /// what the host says of it.
@@ -163,6 +167,7 @@ impl HumFs {
                 break changing;
             }
         };
+        let _linking = self.dirs.links([Some(node.key().number), None]);
         let mut state = node.state();
         let (announced, homed) = if state.orphan {
             let c_name = c_name(name)?;
@@ -203,7 +208,7 @@ impl HumFs {
     /// See [`externfs::ExternFs::remove`].
     pub(crate) fn remove_name(&self, parent: &Node, child: &Child<'_, Node>, directory: bool) -> Result<()> {
         let _changing = self.dirs.change_two(&parent.inner, &parent.inner, directory);
-        let (host, node) = self.there(parent, child.name)?;
+        let (_linking, host, node) = self.there_alone(parent, child)?;
         match (directory, host.kind == FileKind::Directory) {
             (true, false) => return Err(Errno::ENOTDIR.into()),
             (false, true) => return Err(Errno::EISDIR.into()),
@@ -239,6 +244,43 @@ impl HumFs {
         Ok((host, self.nodes.get(key)))
     }
 
+    /// The same, with the object held against others who change its names.
+    fn there_alone(&self, parent: &Node, child: &Child<'_, Node>) -> Result<(Linking<'_>, Attr, Option<Node>)> {
+        let mut believed = child.node.map(|node| node.key().number);
+        loop {
+            let linking = self.dirs.links([believed, None]);
+            let (host, node) = self.there(parent, child.name)?;
+            if linking.has(host.ino) {
+                return Ok((linking, host, node));
+            }
+            believed = Some(host.ino);
+        }
+    }
+
+    /// [`HumFs::there_alone`] of both ends of a rename, of which the second may be
+    /// nothing.
+    fn both_alone<'f>(
+        &'f self,
+        from: (&Node, &Child<'_, Node>),
+        to: (&Node, &Child<'_, Node>),
+    ) -> Result<(Linking<'f>, There, Option<There>)> {
+        let mut believed = [from.1.node, to.1.node].map(|node| node.map(|node| node.key().number));
+        loop {
+            let linking = self.dirs.links(believed);
+            let moved = self.there(from.0, from.1.name)?;
+            let there = match self.there(to.0, to.1.name) {
+                Ok(there) => Some(there),
+                Err(error) if error.errno() == Errno::ENOENT => None,
+                Err(error) => return Err(error),
+            };
+            let numbers = [Some(moved.0.ino), there.as_ref().map(|there| there.0.ino)];
+            if numbers.into_iter().flatten().all(|number| linking.has(number)) {
+                return Ok((linking, moved, there));
+            }
+            believed = numbers;
+        }
+    }
+
     /// See [`externfs::ExternFs::rename`].
     pub(crate) fn rename_names(
         &self,
@@ -254,18 +296,15 @@ impl HumFs {
         // What moves is not known before the directories are held; that a
         // directory might is enough to hold everything.
         let is_dir = |child: &Child<'_, Node>| child.node.is_none_or(|node| node.inner.host_kind() == FileKind::Directory);
-        let alone = is_dir(from.1) || (to.1.node.is_some() && is_dir(to.1));
+        let alone = is_dir(from.1) || ((exchange || to.1.node.is_some()) && is_dir(to.1));
         let _changing = self.dirs.change_two(&from.0.inner, &to.0.inner, alone);
-        let (moved, from_node) = self.there(from.0, from.1.name)?;
-        if moved.kind == FileKind::Directory && !alone {
+        let (_linking, (moved, from_node), there) = self.both_alone(from, to)?;
+        let (there, to_node) = there.map_or((None, None), |(host, node)| (Some(host), node));
+        let moves = [Some(&moved), there.as_ref().filter(|_| exchange)];
+        if !alone && moves.into_iter().flatten().any(|host| host.kind == FileKind::Directory) {
             // Replaced behind our back since it was looked up.
             return Err(Errno::ESTALE.into());
         }
-        let (there, to_node) = match self.there(to.0, to.1.name) {
-            Ok((host, node)) => (Some(host), node),
-            Err(error) if error.errno() == Errno::ENOENT => (None, None),
-            Err(error) => return Err(error),
-        };
         let from = (from.0, Child { name: from.1.name, node: from_node.as_ref() });
         let to = (to.0, Child { name: to.1.name, node: to_node.as_ref() });
         let (inner_from, inner_to) = (inner_child(&from.1), inner_child(&to.1));

@@ -1,7 +1,9 @@
 //! The limit of a humfs tree: never passed, by whatever means, and counted so
 //! that counting anew gives the same, also after `kill -9`.
 
+use externfs::{Caller, Connect, NewNode, NodeId};
 use externfs_tests::fixture::{self, Mount, shell};
+use externfs_tests::guest::name;
 use externfs_tests::harness::{self, Case};
 use externfs_tests::humtree::{HumTree, attribute_bytes};
 use externfs_tests::ordinary;
@@ -37,6 +39,7 @@ fn main() -> std::process::ExitCode {
             case("promised_space_can_be_written_at_the_limit", promised_space_can_be_written_at_the_limit);
             case("every_way_of_writing_ends_at_the_limit", every_way_of_writing_ends_at_the_limit);
             case("pages_that_fit_in_part_are_no_success", pages_that_fit_in_part_are_no_success);
+            case("two_kernels_take_the_last_two_names", two_kernels_take_the_last_two_names);
             case("objects_are_limited_too", objects_are_limited_too);
             case("what_has_no_name_counts_until_it_is_closed", what_has_no_name_counts_until_it_is_closed);
             case("a_busy_hour_leaves_a_true_account", a_busy_hour_leaves_a_true_account);
@@ -372,6 +375,37 @@ fn pages_that_fit_in_part_are_no_success(format: Format) {
     let mapped = fixture::output(mapped.args(["-c", script]).arg(at("sparse")));
     assert_eq!(mapped.status.code(), Some(libc::ENOSPC), "{mapped:?}");
     true_account(&tree, mount);
+}
+
+/// Each from its own directory, at the same time: then the file is gone.
+fn two_kernels_take_the_last_two_names(format: Format) {
+    let tree = HumTree::new(format, 16 * MEBI);
+    let bridge = humfs::open(&tree.path(), &humfs::Options::default()).unwrap();
+    let kernels = [0, 1].map(|_| bridge.connect().unwrap());
+    let root = Caller::root();
+    let dirs = ["one", "two"].map(|dir| {
+        kernels[0].make(&root, NodeId::ROOT, name(dir), &NewNode::Directory, externfs::Mode::new(0o755)).unwrap();
+        [0, 1].map(|kernel| kernels[kernel].lookup(&root, NodeId::ROOT, name(dir)).unwrap().id)
+    });
+    for round in 0..400 {
+        let file = kernels[0].make(&root, dirs[0][0], name("a"), &NewNode::Regular, externfs::Mode::new(0o644)).unwrap();
+        kernels[0].link(&root, file.id, dirs[1][0], name("b")).unwrap();
+        let start = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for (kernel, what) in ["a", "b"].into_iter().enumerate() {
+                let (kernels, dirs, start, root) = (&kernels, &dirs, &start, &root);
+                scope.spawn(move || {
+                    start.wait();
+                    kernels[kernel].unlink(root, dirs[kernel][kernel], name(what)).unwrap_or_else(|e| panic!("round {round}, {what}: {e}"));
+                });
+            }
+        });
+        kernels[0].forget(file.id, 2);
+    }
+    let told = kernels[0].statfs(NodeId::ROOT).unwrap();
+    assert_eq!(told.inodes - told.inodes_free, 3, "the root and two directories");
+    drop(kernels);
+    bridge.close().unwrap();
 }
 
 fn objects_are_limited_too(format: Format) {

@@ -8,6 +8,7 @@ use externfs_tests::harness::{self, Case};
 use externfs_tests::humtree::{HumTree, TOTAL};
 use externfs_tests::ordinary;
 use humfs::store::Format;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 fn main() -> std::process::ExitCode {
@@ -26,9 +27,30 @@ fn main() -> std::process::ExitCode {
         for format in Format::ALL {
             let name = format!("root_serves_another_users_tree_as_him_{}", format.name());
             cases.push(Case::new(name, move || root_serves_another_users_tree_as_him(format)));
+            let name = format!("a_writer_can_map_what_others_read_{}", format.name());
+            cases.push(Case::new(name, move || a_writer_can_map_what_others_read(format)));
         }
         harness::main(cases)
     })
+}
+
+/// Whoever came before, and however the kernel serves him.
+fn a_writer_can_map_what_others_read(format: Format) {
+    let tree = HumTree::new(format, TOTAL);
+    let point = fixture::temp_dir();
+    let mut mount = Command::new(fixture::binary());
+    fixture::succeed(mount.args(["mount", "humfs"]).arg(tree.path()).arg(point.path()));
+    let path = point.path().join("large");
+    std::fs::write(&path, vec![7; 1 << 20]).unwrap();
+    let reader = std::fs::File::open(&path).unwrap();
+    let script = "import mmap,os,sys\nf=os.open(sys.argv[1],os.O_RDWR)\n\
+                  for how in (mmap.MAP_PRIVATE, mmap.MAP_SHARED):\n    m=mmap.mmap(f,1<<20,how); assert m[5]==7; m[5]=8\nm.flush()";
+    fixture::succeed(Command::new(fixture::need_program("python3", "python3")).args(["-c", script]).arg(&path));
+    let mut byte = [0];
+    reader.read_exact_at(&mut byte, 5).unwrap();
+    assert_eq!(byte, [8], "and the reader sees it");
+    drop(reader);
+    fixture::unmount(point.path());
 }
 
 /// Root's mount of a user's tree: nothing in it becomes root's, whose own mount
