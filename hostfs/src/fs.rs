@@ -272,7 +272,8 @@ impl ExternFs for HostFs {
             writeback: false,
             // Who says that nobody else changes anything means other guests too.
             coherent: cache != Cache::Always,
-            exclusive: cache == Cache::Always,
+            // Who looks out for others' changes expects some.
+            exclusive: cache == Cache::Always && !self.options.watch,
         }
     }
 

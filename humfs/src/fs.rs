@@ -19,7 +19,7 @@ use hostfs::{HostFs, Inode};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// One humfs tree. See the [crate](crate).
@@ -39,8 +39,6 @@ pub struct HumFs {
     pub(crate) root_key: NodeKey,
     root_node: Arc<HumNode>,
     book: Option<Book>,
-    /// See [`late`](crate::late).
-    pub(crate) opens_late: OnceLock<bool>,
 }
 
 /// What is remembered of a tree that we alone change.
@@ -94,7 +92,6 @@ impl HumFs {
             root_key,
             root_node,
             book: None,
-            opens_late: OnceLock::new(),
         };
         if !read_only {
             fs.put_in_order(recovered)?;

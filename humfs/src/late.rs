@@ -4,8 +4,9 @@
 //!
 //! Nothing can go wrong by that while the tree is ours alone: the object stays
 //! where its name says, and before that goes ([`HumFs::hold_reader`]) what is open
-//! is opened in truth. A server of root's opens at once: it hands files to the
-//! kernel, which takes open ones.
+//! is opened in truth. A tree that is mounted read-only is another's to change, and
+//! its files may be handed to the kernel, which takes open ones: there they are
+//! opened at once.
 
 use crate::fs::HumFs;
 use crate::node::{HumDir, HumFile, HumNode};
@@ -39,14 +40,9 @@ impl Data {
 }
 
 impl HumFs {
-    fn opens_late(&self) -> bool {
-        // Whom it serves as it is by the time that somebody opens something.
-        !self.is_read_only() && *self.opens_late.get_or_init(|| !rustix::process::geteuid().is_root())
-    }
-
     /// `node`, a regular file, opened late; None if that is not to be.
     pub(crate) fn open_late(&self, node: &Arc<HumNode>, flags: OpenFlags) -> Option<Opened<HumFile>> {
-        if !flags.read || flags.write || flags.truncate || flags.noatime || flags.direct || !self.opens_late() {
+        if !flags.read || flags.write || flags.truncate || flags.noatime || flags.direct || self.is_read_only() {
             return None;
         }
         let mut state = node.state();
@@ -108,7 +104,7 @@ impl HumFs {
 
     /// See [`externfs::ExternFs::open_dir`].
     pub(crate) fn open_listing(&self, node: &Arc<HumNode>) -> Result<HumDir> {
-        let is_late = node.inner.host_kind() == FileKind::Directory && self.opens_late() && !node.state().orphan;
+        let is_late = node.inner.host_kind() == FileKind::Directory && !self.is_read_only() && !node.state().orphan;
         let inner = if is_late { OnceLock::new() } else { self.base.open_dir(&node.inner)?.into() };
         Ok(HumDir { inner, node: node.clone() })
     }

@@ -199,7 +199,8 @@ pub(crate) fn walk(ground: &Ground<'_>, visit: &impl Visit) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(THREADS_MAX));
     std::thread::scope(|scope| {
         for _ in 1..threads {
-            scope.spawn(|| walk.work());
+            // Where there can be no more threads, this one does it alone.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, || walk.work());
         }
         walk.work();
     });

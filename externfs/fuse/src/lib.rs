@@ -37,6 +37,7 @@ mod mount;
 mod mountinfo;
 mod native;
 mod options;
+mod order;
 mod passthrough;
 mod phantom;
 mod serve;

@@ -7,6 +7,7 @@
 use crate::crew::Crew;
 use crate::device::{Backing, Device};
 use crate::options::ServeOptions;
+use crate::order::{Order, Place};
 use crate::passthrough::{Asked, Backings, Claim, PassthroughChoice, is_permitted};
 use crate::serve::{NATIVE_THREADS, ServeError};
 use crate::uring::{self, Queues, Rings, UringChoice};
@@ -149,7 +150,7 @@ impl Native {
     /// Serves until the kernel ends the connection, with up to this many
     /// threads, the calling one among them.
     pub(crate) fn run(self, threads: usize, clone_fd: bool) -> io::Result<()> {
-        let crew = Crew::new();
+        let (crew, order) = (Crew::new(), Order::default());
         let mut workers = vec![self.worker(self.device.clone())];
         while workers.len() < threads.max(1) {
             let device = if clone_fd { Arc::new(self.device.try_clone()?) } else { self.device.clone() };
@@ -158,14 +159,20 @@ impl Native {
         let own = workers.pop();
         thread::scope(|scope| {
             let mut others = Vec::new();
+            // The foreman first: without one nobody would call a second reader.
+            let foreman = || thread::Builder::new().name("fuse-foreman".into()).spawn_scoped(scope, || crew.oversee());
+            if let Some(Err(error)) = (!workers.is_empty()).then(foreman) {
+                tracing::warn!("requests are served by one thread, since there can be no more: {error}");
+                workers.clear();
+            }
             for (number, mut worker) in workers.into_iter().enumerate() {
-                let (named, crew) = (thread::Builder::new().name(format!("fuse-{}", number + 1)), &crew);
-                others.push(named.spawn_scoped(scope, move || worker.serve(crew))?);
+                let (named, crew, order) = (thread::Builder::new().name(format!("fuse-{}", number + 1)), &crew, &order);
+                match named.spawn_scoped(scope, move || worker.serve(crew, order)) {
+                    Ok(worker) => others.push(worker),
+                    Err(error) => tracing::warn!("fewer threads serve requests than were wanted: {error}"),
+                }
             }
-            if !others.is_empty() {
-                thread::Builder::new().name("fuse-foreman".into()).spawn_scoped(scope, || crew.oversee())?;
-            }
-            let mut result = own.map_or(Ok(()), |mut worker| worker.serve(&crew));
+            let mut result = own.map_or(Ok(()), |mut worker| worker.serve(&crew, &order));
             for other in others {
                 // A worker catches panics; one that died all the same is an error.
                 result = result.and(other.join().unwrap_or_else(|_| Err(io::Error::other("a worker died"))));
@@ -194,6 +201,10 @@ fn muster(
         // A wait takes a ring, of which there is a stock; /dev/fuse has no such limit.
         Ok(_) if options.uring == UringChoice::Auto && export.features().locks => {
             Err(io::Error::new(io::ErrorKind::Unsupported, "the plugin keeps locks"))
+        }
+        // Queues have no order among them; see [`Order`] for what that is needed.
+        Ok(_) if options.uring == UringChoice::Auto && !export.cache_policy().exclusive => {
+            Err(io::Error::new(io::ErrorKind::Unsupported, "others may change the tree"))
         }
         Ok(rings) => Queues::muster(rings, device.clone(), most),
         Err(error) => Err(error),
@@ -231,20 +242,23 @@ struct Worker {
 
 impl Worker {
     /// Serves until the kernel ends the connection, and then ends the crew.
-    fn serve(&mut self, crew: &Crew) -> io::Result<()> {
-        let result = self.serve_in(crew);
+    fn serve(&mut self, crew: &Crew, order: &Order) -> io::Result<()> {
+        let result = self.serve_in(crew, order);
         crew.end();
         result
     }
 
-    fn serve_in(&mut self, crew: &Crew) -> io::Result<()> {
+    fn serve_in(&mut self, crew: &Crew, order: &Order) -> io::Result<()> {
         while crew.stand_by() {
             let len = self.device.read(&mut self.request);
+            let request = len.as_ref().ok().and_then(|len| self.request.get(..*len));
+            let place = request.map_or(Place::Anywhere, |request| order.place(request));
             crew.working();
             let len = len?;
             if len == 0 {
                 return Ok(());
             }
+            place.await_turn();
             self.answer(len);
         }
         Ok(())

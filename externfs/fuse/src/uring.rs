@@ -36,7 +36,8 @@ use std::str::FromStr;
 /// The option `uring=`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum UringChoice {
-    /// Where the kernel offers it and the plugin keeps no locks.
+    /// Where the kernel offers it, the plugin keeps no locks, and nobody else
+    /// changes the tree.
     Auto,
     /// Or else do not serve at all.
     On,

@@ -215,7 +215,7 @@ fn without_rings_dev_fuse_serves() {
     if !can_ring() || !alone_with_few_descriptors("without_rings_dev_fuse_serves") {
         return;
     }
-    let m = Mounted::hostfs("", "uring=auto,threads=2");
+    let m = Mounted::hostfs("exclusive", "uring=auto,threads=2");
     fs::write(m.path("f"), "x").unwrap();
     assert_eq!(fs::read(m.host.join("f")).unwrap(), b"x");
     assert_eq!(ring_threads(), 0);
@@ -244,13 +244,14 @@ fn rings_that_cannot_be_had_are_refused() {
     assert!(line.contains("transport=fuser"), "{line}");
 }
 
-/// With `auto` a plugin that keeps locks is left to /dev/fuse, where any number may wait.
+/// With `auto` a plugin that keeps locks is left to /dev/fuse, where any number may
+/// wait, and so is a tree that others may change: there requests have an order.
 #[test]
-fn auto_takes_rings_but_for_locks() {
+fn auto_takes_rings_where_that_costs_nothing() {
     if !can_ring() || std::env::var_os("FEW_DESCRIPTORS").is_some() {
         return;
     }
-    let name = "auto_takes_rings_but_for_locks";
+    let name = "auto_takes_rings_where_that_costs_nothing";
     // Alone, so that no other test's threads are counted.
     if std::env::var_os("ALONE").is_none() {
         let mut child = Command::new(std::env::current_exe().unwrap());
@@ -259,7 +260,7 @@ fn auto_takes_rings_but_for_locks() {
     }
     let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
     let before = descriptors();
-    for (plugin, has_rings) in [("", true), ("locks=host", false)] {
+    for (plugin, has_rings) in [("exclusive", true), ("", false), ("exclusive,locks=host", false)] {
         let m = Mounted::hostfs(plugin, "uring=auto");
         fs::write(m.path("f"), "x").unwrap();
         assert_eq!(ring_threads() > 0, has_rings, "{plugin}");

@@ -9,6 +9,7 @@
 //! | SUBMOUNTS | the plugin announces volumes (only virtio-fs offers it) |
 //! | WRITEBACK_CACHE | the cache policy says so |
 //! | AUTO_INVAL_DATA | unless only requests change the tree and this kernel is told of those of others: to drop what a process has just written because its times moved would be a waste |
+//! | EXPLICIT_INVAL_DATA | instead of it: else a kernel that hears of a new size drops all pages, also what another process is just writing, and reads them before that has arrived |
 //! | CACHE_SYMLINKS | the policy says that nobody else looks at or changes the tree; or as for AUTO_INVAL_DATA |
 //! | OVER_IO_URING | the transport has the rings ready: once agreed, the kernel waits for them |
 //! | PASSTHROUGH | the transport can register backing files ([`crate::Passthrough`]), without WRITEBACK_CACHE, which excludes it |
@@ -163,6 +164,7 @@ fn wanted(ours: &Ours<'_>) -> InitFlags {
     // A guest's kernel cannot be told.
     let is_told = policy.exclusive && config.transport == TransportKind::DevFuse;
     wanted.set(InitFlags::AUTO_INVAL_DATA, !is_told);
+    wanted.set(InitFlags::EXPLICIT_INVAL_DATA, is_told);
     wanted.set(InitFlags::CACHE_SYMLINKS, !policy.coherent || is_told);
     let passthrough = passthrough && config.transport == TransportKind::DevFuse && !policy.writeback;
     wanted.set(InitFlags::PASSTHROUGH, passthrough);

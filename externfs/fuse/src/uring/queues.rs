@@ -170,11 +170,14 @@ impl Queues {
         let Some(queue) = self.all.get(place) else { return Ok(()) };
         queue.change(|staff| staff.threads += 1);
         let queues = self.clone();
+        // Whoever waits for it is to find it gone when it is.
+        let awaited = if let Start::Late(_, registered) = &start { Some(registered.clone()) } else { None };
         let body = move || {
             if let Err(error) = Worker::new(place, ring, queues.clone()).run(start) {
                 tracing::debug!("a ring of processor {place} is out of use: {error}");
             }
             queues.all.get(place).into_iter().for_each(|queue| queue.change(|staff| staff.threads -= 1));
+            drop(awaited);
         };
         match thread::Builder::new().name(format!("fuse-ring-{place}")).spawn(body) {
             Ok(thread) => {
@@ -229,12 +232,13 @@ impl Queues {
         }
     }
 
-    /// One more thread for a queue, if there is a ring. `node`: of a file that
-    /// the kernel is sure to have.
+    /// One more thread for a queue, if there is a ring and the kernel takes an
+    /// entry for it. `node`: of a file that the kernel is sure to have.
     fn add(self: &Arc<Queues>, place: usize, node: Option<NodeId>) -> bool {
         let Some(ring) = lock(&self.spare).pop() else { return false };
-        match self.spawn(place, ring, Start::Late(node)) {
-            Ok(()) => true,
+        let (registered, is_registered) = mpsc::channel();
+        match self.spawn(place, ring, Start::Late(node, registered)) {
+            Ok(()) => is_registered.recv().is_ok(),
             Err(error) => {
                 tracing::warn!("no more threads for requests: {error}");
                 false

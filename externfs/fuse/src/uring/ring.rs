@@ -18,11 +18,15 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 /// `FUSE_IO_URING_CMD_REGISTER`.
 const REGISTER: u32 = 1;
 /// `FUSE_IO_URING_CMD_COMMIT_AND_FETCH`.
 const COMMIT_AND_FETCH: u32 = 2;
+/// How often, and after how long, a command is submitted again.
+const SUBMISSIONS: usize = 500;
+const SUBMIT_AGAIN: Duration = Duration::from_millis(10);
 /// Where `len` lies in `struct io_uring_sqe`.
 const SQE_LEN_AT: usize = 24;
 /// A queue that no machine has.
@@ -114,6 +118,16 @@ impl Ring {
     unsafe fn push(&mut self, command: &Entry128) -> io::Result<()> {
         // SAFETY: by the contract of this function.
         unsafe { self.ring.submission().push(command) }.map_err(|_| io::Error::other("a ring has two commands"))?;
+        for _ in 0..SUBMISSIONS {
+            match self.ring.submit() {
+                // A request that is not answered waits for ever, and without an
+                // entry so does all of a queue: short of memory is no end.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM | libc::EINTR)) => {
+                    std::thread::sleep(SUBMIT_AGAIN);
+                }
+                answer => return answer.map(drop),
+            }
+        }
         self.ring.submit().map(drop)
     }
 }

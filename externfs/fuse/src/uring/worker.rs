@@ -15,8 +15,9 @@ use std::sync::{Arc, mpsc};
 pub(super) enum Start {
     /// Before INIT: says here whether its ring works, and waits for an order.
     Early(mpsc::Sender<io::Result<()>>),
-    /// In the place of another, which may be at work on this file.
-    Late(Option<NodeId>),
+    /// In the place of another, which may be at work on this file: says here
+    /// when the kernel has its entry.
+    Late(Option<NodeId>, mpsc::Sender<()>),
 }
 
 /// One thread with its ring.
@@ -49,15 +50,19 @@ impl Worker {
                     Err(error) => return self.ring.renounce().and(Err(error)),
                 };
                 self.settle();
-                self.ring.register(self.number(), &mut entry)?;
+                if let Err(error) = self.ring.register(self.number(), &mut entry) {
+                    return self.ring.renounce().and(Err(error));
+                }
                 self.serve(&terms.session, &mut entry)
             }
-            Start::Late(node) => {
+            Start::Late(node, registered) => {
                 enabled?;
                 let terms = self.queues.terms().ok_or(Errno::INVAL)?;
                 let mut entry = Entry::new(terms.payload_len)?;
                 self.settle();
                 self.ring.register(self.number(), &mut entry)?;
+                let _ = registered.send(());
+                drop(registered);
                 self.ask_for_nothing(node);
                 self.serve(&terms.session, &mut entry)
             }

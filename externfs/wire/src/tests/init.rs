@@ -61,7 +61,7 @@ fn each_ability_brings_its_flags() {
     let exclusive = CachePolicy { exclusive: true, ..policy };
     assert_eq!(added(none, exclusive, virtio), InitFlags::empty(), "a guest is not told of other guests' changes");
     let told = agree(45, OFFERED_7_45, Config::new(TransportKind::DevFuse), none, exclusive).flags;
-    assert_eq!(told.symmetric_difference(plain), InitFlags::AUTO_INVAL_DATA | InitFlags::CACHE_SYMLINKS);
+    assert_eq!(told.symmetric_difference(plain), InitFlags::AUTO_INVAL_DATA | InitFlags::EXPLICIT_INVAL_DATA | InitFlags::CACHE_SYMLINKS);
 
     let rings = |transport| Config { uring: true, ..Config::new(transport) };
     assert_eq!(added(none, policy, rings(TransportKind::DevFuse)), InitFlags::OVER_IO_URING);
