@@ -6,6 +6,7 @@ use crate::credentials::{Acting, Server};
 use crate::fault::{Fault, fault};
 use crate::fdcache::{DirCache, DirFd};
 use crate::jail::Jail;
+use crate::known::Known;
 use crate::label::Label;
 use crate::listing::Listing;
 use crate::locks::LockTable;
@@ -32,6 +33,8 @@ pub struct HostFs {
     pub(crate) watch: OnceLock<Watch>,
     /// Held while the place of a directory changes.
     moves: Mutex<()>,
+    /// Of a layer.
+    pub(crate) known: Option<Known>,
     handles_max: usize,
     /// Descriptions that may hold locks.
     pub(crate) locks_max: usize,
@@ -80,6 +83,7 @@ impl HostFs {
             locks: Arc::default(),
             watch: OnceLock::new(),
             moves: Mutex::default(),
+            known: None,
             handles_max: budget.handles,
             locks_max: budget.locks,
             watches_max: budget.watches,
@@ -111,9 +115,20 @@ impl HostFs {
 
     /// A fresh node for the object with `stat`, called `name` in `parent`.
     pub(crate) fn found(&self, parent: &Arc<Inode>, name: CString, stat: &Stat) -> Result<(Arc<Inode>, Attr)> {
-        let node = Inode::new(stat.key(), stat.kind()?, Some(parent.clone()), name);
+        let kind = stat.kind()?;
+        let node = Inode::new(stat.key(), kind, Some(parent.clone()), name.as_c_str());
+        let node = match &self.known {
+            Some(known) if kind == FileKind::Directory => {
+                let node = known.intern(node);
+                if !node.is_the_child(parent, &name) {
+                    self.settle(&node, parent.clone(), name);
+                }
+                node
+            }
+            _ => Arc::new(node),
+        };
         let attr = self.tell(&node, stat)?;
-        Ok((Arc::new(node), attr))
+        Ok((node, attr))
     }
 
     /// Remembers that `node` is called `name` in `parent` now.

@@ -11,6 +11,7 @@ use crate::attr::{Stat, View};
 use crate::fault::fault;
 use crate::idmap::IdMap;
 use crate::jail::Jail;
+use crate::known::Known;
 use crate::node::{Inode, OpenFile};
 use crate::options::{Cache, Options};
 use externfs::{Attr, Child, Created, FileCache, FileKind, Name, Opened, RenameFlags, Result};
@@ -36,6 +37,7 @@ impl HostFs {
         let jail = Jail::new(root, None, false).map_err(fault("jailing a directory"))?;
         let mut fs = HostFs::new(jail, options).map_err(fault("opening a directory"))?;
         fs.server.stay();
+        fs.known = Some(Known::default());
         Ok(fs)
     }
 

@@ -39,6 +39,7 @@ mod fdcache;
 mod fs;
 mod idmap;
 mod jail;
+mod known;
 mod label;
 pub mod layer;
 mod listing;

@@ -154,6 +154,12 @@ impl Inode {
         *place.name == *name && place.parent.as_ref().is_some_and(|p| p.key() == parent.key())
     }
 
+    /// The same, by this very inode of the directory.
+    pub(crate) fn is_the_child(&self, parent: &Arc<Inode>, name: &CStr) -> bool {
+        let place = self.place();
+        *place.name == *name && place.pin().is_none() && place.parent.as_ref().is_some_and(|p| Arc::ptr_eq(p, parent))
+    }
+
     /// The directory that it was last seen in.
     pub(crate) fn parent(&self) -> Option<Arc<Inode>> {
         self.place().parent.clone()

@@ -273,3 +273,36 @@ fn names_that_lead_into_a_ring_do_not_hang() {
     assert!(export.fs.attr(&b, None).is_ok(), "the claim was not believed");
     assert!(export.fs.jail.contains(export.fs.dir(&b).unwrap().as_fd()).unwrap());
 }
+
+/// A layer's books go by paths, also of what was looked up before its directory
+/// was forgotten.
+#[test]
+fn a_layer_knows_each_directory_once() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("t/s")).unwrap();
+    std::fs::write(dir.path().join("t/s/c"), "").unwrap();
+    let fs = crate::HostFs::layer(std::fs::File::open(dir.path()).unwrap().into(), false).unwrap();
+    let root = fs.root().unwrap();
+    let at = |parent: &std::sync::Arc<crate::Inode>, called: &str| fs.lookup(parent, name(called)).unwrap().0;
+    let c = at(&at(&at(&root, "t"), "s"), "c");
+    // The kernel has forgotten both directories, and looks one of them up again.
+    let t = at(&root, "t");
+    let child = |node, called| Child { name: name(called), node };
+    let names = (&root, child(Some(&t), "t"));
+    fs.rename(&Caller::root(), names, (&root, child(None, "t2")), RenameFlags::empty()).unwrap();
+    let way_up = |node: &std::sync::Arc<crate::Inode>| {
+        let mut path = Vec::new();
+        let mut place = node.whereabouts();
+        while let Some((parent, called)) = place {
+            path.push(called.into_string().unwrap());
+            place = parent.whereabouts();
+        }
+        path.reverse();
+        path.join("/")
+    };
+    assert_eq!(way_up(&c), "t2/s/c");
+    // As a walk of the tree finds it, and after the host has moved it.
+    std::fs::rename(dir.path().join("t2/s"), dir.path().join("s")).unwrap();
+    fs.enroll(&root, c"s").unwrap();
+    assert_eq!(way_up(&c), "s/c");
+}
