@@ -29,9 +29,13 @@ pub fn run(asked: &Create) -> Result<()> {
     process::raise_file_limit();
     // What cannot be read is found out before anything is made.
     let source = asked.from.as_deref().map(Source::open).transpose()?;
-    become_owner(owner, &asked.tree)?;
+    let given = become_owner(owner, &asked.tree)?;
     make::lay_to_fill(&asked.tree, &plan)?;
-    let tree = Offline::new(make::open_to_fill(&asked.tree)?)?;
+    let opened = make::open_to_fill(&asked.tree)?;
+    if let Some(given) = given {
+        given.check(opened.fs().tree().root(), &asked.tree)?;
+    }
+    let tree = Offline::new(opened)?;
     let why = |error| Failure::new(format!("{}: {}", asked.tree.display(), crate::offline::why(&error)));
     let root = SetAttr { mode: Some(Mode::new(ROOT_MODE)), ..SetAttr::default() };
     tree.root().and_then(|mut node| node.set_attr(&root).map(drop)).map_err(why)?;
@@ -44,10 +48,10 @@ pub fn run(asked: &Create) -> Result<()> {
 }
 
 /// Whoever owns TREE, or is to own it, makes it.
-fn become_owner(owner: Option<owner::Owner>, tree: &Path) -> Result<()> {
+fn become_owner(owner: Option<owner::Owner>, tree: &Path) -> Result<Option<owner::Given>> {
     match owner {
-        Some(owner) => owner.take_over(tree),
-        None => hostuser::act_as_owner_of(tree),
+        Some(owner) => owner.take_over(tree).map(Some),
+        None => hostuser::act_as_owner_of(tree).map(|()| None),
     }
 }
 

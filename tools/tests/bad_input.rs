@@ -253,6 +253,38 @@ fn a_tree_that_cannot_be_made() {
     fails(&mut go(&place.path().join("other"), &["--owner", "no such user"]), 1, &["no such user"]);
 }
 
+/// The directory above TREE may be the user's own, who puts there what he likes.
+#[test]
+fn what_is_not_given_away() {
+    use std::os::unix::fs::{MetadataExt, chown, symlink};
+    if !needs(support::is_root(), "root, to give files away") {
+        return;
+    }
+    let place = Place::new();
+    let go = |tree: &std::path::Path| tree_command(tree, &["create"], &["--size", "1G", "--owner", "65534:65534"]);
+    let roots = place.path().join("roots");
+    std::fs::create_dir(&roots).expect("mkdir");
+    for (name, target) in [("link", &roots), ("slash", &roots), ("dangling", &place.path().join("nothing"))] {
+        symlink(target, place.path().join(name)).expect("symlink");
+        let ending = if name == "slash" { "slash/" } else { name };
+        fails(&mut go(&place.path().join(ending)), 1, &[name, "symbolic link", "name the directory"]);
+    }
+    assert_eq!(roots.metadata().expect("stat").uid(), 0);
+    assert!(!place.path().join("nothing").exists());
+    fails(&mut go(&place.source().join("hello")), 1, &["hello", "not a directory"]);
+    let others = place.path().join("others");
+    std::fs::create_dir(&others).expect("mkdir");
+    chown(&others, Some(65_533), None).expect("chown");
+    fails(&mut go(&others), 1, &["others", "belongs to user 65533"]);
+    // What is empty and root's is given away, and so is what is the user's already.
+    chown(place.path().join("others"), Some(65_534), None).expect("chown");
+    std::fs::set_permissions(place.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    for tree in [&roots, &others] {
+        succeeds(&mut go(tree));
+        assert_eq!(tree.join("data").metadata().expect("stat").uid(), 65_534);
+    }
+}
+
 #[test]
 fn an_archive_that_leads_elsewhere() {
     if !needs(Command::new("python3").arg("--version").output().is_ok(), "python3, to make such archives") {
