@@ -7,12 +7,16 @@
 //!
 //! | `humfs/switching` says | what is done | a cut is mended by |
 //! |---|---|---|
-//! | (not there) | the new tree is built | the next attempt, which goes on |
+//! | (not there) | the new tree is built | the next attempt, which goes on; anybody else who writes to the tree, who takes `humfs/convert` away |
 //! | `1 FORMAT` | the old parts move to `humfs/old` | the next writer: it goes on from there |
 //! | `2 FORMAT` | the new parts move into their places, the superblock is written | the same |
 //! | `3 FORMAT` | the rest is cleared away | the same |
 //!
 //! Each step is a rename that is done or not, and tells which by what is there.
+//! An attempt goes on with what an earlier one made only as far as the old tree is
+//! what it was: a writer has taken the new one away ([`abandon`]), and where the
+//! host has changed what there is, it is built anew.
+//!
 //! Directories, and links where one format has them as files, are new inodes;
 //! their times are set to what they were. A file's ctime moves.
 
@@ -27,7 +31,7 @@ use crate::tree::{Access, Tree};
 use externfs::{Attr, Caller, Error, ExternFs, FileKind, Result, SetAttr, SetTime, UsageError};
 use hostfs::Inode;
 use rustix::io::Errno as Host;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -39,6 +43,15 @@ pub(crate) const PARTS: [&CStr; 5] = [c"data", c"file_metadata", c"dir_metadata"
 /// What lies in `humfs/` and belongs to a format: a database, what SQLite and
 /// the store keep beside it.
 const CONTROL_PARTS: [&CStr; 5] = [c"metadata.db", c"metadata.db-wal", c"metadata.db-shm", c"metadata.log.0", c"metadata.log.1"];
+
+/// Where the new tree is built, in `humfs/`.
+const BUILDING: &CStr = c"convert";
+
+/// Where it goes when nobody wants it any more. Half of one is nothing to go on with.
+const DROPPED: &CStr = c"dropped";
+
+/// Where files have second names while they are there.
+pub(crate) const SECOND_NAMES: [&CStr; 3] = [BUILDING, DROPPED, c"old"];
 
 /// The mark of a switch that has begun.
 pub(crate) const SWITCHING: &CStr = c"switching";
@@ -56,20 +69,19 @@ pub fn convert(path: &Path, format: Format, progress: &mut dyn FnMut(u64)) -> st
             return Ok(upgraded);
         }
     }
-    let tree = Tree::open(path, Access::Write)?;
+    let tree = Tree::open_to_convert(path)?;
     if tree.superblock().format == format {
         return Err(UsageError(format!("'{shown}' has its records in {} already", format.name())));
     }
     let failed = |error: Error| UsageError(format!("converting '{shown}': {error}"));
-    let superblock = Superblock { format, ..tree.superblock() };
     let root = rustix::io::fcntl_dupfd_cloexec(tree.root(), 0).map_err(|error| failed(fault("opening the tree")(error)))?;
-    let control = tree.control_dir(c"convert").map_err(|error| failed(fault("making humfs/convert")(error)))?;
-    let place = path.join("humfs/convert");
-    crate::make::lay_in(control.as_fd(), &superblock).map_err(|error| failed(fault("laying the new tree")(error)))?;
     let old = HumFs::new(tree, Options::default()).map_err(failed)?;
-    let new = HumFs::new(Tree::open(&place, Access::Write)?, Options::default()).map_err(failed)?;
-    let mut copy = Copy { old: &old, new: &new, linked: HashMap::new(), count: 0, progress };
-    let count = copy.run().map_err(failed)?;
+    // New attributes of a file may take a block, which counts in the old tree too.
+    old.account.distrust().map_err(|error| failed(fault("writing humfs/state")(error)))?;
+    let (new, count) = match build(&old, format, progress)? {
+        Some(built) => built,
+        None => build(&old, format, progress)?.ok_or_else(|| failed(damaged("the tree changes meanwhile")))?,
+    };
     let used = new.recount().map_err(failed)?;
     new.account.recounted(used).map_err(|error| failed(fault("writing humfs/state")(error)))?;
     // Both are durable before the first part moves. The old one is held, with
@@ -80,6 +92,59 @@ pub fn convert(path: &Path, format: Format, progress: &mut dyn FnMut(u64)) -> st
     let done = mark(root.as_fd(), 1, format).and_then(|()| finish(root.as_fd()));
     done.map_err(|error| failed(fault("putting the new tree in place")(error)))?;
     Ok(count)
+}
+
+/// Builds the new tree, out of what an earlier attempt has left if that is of the
+/// same format. None if that was not all of the old tree: it has been taken away.
+fn build(old: &HumFs, format: Format, progress: &mut dyn FnMut(u64)) -> std::result::Result<Option<(HumFs, u64)>, UsageError> {
+    let shown = old.tree.path().display();
+    let failed = |error: Error| UsageError(format!("converting '{shown}': {error}"));
+    let control = old.tree.control().ok_or_else(|| failed(damaged("there is no humfs/")))?;
+    if format_of(control) != Some(format) {
+        abandon(control).map_err(|error| failed(fault("removing humfs/convert")(error)))?;
+    }
+    let inside = old.tree.control_dir(BUILDING).map_err(|error| failed(fault("making humfs/convert")(error)))?;
+    let superblock = Superblock { format, ..old.tree.superblock() };
+    crate::make::lay_in(inside.as_fd(), &superblock).map_err(|error| failed(fault("laying the new tree")(error)))?;
+    let place = old.tree.path().join("humfs/convert");
+    let new = HumFs::new(Tree::open(&place, Access::Write)?, Options::default()).map_err(failed)?;
+    let mut copy = Copy { old, new: &new, linked: HashMap::new(), count: 0, is_stale: false, progress };
+    match copy.run() {
+        Ok(count) => Ok(Some((new, count))),
+        Err(_) if copy.is_stale => {
+            drop(new);
+            abandon(control).map_err(|error| failed(fault("removing humfs/convert")(error)))?;
+            Ok(None)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Of the tree that is being built; None where there is none.
+fn format_of(control: BorrowedFd<'_>) -> Option<Format> {
+    let new = host::child_dir(control, BUILDING).ok()?;
+    let text = host::read_file(new.as_fd(), c"superblock", 4096).ok()?;
+    Superblock::parse(&text).ok().map(|superblock| superblock.format)
+}
+
+/// Takes a new tree away that was not finished, and nothing else: it holds second
+/// names. Returns whether there was one. Cut short, it leaves nothing that looks
+/// like the tree. Whoever calls has the writer's lock.
+///
+/// # Errors
+/// What the host says.
+pub(crate) fn abandon(control: BorrowedFd<'_>) -> Fault<bool> {
+    // While parts change places, they are the only ones.
+    if host::child(control, SWITCHING).is_ok() {
+        return Ok(false);
+    }
+    host::remove_deep(control, DROPPED)?;
+    match host::rename_new(control, BUILDING, control, DROPPED) {
+        Err(Host::NOENT) => return Ok(false),
+        answer => answer?,
+    }
+    host::remove_deep(control, DROPPED)?;
+    Ok(true)
 }
 
 fn mark(root: BorrowedFd<'_>, phase: u8, format: Format) -> Fault<()> {
@@ -111,7 +176,7 @@ pub(crate) fn finish(root: BorrowedFd<'_>) -> Fault<()> {
         mark(root, 2, format)?;
     }
     if matches!(phase, "1" | "2") {
-        let new = host::child_dir(control.as_fd(), c"convert")?;
+        let new = host::child_dir(control.as_fd(), BUILDING)?;
         let new_control = host::child_dir(new.as_fd(), c"humfs")?;
         take(new.as_fd(), &PARTS, root)?;
         take(new_control.as_fd(), &CONTROL_PARTS, control.as_fd())?;
@@ -121,7 +186,7 @@ pub(crate) fn finish(root: BorrowedFd<'_>) -> Fault<()> {
         host::replace_file(control.as_fd(), c"state", &state)?;
         mark(root, 3, format)?;
     }
-    host::remove_deep(control.as_fd(), c"convert")?;
+    host::remove_deep(control.as_fd(), BUILDING)?;
     host::remove_deep(control.as_fd(), c"old")?;
     rustix::fs::unlinkat(&control, SWITCHING, rustix::fs::AtFlags::empty())
 }
@@ -144,6 +209,8 @@ struct Copy<'a> {
     /// Where files with several names have their first in the new tree.
     linked: HashMap<u64, (Arc<Inode>, CString)>,
     count: u64,
+    /// The new tree has what the old one has not: it is none of this attempt's.
+    is_stale: bool,
     progress: &'a mut dyn FnMut(u64),
 }
 
@@ -173,12 +240,11 @@ impl Copy<'_> {
     /// Reads every record of the new directory back.
     fn compare(&self, old: &Arc<HumNode>, new: &Arc<HumNode>) -> Result<()> {
         let dir = self.new.base.dir_fd(&new.inner)?;
-        for name in self.names(old)? {
+        for name in names(self.old, old)? {
             let (host, record) = self.original(old, &name)?;
             let at = At { parent: &new.inner, dir: dir.as_fd(), name: &name };
             let there = host::stat_at(at.dir, &name).map_err(fault("looking up a name"))?;
-            let same = self.is_done(&there, &at, &host, &record)? && self.new.load(&at, &there)?.mode == record.mode;
-            if !same {
+            if !self.is_done(&there, &at, &host, &record)? {
                 return Err(damaged(format!("the new record of '{}' is not what the old one says", crate::path::shown(&name))));
             }
         }
@@ -196,18 +262,6 @@ impl Copy<'_> {
         Ok((self.old.host_attr(&node, None)?, record))
     }
 
-    fn names(&self, old: &Arc<HumNode>) -> Result<Vec<CString>> {
-        let mut names = Vec::new();
-        let listing = self.old.open_dir(old)?;
-        self.old.read_dir(&listing, 0, &mut |entry| {
-            if entry.name != b"." && entry.name != b".." {
-                names.extend(CString::new(entry.name));
-            }
-            true
-        })?;
-        Ok(names)
-    }
-
     fn record_root(&mut self, (old, new): &Pair) -> Result<()> {
         let record = old.state().record.clone();
         let mut state = new.state();
@@ -215,10 +269,15 @@ impl Copy<'_> {
     }
 
     fn directory(&mut self, old: &Arc<HumNode>, new: &Arc<HumNode>, dirs: &mut Vec<(Pair, Attr)>) -> Result<()> {
-        for name in self.names(old)? {
+        let there = names(self.old, old)?;
+        let known: HashSet<&CString> = there.iter().collect();
+        if names(self.new, new)?.iter().any(|name| !known.contains(name)) {
+            return Err(self.stale());
+        }
+        for name in &there {
             self.count += 1;
             (self.progress)(self.count);
-            self.name(old, new, &name, dirs)?;
+            self.name(old, new, name, dirs)?;
         }
         Ok(())
     }
@@ -230,12 +289,7 @@ impl Copy<'_> {
         let dir = self.new.base.dir_fd(&new.inner)?;
         let at = At { parent: &new.inner, dir: dir.as_fd(), name };
         let made = match host::stat_at(at.dir, name) {
-            // An earlier attempt has come as far.
-            Ok(there) if self.is_done(&there, &at, &host, &record)? => true,
-            Ok(there) => {
-                self.new.store.remove(&at, crate::names::facts(&there))?;
-                false
-            }
+            Ok(there) => self.take_up(&there, &at, &host, &record)?,
             Err(_) => false,
         };
         if !made {
@@ -251,6 +305,29 @@ impl Copy<'_> {
         Ok(())
     }
 
+    /// Whether an earlier attempt has made `at`, as which `there` is; what is wrong
+    /// with it is taken away or set right.
+    fn take_up(&mut self, there: &Attr, at: &At<'_>, host: &Attr, record: &Record) -> Result<bool> {
+        if self.is_done(there, at, host, record)? {
+            return Ok(true);
+        }
+        match (there.kind == FileKind::Directory, record.kind == FileKind::Directory) {
+            // A power failure has taken the record, or the host's mode has changed.
+            (true, true) => {
+                let held = host::child_dir(at.dir, at.name).map_err(fault("opening a directory"))?;
+                let object = Object { hold: Hold::Path(held.as_fd()), place: Place::Named(*at), host: there };
+                self.new.store.reset(&object, record).map(|()| true)
+            }
+            (false, false) => self.new.store.remove(at, crate::names::facts(there)).map(|()| false),
+            _ => Err(self.stale()),
+        }
+    }
+
+    fn stale(&mut self) -> Error {
+        self.is_stale = true;
+        damaged("the new tree has what the old one has not")
+    }
+
     /// Whether `there` in the new tree is what `host` in the old one is to become.
     fn is_done(&self, there: &Attr, at: &At<'_>, host: &Attr, record: &Record) -> Result<bool> {
         let same_inode = !self.shares_inode(host, record) || there.ino == host.ino;
@@ -262,8 +339,7 @@ impl Copy<'_> {
             let target = rustix::fs::readlinkat(at.dir, at.name, Vec::new()).map_err(fault("reading a link"))?;
             found.target = Some(target.into_bytes().into());
         }
-        // What is a directory is gone through again; it cannot be taken away.
-        Ok(found == *record || record.kind == FileKind::Directory)
+        Ok(found == *record)
     }
 
     /// Whether the new tree can have the old one's inode.
@@ -313,6 +389,19 @@ impl Copy<'_> {
     fn set_times(&self, host: &Attr, new: &HumNode) -> Result<()> {
         self.new.base.set_attr(&Caller::root(), &new.inner, None, &times(host)).map(drop)
     }
+}
+
+/// All names in a directory, without the dots.
+fn names(fs: &HumFs, dir: &Arc<HumNode>) -> Result<Vec<CString>> {
+    let mut names = Vec::new();
+    let listing = fs.open_dir(dir)?;
+    fs.read_dir(&listing, 0, &mut |entry| {
+        if entry.name != b"." && entry.name != b".." {
+            names.extend(CString::new(entry.name));
+        }
+        true
+    })?;
+    Ok(names)
 }
 
 fn times(host: &Attr) -> SetAttr {

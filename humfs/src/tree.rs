@@ -75,7 +75,7 @@ impl Tree {
     /// # Errors
     /// One clear line: what is wrong and what to do.
     pub fn open(path: &Path, access: Access) -> Result<Tree, UsageError> {
-        Tree::open_complete(path, access, false)
+        Tree::open_complete(path, access, false)?.without_conversion()
     }
 
     /// As [`Tree::open`], for a server, which goes on for long after it was called:
@@ -84,7 +84,23 @@ impl Tree {
     /// # Errors
     /// As there.
     pub(crate) fn open_to_serve(path: &Path, access: Access) -> Result<Tree, UsageError> {
-        Tree::open_complete(path, access, true)
+        Tree::open_complete(path, access, true)?.without_conversion()
+    }
+
+    /// As [`Tree::open`] for writing, by who goes on with a conversion.
+    pub(crate) fn open_to_convert(path: &Path) -> Result<Tree, UsageError> {
+        Tree::open_complete(path, Access::Write, false)
+    }
+
+    /// What a conversion has built goes before the tree is changed: it would bring
+    /// back what is removed, and meanwhile it gives files second names.
+    pub(crate) fn without_conversion(self) -> Result<Tree, UsageError> {
+        let Some(control) = self.control().filter(|_| self.access == Access::Write) else { return Ok(self) };
+        let shown = self.path.display();
+        if crate::convert::abandon(control).map_err(|error| UsageError(format!("'{shown}': removing humfs/convert: {error}")))? {
+            tracing::info!("{shown}: a conversion that was cut short is given up: the next 'externfs convert' begins anew");
+        }
+        Ok(self)
     }
 
     fn open_complete(path: &Path, access: Access, to_serve: bool) -> Result<Tree, UsageError> {

@@ -37,6 +37,9 @@ impl DataSource for Bytes {
     }
 }
 
+/// How many objects [`fill`] makes names for.
+const ALL: usize = 13;
+
 /// One of everything, and names that are hard to carry.
 fn fill(export: &dyn Export) {
     let root = Caller::root();
@@ -184,4 +187,156 @@ fn from_any_format_to_any_other_nothing_is_lost() {
         }
         assert!(humfs::convert::convert(dir.path(), from, &mut |_| ()).unwrap_err().0.contains("already"));
     }
+}
+
+/// Begins a conversion that dies at the object with the number `last`.
+fn cut_short(path: &Path, to: Format, last: usize) {
+    let attempt = || humfs::convert::convert(path, to, &mut |told| assert!((told as usize) < last, "cut short"));
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(attempt)).expect_err("it was cut short");
+    assert!(path.join("humfs/convert/data").exists());
+}
+
+fn convert(path: &Path, to: Format) {
+    humfs::convert::convert(path, to, &mut |_| ()).unwrap_or_else(|e| panic!("to {to:?}: {e}"));
+    for left in ["humfs/convert", "humfs/dropped", "humfs/old", "humfs/switching"] {
+        assert!(!path.join(left).exists(), "{left} is left");
+    }
+}
+
+/// Another format than `from`.
+fn other(from: Format) -> Format {
+    if from == Format::Xattr { Format::ShadowFs } else { Format::Xattr }
+}
+
+#[test]
+fn what_was_cut_short_goes_on_if_nobody_has_changed_anything() {
+    use std::os::unix::fs::MetadataExt;
+    for from in Format::ALL {
+        for to in Format::ALL.into_iter().filter(|to| *to != from) {
+            let dir = tree(from);
+            let before = snapshot(dir.path());
+            for spared in [9, 0] {
+                cut_short(dir.path(), to, before.len() - 1 - spared);
+            }
+            let made = |at: &str| dir.path().join(at).join("dir").metadata().expect("stat").ino();
+            let first = made("humfs/convert/data");
+            convert(dir.path(), to);
+            assert_eq!(made("data"), first, "{from:?} to {to:?}: it has begun anew");
+            assert_eq!(snapshot(dir.path()), before, "{from:?} to {to:?}");
+        }
+    }
+}
+
+#[test]
+fn a_tree_that_was_used_meanwhile_stays_as_it_was_left() {
+    for from in Format::ALL {
+        let dir = tree(from);
+        for to in Format::ALL.into_iter().filter(|to| *to != from) {
+            cut_short(dir.path(), to, ALL);
+            use_it(dir.path());
+            assert!(!dir.path().join("humfs/convert").exists());
+            let left = snapshot(dir.path());
+            convert(dir.path(), to);
+            assert_eq!(snapshot(dir.path()), left, "{from:?} to {to:?}");
+            convert(dir.path(), from);
+            restore(dir.path());
+        }
+    }
+}
+
+/// What a guest may do to a tree that [`fill`] has filled.
+fn use_it(path: &Path) {
+    let bridge = open(path);
+    let export = bridge.connect().expect("connected");
+    let (root, caller) = (NodeId::ROOT, Caller::root());
+    let find = |parent, n: &[u8]| export.lookup(&caller, parent, name(n)).expect("looked up");
+    let dir = find(root, b"dir").id;
+    let alone = find(dir, &[b'n'; 255]);
+    assert_eq!(alone.attr.nlink, 1, "it has a second name in humfs/convert");
+    export.unlink(&caller, dir, name(&[b'n'; 255])).expect("unlinked");
+    export.unlink(&caller, dir, name(b"zero")).expect("unlinked");
+    export.make(&caller, dir, name(b"zero"), &NewNode::Directory, Mode::new(0o711)).expect("made");
+    export.make(&caller, dir, name(b"new"), &NewNode::Regular, Mode::new(0o600)).expect("made");
+    let given = SetAttr { uid: Some(GuestUid(7)), gid: Some(GuestGid(8)), ..SetAttr::default() };
+    export.set_attr(&caller, dir, None, &given).expect("chown");
+    drop(export);
+    bridge.close().expect("closed");
+}
+
+/// Undoes what [`use_it`] would stumble over the next time.
+fn restore(path: &Path) {
+    let bridge = open(path);
+    let export = bridge.connect().expect("connected");
+    let caller = Caller::root();
+    let dir = export.lookup(&caller, NodeId::ROOT, name(b"dir")).expect("looked up").id;
+    export.rmdir(&caller, dir, name(b"zero")).expect("rmdir");
+    export.unlink(&caller, dir, name(b"new")).expect("unlinked");
+    for n in [&b"zero"[..], &[b'n'; 255]] {
+        export.make(&caller, dir, name(n), &NewNode::Regular, Mode::new(0o600)).expect("made");
+    }
+    drop(export);
+    bridge.close().expect("closed");
+}
+
+/// Nobody opens the tree for what processes of the host do to it.
+#[test]
+fn what_the_host_has_changed_meanwhile_is_converted_as_it_is() {
+    for from in Format::ALL {
+        let dir = tree(from);
+        let data = |below: &str| dir.path().join("data").join(below);
+        cut_short(dir.path(), other(from), ALL);
+        std::fs::remove_file(data("dir/metadata/third")).expect("removed");
+        std::fs::remove_file(data("dir/zero")).expect("removed");
+        std::fs::create_dir(data("dir/zero")).expect("made");
+        convert(dir.path(), other(from));
+        let after = snapshot(dir.path());
+        assert!(!after.contains_key(&b"/dir/metadata/third"[..]), "{from:?}");
+        assert!(after[&b"/dir/zero"[..]].starts_with("Directory"), "{from:?}");
+        assert!(after[&b"/dir/file"[..]].contains("nlink 2 "), "{from:?}: {}", after[&b"/dir/file"[..]]);
+    }
+}
+
+#[test]
+fn another_format_is_begun_anew() {
+    let dir = tree(Format::Sqlite);
+    let before = snapshot(dir.path());
+    cut_short(dir.path(), Format::ShadowFs, ALL - 3);
+    convert(dir.path(), Format::Xattr);
+    assert_eq!(snapshot(dir.path()), before);
+    assert!(!dir.path().join("file_metadata").exists(), "of the other attempt");
+}
+
+/// A power failure may take the record of a directory and leave the directory.
+#[test]
+fn a_directory_without_its_record_gets_it() {
+    let dir = tree(Format::Xattr);
+    let before = snapshot(dir.path());
+    cut_short(dir.path(), Format::ShadowFs, ALL);
+    let record = dir.path().join("humfs/convert/dir_metadata/dir/metadata/metadata/metadata");
+    std::fs::write(record, "").expect("emptied");
+    convert(dir.path(), Format::ShadowFs);
+    assert_eq!(snapshot(dir.path()), before);
+}
+
+#[test]
+fn what_is_given_up_leads_nowhere_else() {
+    use std::os::unix::fs::symlink;
+    let outside = tempfile::tempdir().expect("a directory");
+    std::fs::write(outside.path().join("letter"), "dear").expect("written");
+    let dir = tree(Format::Xattr);
+    let before = snapshot(dir.path());
+    let control = |below: &str| dir.path().join("humfs").join(below);
+    // One that was being taken away when whoever did it died, and another.
+    cut_short(dir.path(), Format::ShadowFs, ALL);
+    std::fs::rename(control("convert"), control("dropped")).expect("renamed");
+    symlink(outside.path(), control("dropped/data/dir/link")).expect("linked");
+    symlink(outside.path(), control("convert")).expect("linked");
+    assert_eq!(snapshot(dir.path()), before);
+    assert!(!control("dropped").exists() && control("convert").symlink_metadata().is_err());
+    assert_eq!(std::fs::read(outside.path().join("letter")).expect("read"), b"dear");
+    // Who only looks takes nothing away.
+    cut_short(dir.path(), Format::ShadowFs, ALL);
+    let options = humfs::Options { read_only: true, ..humfs::Options::default() };
+    drop(humfs::open(dir.path(), &options).expect("the tree opens"));
+    assert!(control("convert/data/dir").exists());
 }

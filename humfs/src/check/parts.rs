@@ -90,12 +90,13 @@ pub(super) fn leftovers(tree: &Tree) -> Vec<Finding> {
             found.push(Finding::of_part(part, Problem::CutChange(what), Some(Mend::Recover)));
         }
     }
-    for (name, what) in [
-        (c"convert", "a conversion was cut short: 'externfs convert' goes on with it"),
-        (c"old", "what a conversion replaced is still there: look at it, then remove it"),
+    for (name, what, mend) in [
+        (c"convert", "a conversion was cut short: 'externfs convert' goes on with it", Some(Mend::Recover)),
+        (c"dropped", "a conversion was given up", Some(Mend::Recover)),
+        (c"old", "what a conversion replaced is still there: look at it, then remove it", None),
     ] {
         if host::child(control, name).is_ok() {
-            found.push(Finding::of_part(format!("humfs/{}", name.to_string_lossy()), Problem::CutChange(what), None));
+            found.push(Finding::of_part(format!("humfs/{}", name.to_string_lossy()), Problem::CutChange(what), mend));
         }
     }
     found
@@ -112,7 +113,7 @@ pub(super) fn unfinished(tree: &Tree) -> Option<Finding> {
 
 /// Whether a conversion is under way, which gives files second names.
 pub(super) fn is_converting(tree: &Tree) -> bool {
-    tree.control().is_some_and(|control| [c"convert", c"old"].iter().any(|name| host::child(control, name).is_ok()))
+    tree.control().is_some_and(|control| crate::convert::SECOND_NAMES.iter().any(|name| host::child(control, name).is_ok()))
 }
 
 fn half_written_in(dir: BorrowedFd<'_>, above: &str, what: &'static str, found: &mut Vec<Finding>) {

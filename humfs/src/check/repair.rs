@@ -36,6 +36,7 @@ pub(super) fn run(path: &Path, options: &CheckOptions, progress: &Progress) -> s
     before.extend(parts::leftovers(&tree));
     before.extend(counters.findings());
     before.extend(parts::settings(&tree));
+    let tree = tree.without_conversion()?;
     let scene = Scene::new(tree, true).map_err(failed)?;
     before.extend(begin(&scene));
     let Scene { tree, base, root } = scene;

@@ -109,7 +109,8 @@ pub(crate) const ON_EVERY_FORMAT: &[Damage] = &[
         Left,
     ),
     damage("an import", |s| write(s.tree.join("humfs/importing"), ""), &[("humfs/importing", "unfinished")], Left),
-    damage("a conversion", |s| std::fs::create_dir(s.tree.join("humfs/convert")).unwrap(), &[("humfs/convert", "cut-change")], Left),
+    damage("a conversion", |s| std::fs::create_dir(s.tree.join("humfs/convert")).unwrap(), &[("humfs/convert", "cut-change")], Clean),
+    damage("half a conversion", |s| std::fs::create_dir(s.tree.join("humfs/dropped")).unwrap(), &[("humfs/dropped", "cut-change")], Clean),
     damage(
         "a name elsewhere",
         |s| std::fs::hard_link(s.data("bin/su"), s.tree.join("out")).unwrap(),

@@ -76,7 +76,8 @@ pub struct Resize {
 /// Arguments of `convert`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-No data is copied. The old records stay until the new ones are complete and have been compared with them; after an interruption the same command goes on.
+No data is copied. The old records stay until the new ones are complete and have been compared with them; after an interruption the same command goes on,
+or begins anew if the tree was mounted or changed meanwhile.
 
 Examples:
   externfs convert /srv/guest --metadata shadow_fs")]
