@@ -7,9 +7,10 @@
 //! made and says afterwards what it came to. Both are written to
 //! `humfs/state`, one write(2) each, so a successor finds the counters as of
 //! the last finished change, and the place of each that was not: it looks
-//! there and settles the difference. Nothing is synced: a file written is a
+//! there and settles the difference. No change is synced: a file written is a
 //! file kept when a process dies. After a power failure, which a new boot id
-//! shows, the objects are counted anew.
+//! shows, the objects are counted anew; only that the counters are somebody's is
+//! synced, once a mount.
 
 pub(crate) mod state;
 
@@ -259,13 +260,16 @@ impl Account {
         (inner.state.used, inner.state.orphans)
     }
 
-    /// From now on the counters are ours.
+    /// From now on the counters are ours. After a power failure nobody may take a
+    /// predecessor's word for them, that they are right; so ours is durable before
+    /// the first change, which the host may write out before this file.
     pub(crate) fn started(&self) -> Fault<()> {
         let mut inner = self.inner();
         inner.state.clean = false;
         inner.state.boot_id = state::boot_id();
         inner.state.orphans = Usage::default();
-        inner.state.write_all()
+        inner.state.write_all()?;
+        inner.state.sync()
     }
 
     /// From now on nothing is written down before the tree is left in order:
@@ -324,5 +328,19 @@ impl Drop for Announced<'_> {
         if !self.slots.is_empty() || self.reserved != Usage::default() {
             self.close(&Outcome::default());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There is nothing to be synced in /dev/null, which says so.
+    #[test]
+    fn that_the_counters_are_in_use_is_durable() {
+        let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap();
+        let account = Account::new(null.into(), State::fresh([0; 16]), Limits { bytes: 0, inodes: 0 });
+        account.mark_clean(true).unwrap();
+        assert_eq!(account.started(), Err(rustix::io::Errno::INVAL));
     }
 }

@@ -6,8 +6,10 @@
 //! something; `EXTERNFS_TEST_DEED` tries only the deeds whose names
 //! contain it; `EXTERNFS_TEST_SEED` repeats a load.
 
+use externfs::{NewNode, NodeId};
 use externfs_tests::deed::Deed;
 use externfs_tests::fixture::{DiskFormat, LoopFs};
+use externfs_tests::guest::Guest;
 use externfs_tests::harness::Case;
 use externfs_tests::load::{self, Load};
 use externfs_tests::mortal::{self, End, Fate};
@@ -15,8 +17,9 @@ use externfs_tests::power::{self, PowerCut};
 use externfs_tests::realm::Realm;
 use externfs_tests::relapse::{self, Relapse};
 use externfs_tests::trial::{self, Trial, Verdict, Which};
-use externfs_tests::{fixture, harness, random};
+use externfs_tests::{fixture, harness, random, shutdown};
 use humfs::store::Format;
+use std::fs::File;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         _ => {
             let mut cases = externfs_tests::cases![the_axe_falls_where_it_should, the_axe_falls_in_every_thread];
             cases.push(Case::new("a_stale_record_is_not_inherited", a_stale_record_is_not_inherited));
+            cases.push(Case::new("a_power_cut_soon_after_a_mount_is_noticed", a_power_cut_soon_after_a_mount_is_noticed));
             for format in Format::ALL {
                 let name = format!("every_step_leaves_old_or_new_{}", format.name());
                 cases.push(Case::new(name, move || every_step_leaves_old_or_new(format)).limit(3600));
@@ -278,4 +282,33 @@ fn power_cuts_spare_what_was_synced(format: Format, on: DiskFormat) {
     assert_eq!(violations, 0);
     assert!(reported > cuts as usize * 10, "hardly any load");
     assert!(lost > 0, "the cuts lose nothing");
+}
+
+/// The host commits names within seconds and writes files out after half a minute.
+fn a_power_cut_soon_after_a_mount_is_noticed() {
+    let realm = Realm::HumFs(Format::Xattr);
+    let disk = LoopFs::new(DiskFormat::Ext4.smallest());
+    let tree = disk.path().join("tree");
+    realm.make(&tree);
+    realm.open(&tree, &[]).unwrap().close().unwrap();
+    fixture::succeed(Command::new("sync").arg("-f").arg(&tree));
+    let connect = realm.open(&tree, &[]).unwrap();
+    let guest = Guest::new(connect.as_ref());
+    for number in 0..20 {
+        guest.make(NodeId::ROOT, &number.to_string(), &NewNode::Directory, 0o755).unwrap();
+    }
+    // Commits the journal with all names that were made.
+    File::open(disk.path()).unwrap().sync_all().unwrap();
+    shutdown::cut_power(&disk.path());
+    drop((guest, connect));
+    disk.replay();
+    assert_eq!(std::fs::read_dir(tree.join("data")).unwrap().count(), 20);
+    host_was_started_anew(&tree);
+    realm.look_after_power_cut(&tree).unwrap();
+}
+
+/// As if whoever wrote the counters had done so before.
+fn host_was_started_anew(tree: &Path) {
+    let state = File::options().write(true).open(tree.join("humfs/state")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&state, &[0; 16], 16).unwrap();
 }

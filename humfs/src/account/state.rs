@@ -294,6 +294,11 @@ impl State {
         self.write(0, LEN)
     }
 
+    /// What was written is durable.
+    pub(super) fn sync(&self) -> Fault<()> {
+        self.file.as_ref().map_or(Ok(()), rustix::fs::fdatasync)
+    }
+
     fn write(&self, from: usize, to: usize) -> Fault<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let bytes = self.page.get(from..to).unwrap_or_default();
