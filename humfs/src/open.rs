@@ -94,6 +94,13 @@ impl HumFs {
         let mut changed = HashSet::new();
         for entry in left {
             let Some(kind) = entry.kind else { return Ok(None) };
+            if kind == EntryKind::Change && entry.path.is_empty() {
+                // An object without a name has gone with the process; the root has none either.
+                if entry.ino == self.root_key.number && changed.insert(entry.ino) {
+                    used.bytes = (used.bytes + self.root()?.state().cost).saturating_sub(entry.before);
+                }
+                continue;
+            }
             let here = self.with_path(&entry.path, |at| {
                 let Ok(host) = host::stat_at(at.dir, at.name) else { return Ok(None) };
                 // What cannot be read counts without its attributes, as in a recount.
@@ -102,8 +109,6 @@ impl HumFs {
             })?;
             let here = here.flatten();
             match (kind, here) {
-                // An object without a name has gone with the process.
-                (EntryKind::Change, _) if entry.path.is_empty() => {}
                 (EntryKind::Create, Some((ino, cost))) if ino != entry.ino => used.add(Usage::one(cost)),
                 (EntryKind::Create, _) => {}
                 (EntryKind::Change, Some((ino, _))) if ino == entry.ino && !changed.insert(ino) => {}
@@ -223,5 +228,41 @@ impl Tree {
         let text = String::from_utf8_lossy(&text);
         let line = text.lines().filter_map(|line| line.split_once(' ')).rfind(|(known, _)| *known == key);
         Ok(line.map(|(_, value)| value.trim().to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::make::{Plan, lay};
+    use crate::options::Options;
+    use crate::store::{Format, Hold, Object, Place};
+    use crate::tree::Access;
+
+    /// As a server leaves it that is killed between the record and the counters.
+    #[test]
+    fn a_change_of_the_root_that_was_cut_short_is_counted() {
+        for format in Format::ALL {
+            let dir = tempfile::tempdir().unwrap();
+            lay(dir.path(), &Plan { format, total: 1 << 30, inodes: None, adopt: None }).unwrap();
+            let open = || HumFs::new(Tree::open(dir.path(), Access::Write).unwrap(), Options::default()).unwrap();
+            for (value, cost) in [(&[7; 700][..], 1024), (b"", 512)] {
+                let fs = open();
+                let root = fs.root().unwrap();
+                let entry = fs.changing(&root, &root.state(), None);
+                let mut record = root.state().record.clone();
+                record.xattrs.set(b"user.mark", value);
+                // Two at once have begun with the same cost.
+                let announced = [0, 1].map(|_| fs.account.announce(&[entry], Usage::default()).unwrap());
+                let host = fs.host_attr(&root, None).unwrap();
+                let object = Object { hold: Hold::Path(fs.base.root_fd()), place: Place::Root, host: &host };
+                fs.store.save(&object, &record).unwrap();
+                announced.into_iter().for_each(std::mem::forget);
+                drop(fs);
+                let fs = open();
+                assert_eq!(fs.account.used(), fs.recount().unwrap(), "{format:?}");
+                assert_eq!(fs.account.used(), Usage::one(account::DIRECTORY_COST + account::INODE_COST + cost));
+            }
+        }
     }
 }

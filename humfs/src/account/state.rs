@@ -19,7 +19,8 @@
 //!      8      8  number of the object on the host; for one to be made, of
 //!                what is in its place until then, or 0
 //!     16      8  what it cost before
-//!     24    232  the path below data/
+//!     24    232  the path below data/; empty for the root, and for what has no
+//!                name: the number tells them apart
 //! ```
 //! "Unknown place" is a change whose path does not fit. Should the server die
 //! in the middle of one, or of more changes than there are entries, everything

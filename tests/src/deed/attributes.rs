@@ -106,6 +106,7 @@ pub(super) const DEEDS: &[Deed] = &[
     Deed::new("chmod-setuid", one_file, |g| set(g, "old", chmod(0o6711))),
     Deed::new("chmod-linked", linked_file, |g| set(g, "attic/second", chmod(0o4600))),
     Deed::new("chmod-dir", dir, |g| set(g, "old", chmod(0o3770))),
+    Deed::new("setxattr-root", nothing, |_| act(|g| xattr(g, ROOT, b"user.mark", &[5; 700]))),
     Deed::new("chmod-root", nothing, |_| act(|g| g.set(ROOT, chmod(0o711)).map(drop))),
     Deed::new("chmod-open-unlinked", one_file, |g| {
         let id = find(g, "old")?;
