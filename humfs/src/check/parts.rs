@@ -17,6 +17,12 @@ const IN_TREE: [&CStr; 6] = [c"superblock", c"humfs", c"file_metadata", c"dir_me
 const IN_CONTROL: [&CStr; 10] =
     [c"lock", c"state", c"settings", c"superblock.lock", c"intents", c"changes", c"stage", c"metadata.db", c"metadata.db-wal", c"catalog"];
 
+/// What is written under these names first and renamed when it is whole
+/// (`host::replace_file`; the database is made so). Others that look like them are a user's.
+const NEW_IN_TREE: [&CStr; 1] = [c"superblock.new"];
+const NEW_IN_CONTROL: [&CStr; 8] =
+    [c"settings.new", c"state.new", c"switching.new", c"metadata.db.new", c"converting.new", c"restoring.new", c"used.new", c"before.new"];
+
 /// Writing, for group and others.
 const WRITABLE: u32 = 0o022;
 
@@ -75,10 +81,9 @@ fn close(dir: BorrowedFd<'_>, name: &CStr, mode: u32) -> host::Fault<()> {
 /// What is left of changes that were cut short.
 pub(super) fn leftovers(tree: &Tree) -> Vec<Finding> {
     let mut found = Vec::new();
-    let half_written = "it was being written when the writer died";
-    half_written_in(tree.root(), "", half_written, &mut found);
+    half_written_in(tree.root(), "", &NEW_IN_TREE, &mut found);
     let Some(control) = tree.control() else { return found };
-    half_written_in(control, "humfs/", half_written, &mut found);
+    half_written_in(control, "humfs/", &NEW_IN_CONTROL, &mut found);
     for (dir, what) in [
         (c"stage", "something was being made when the writer died"),
         (c"intents", "a change of several steps was cut short"),
@@ -116,12 +121,11 @@ pub(super) fn is_converting(tree: &Tree) -> bool {
     tree.control().is_some_and(|control| crate::convert::SECOND_NAMES.iter().any(|name| host::child(control, name).is_ok()))
 }
 
-fn half_written_in(dir: BorrowedFd<'_>, above: &str, what: &'static str, found: &mut Vec<Finding>) {
-    for (name, _) in host::names(dir).unwrap_or_default() {
-        if name.to_bytes().ends_with(b".new") {
-            let part = [above.as_bytes(), name.to_bytes()].concat();
-            found.push(Finding::of_part(part, Problem::CutChange(what), Some(Mend::Sweep)));
-        }
+fn half_written_in(dir: BorrowedFd<'_>, above: &str, names: &[&CStr], found: &mut Vec<Finding>) {
+    let what = "it was being written when the writer died";
+    for name in names.iter().filter(|name| host::child(dir, name).is_ok()) {
+        let part = [above.as_bytes(), name.to_bytes()].concat();
+        found.push(Finding::of_part(part, Problem::CutChange(what), Some(Mend::Sweep)));
     }
 }
 

@@ -165,6 +165,30 @@ fn a_writer_is_not_disturbed() {
     }
 }
 
+/// TREE is a directory of the user's, who may keep something beside the tree's parts.
+#[test]
+fn what_only_looks_half_written_is_left_alone() {
+    use humfs::check::CheckOptions;
+    let sample = Sample::new(Format::Sqlite);
+    let own = ["notes.new", "superblock.old.new", "settings.new", "humfs/notes.new", "humfs/superblock.new", "humfs/metadata.db.new.new"];
+    for name in own {
+        write(sample.tree.join(name), "mine");
+    }
+    let half_written = ["superblock.new", "humfs/settings.new", "humfs/state.new", "humfs/switching.new", "humfs/metadata.db.new"];
+    for name in half_written {
+        write(sample.tree.join(name), "");
+    }
+    let repaired = sample.check(CheckOptions { repair: true, ..CheckOptions::default() });
+    assert_eq!(repaired.findings.len(), half_written.len(), "{repaired}");
+    assert_eq!(sample.look().exit_code(), 0, "{}", sample.look());
+    for name in own {
+        assert_eq!(std::fs::read(sample.tree.join(name)).unwrap(), b"mine", "{name}");
+    }
+    for name in half_written {
+        assert!(!sample.tree.join(name).exists(), "{name}");
+    }
+}
+
 #[test]
 fn nobody_begins_to_write_while_a_check_goes_on() {
     let sample = Sample::new(Format::Xattr);
