@@ -347,7 +347,14 @@ impl ExternFs for HumFs {
     }
 
     fn fsync_dir(&self, dir: &HumDir, _data_only: bool) -> Result<()> {
-        // As for files: names without their directory's owner are no use.
+        // As for files: names without owners are no use.
+        let few = {
+            let _looking = self.dirs.look(&dir.node.inner);
+            self.store.sync_names(&dir.node.inner)?
+        };
+        if !few {
+            self.sync_all()?;
+        }
         self.sync_listing(dir)?;
         self.sync_record(&dir.node)
     }

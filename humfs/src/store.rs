@@ -265,6 +265,17 @@ pub trait MetaStore: Send + Sync {
     /// EIO.
     fn sync_record(&self, object: &Object<'_>) -> Result<()>;
 
+    /// Makes the records of what is in the directory `dir` durable, as far as a
+    /// guest has no other means: regular files it can sync by themselves. False if
+    /// that is too much: the caller syncs everything then. What is in `dir` stays
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// EIO.
+    fn sync_names(&self, _dir: &Arc<Inode>) -> Result<bool> {
+        Ok(true)
+    }
+
     /// Makes all records durable, short of syncfs(2), which the caller does.
     ///
     /// # Errors

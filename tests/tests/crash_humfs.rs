@@ -6,10 +6,10 @@
 //! something; `EXTERNFS_TEST_DEED` tries only the deeds whose names
 //! contain it; `EXTERNFS_TEST_SEED` repeats a load.
 
-use externfs::{NewNode, NodeId};
+use externfs::{Caller, DeviceNumber, FileKind, GuestGid, GuestUid, Mode, NewNode, NodeId, RenameFlags, SetAttr};
 use externfs_tests::deed::Deed;
 use externfs_tests::fixture::{DiskFormat, LoopFs};
-use externfs_tests::guest::Guest;
+use externfs_tests::guest::{Guest, name};
 use externfs_tests::harness::Case;
 use externfs_tests::load::{self, Load};
 use externfs_tests::mortal::{self, End, Fate};
@@ -44,6 +44,10 @@ fn main() -> ExitCode {
                 cases.push(Case::new(name, move || what_was_answered_stays(format)).limit(3600));
                 let name = format!("a_recovery_that_is_cut_short_is_recovered_{}", format.name());
                 cases.push(Case::new(name, move || a_recovery_that_is_cut_short_is_recovered(format)).limit(3600));
+                for (crowded, how) in [(false, ""), (true, "_of_a_crowd")] {
+                    let name = format!("a_synced_directory_has_its_records{how}_{}", format.name());
+                    cases.push(Case::new(name, move || a_synced_directory_has_its_records(format, crowded)));
+                }
                 let name = format!("random_kills_lose_nothing_{}", format.name());
                 cases.push(Case::new(name, move || random_kills_lose_nothing(format)).limit(3600));
                 for disk in [DiskFormat::Ext4, DiskFormat::Xfs] {
@@ -305,6 +309,63 @@ fn a_power_cut_soon_after_a_mount_is_noticed() {
     assert_eq!(std::fs::read_dir(tree.join("data")).unwrap().count(), 20);
     host_was_started_anew(&tree);
     realm.look_after_power_cut(&tree).unwrap();
+}
+
+/// What cannot be opened to be synced is as durable as its name. `crowded`: there
+/// is more in a directory than is worth syncing one by one.
+fn a_synced_directory_has_its_records(format: Format, crowded: bool) {
+    let realm = Realm::HumFs(format);
+    let disk = LoopFs::new(DiskFormat::Ext4.smallest());
+    let tree = disk.path().join("tree");
+    realm.make(&tree);
+    fixture::succeed(Command::new("sync").arg("-f").arg(&tree));
+    let connect = realm.open(&tree, &[]).unwrap();
+    let mut guest = Guest::new(connect.as_ref());
+    guest.set(NodeId::ROOT, SetAttr { mode: Some(Mode::new(0o755)), ..SetAttr::default() }).unwrap();
+    guest.caller = Caller { uid: GuestUid(1000), gid: GuestGid(50), ..Caller::root() };
+    let device = DeviceNumber { major: 4, minor: 5 };
+    let long = [b't'; 300];
+    let things = [
+        ("link", NewNode::Symlink(b"target")),
+        ("long", NewNode::Symlink(&long)),
+        ("device", NewNode::CharDevice(device)),
+        ("disk", NewNode::BlockDevice(device)),
+        ("fifo", NewNode::Fifo),
+        ("socket", NewNode::Socket),
+        ("below", NewNode::Directory),
+    ];
+    let [made, moved, other, many] = ["made", "moved", "other", "many"].map(|dir| guest.mkdir(NodeId::ROOT, dir).unwrap().id);
+    let mut expected = Vec::new();
+    for (called, new) in &things {
+        guest.make(made, called, new, 0o664).unwrap();
+        // Onto a free name, and over another thing.
+        let names = [called.to_string(), format!("{called}.over")];
+        guest.make(moved, &names[1], new, 0o600).unwrap();
+        for called in &names {
+            guest.make(other, called, new, 0o664).unwrap();
+            guest.export.rename(&guest.caller, (other, name(called)), (moved, name(called)), RenameFlags::empty()).unwrap();
+        }
+        expected.extend([format!("/made/{called}"), format!("/moved/{called}"), format!("/moved/{called}.over")]);
+    }
+    for number in 0..if crowded { 40 } else { 0 } {
+        guest.make(many, &format!("fifo{number}"), &NewNode::Fifo, 0o664).unwrap();
+        expected.push(format!("/many/fifo{number}"));
+    }
+    for id in if crowded { vec![many] } else { vec![NodeId::ROOT, made, moved] } {
+        let handle = guest.export.open_dir(id).unwrap();
+        guest.export.fsync_dir(handle.id, false).unwrap();
+        guest.export.release_dir(handle.id);
+    }
+    shutdown::cut_power(&disk.path());
+    drop((guest, connect));
+    disk.replay();
+    host_was_started_anew(&tree);
+    let seen = realm.look_after_power_cut(&tree).unwrap();
+    for path in expected.iter().filter(|path| !crowded || path.starts_with("/many/")) {
+        let sight = seen.nodes.get(path).unwrap_or_else(|| panic!("{path} is gone"));
+        let mode = if sight.kind == FileKind::Symlink { 0o777 } else { 0o664 };
+        assert_eq!((sight.owner, sight.mode), ((1000, 50), mode), "{path}");
+    }
 }
 
 /// As if whoever wrote the counters had done so before.

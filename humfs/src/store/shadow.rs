@@ -36,6 +36,7 @@
 //! ```
 
 mod attributes;
+mod awaited;
 mod fresh;
 mod inspect;
 mod lines;
@@ -54,6 +55,7 @@ use crate::host::{self, Fault, damaged, fault};
 use crate::intent::Journal;
 use crate::record::Record;
 use crate::tree::{Access, Tree};
+use awaited::Awaited;
 use externfs::{Attr, Errno, Error, NodeKey, Result};
 use fresh::Fresh;
 use hostfs::Inode;
@@ -86,6 +88,7 @@ pub struct ShadowStore {
 struct Writing {
     stage: Stage,
     fresh: Fresh,
+    awaited: Awaited,
     journal: Journal,
     /// A change could be neither completed nor taken back. Its intent is right
     /// for as long as nothing else changes, so nothing does until the next mount.
@@ -170,7 +173,7 @@ impl Writing {
 
     fn open(tree: &Tree) -> Fault<Writing> {
         let (stage, journal) = (Stage::new(tree.control_dir(c"stage")?), Journal::new(tree.control_dir(c"intents")?));
-        Ok(Writing { stage, fresh: Fresh::default(), journal, is_stuck: AtomicBool::new(false) })
+        Ok(Writing { stage, fresh: Fresh::default(), awaited: Awaited::default(), journal, is_stuck: AtomicBool::new(false) })
     }
 }
 
@@ -243,7 +246,11 @@ impl MetaStore for ShadowStore {
         if let Some(writing) = &self.writing {
             writing.fresh.sync_all();
         }
-        Ok(())
+        self.sync_all_awaited()
+    }
+
+    fn sync_names(&self, dir: &Arc<Inode>) -> Result<bool> {
+        self.with_spare_fds(|| self.sync_awaited_in(dir))
     }
 
     fn recover(&self, _root: &Arc<Inode>) -> Result<Recovered> {

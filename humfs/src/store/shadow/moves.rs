@@ -148,6 +148,10 @@ impl ShadowStore {
         let mut swapped = 0;
         let records = legs.iter().try_for_each(|leg| leg.swap(from, to).map(|()| swapped += 1));
         let renamed = records.and_then(|()| host_rename(from, to, how));
+        for leg in &legs {
+            self.note_place(leg.numbers.0, renamed.is_ok().then_some(&*leg.to));
+            self.note_place(leg.numbers.1, renamed.is_ok().then_some(&*leg.from));
+        }
         if renamed.is_err() {
             let back = legs.iter().take(swapped).rev().try_for_each(|leg| leg.swap_back(from, to));
             back.map_err(|error| writing.stick(&format!("taking back a rename: {error}")))?;

@@ -3,7 +3,7 @@
 use super::attributes::{self, Cell};
 use super::lines;
 use super::mirror::{Mirror, Pair};
-use super::{ShadowStore, own};
+use super::{ShadowStore, awaited, own};
 use crate::host::{self, damaged, fault};
 use crate::path;
 use crate::record::Record;
@@ -37,9 +37,13 @@ impl ShadowStore {
     /// The records of a directory, over whatever is left of another one.
     fn put_dir_records(&self, at: &At<'_>, record: &Record) -> Result<()> {
         make_empty(&self.lines.files, at)?;
-        let dir = make_empty(&self.lines.dirs, at)?;
-        let dir = host::child_dir(dir.as_fd(), at.name).map_err(fault("opening a metadata directory"))?;
-        self.make_line(dir.as_fd(), own::USUAL, &record.to_line(false)).map_err(fault("making a record"))?;
+        let above = make_empty(&self.lines.dirs, at)?;
+        let dir = host::child_dir(above.as_fd(), at.name).map_err(fault("opening a metadata directory"))?;
+        let made = self.make_line(dir.as_fd(), own::USUAL, &record.to_line(false)).and_then(|made| match made {
+            Some(_) => self.await_sync(awaited::number_of(dir.as_fd())?, above.as_fd()),
+            None => Ok(()),
+        });
+        made.map_err(fault("making a record"))?;
         if record.has_xattrs() {
             let pair = self.attributes()?;
             purge(&pair.files, at)?;
@@ -51,11 +55,20 @@ impl ShadowStore {
         }
     }
 
-    fn make_line(&self, dir: BorrowedFd<'_>, name: &CStr, line: &str) -> host::Fault<()> {
+    /// Returns the number of the record's file, if it is one.
+    fn make_line(&self, dir: BorrowedFd<'_>, name: &CStr, line: &str) -> host::Fault<Option<u64>> {
         let made = lines::make(self.style, dir, name, line)?;
         if let (Some(number), Some(writing)) = (made, &self.writing) {
             writing.fresh.made(number);
         }
+        Ok(made)
+    }
+
+    /// What has this number and lies in `dir` is durable when the guest syncs the
+    /// directory, at the latest.
+    fn await_sync(&self, number: u64, dir: BorrowedFd<'_>) -> host::Fault<()> {
+        let dir = awaited::number_of(dir)?;
+        self.writing.iter().for_each(|writing| writing.awaited.made(number, dir));
         Ok(())
     }
 
@@ -64,7 +77,12 @@ impl ShadowStore {
         let files = &self.lines.files;
         let dir = files.make(at.parent)?;
         let line = record.to_line(false);
-        over_stale(files, at.name, dir.as_fd(), || self.make_line(dir.as_fd(), at.name, &line), "making a record")?;
+        let make = || match self.make_line(dir.as_fd(), at.name, &line)? {
+            // What is a regular file the guest can sync by itself.
+            Some(number) if record.kind != FileKind::Regular => self.await_sync(number, dir.as_fd()),
+            _ => Ok(()),
+        };
+        over_stale(files, at.name, dir.as_fd(), make, "making a record")?;
         if record.has_xattrs() {
             let files = &self.attributes()?.files;
             let dir = files.make(at.parent)?;
@@ -133,7 +151,10 @@ impl ShadowStore {
                 match rustix::fs::linkat(&from_dir, from.name, &to_dir, to.name, AtFlags::empty()) {
                     Err(Host::EXIST) => files.purge(to_dir.as_fd(), to.name)?,
                     Err(Host::NOENT) => break,
-                    answer => return Ok(answer.map(|()| Carried::Record)),
+                    answer => {
+                        self.note_link(to_dir.as_fd(), to.name);
+                        return Ok(answer.map(|()| Carried::Record));
+                    }
                 }
             }
         }

@@ -3,7 +3,7 @@
 use super::attributes::{self, Cell};
 use super::lines;
 use super::mirror::{Mirror, Pair};
-use super::{ShadowStore, own};
+use super::{ShadowStore, awaited, own};
 use crate::host::{self, damaged, fault};
 use crate::record::Record;
 use crate::store::{Loaded, Object, Place};
@@ -163,6 +163,9 @@ impl ShadowStore {
                 let number = sync(dir, &name)?;
                 if let (Some(number), Some(writing)) = (number, &self.writing) {
                     writing.fresh.sync(number);
+                    // Of a directory its mirror is known, not the record in it.
+                    let known = if home.name.is_some() { Ok(number) } else { awaited::number_of(home.dir.as_fd()) };
+                    writing.awaited.synced(known.map_err(fault("looking at a record"))?);
                 }
             }
         }
@@ -228,7 +231,7 @@ fn with_attributes_of(mut record: Record, cell: Option<&Cell>) -> Record {
 
 /// Makes one record durable, and returns the number of its file. A link is
 /// whole as soon as it has its name.
-fn sync(dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<u64>> {
+pub(super) fn sync(dir: BorrowedFd<'_>, name: &CStr) -> Result<Option<u64>> {
     let failed = fault("fsync of a record");
     let (file, is_file) = match host::open_file(dir, name, OFlags::RDONLY) {
         Ok(file) => (file, true),

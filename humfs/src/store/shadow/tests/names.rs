@@ -220,3 +220,26 @@ fn left_over_records_are_found_and_discarded() {
     assert_eq!(errno(rig.at("d/f", |at| rig.store.discard(at))), Errno::EEXIST);
     assert_eq!((rig.owner("d"), rig.owner("d/e"), rig.owner("d/f")), (Some(1), Some(3), Some(2)));
 }
+
+#[test]
+fn a_synced_directory_awaits_no_sync_of_what_is_in_it() {
+    let rig = Rig::new(Format::ShadowFs);
+    let awaits = || rig.store.writing.as_ref().unwrap().awaited.has_any();
+    rig.create("file", &file(1)).unwrap();
+    assert!(!awaits(), "a guest can sync it");
+    rig.create("link", &record(FileKind::Symlink, 0o777, 1)).unwrap();
+    rig.create("dir", &directory(1)).unwrap();
+    rig.create("dir/metadata", &directory(1)).unwrap();
+    rig.create("dir/metadata/fifo", &record(FileKind::Fifo, 0o600, 1)).unwrap();
+    for (dir, is_all) in [("dir", false), ("", false), ("dir/metadata", true)] {
+        assert!(rig.store.sync_names(&rig.dir(dir.as_bytes())).unwrap());
+        assert_eq!(awaits(), !is_all, "{dir}");
+    }
+    for number in 0..100 {
+        rig.create(format!("link{number}"), &record(FileKind::Symlink, 0o777, 1)).unwrap();
+    }
+    assert!(rig.store.sync_names(&rig.dir(b"dir")).unwrap(), "they are elsewhere");
+    assert!(!rig.store.sync_names(&rig.dir(b"")).unwrap(), "they are many");
+    rig.store.sync().unwrap();
+    assert!(!awaits());
+}
