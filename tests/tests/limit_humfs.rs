@@ -489,7 +489,10 @@ fn churn(dir: &Path, seed: usize, mut steps: usize) {
         }
         fs::metadata(dir).map(drop)
     };
-    while steps > 0 && step(number).is_ok() {
+    let mounted = fs::metadata(dir).map(|here| here.dev());
+    // Not in the directory below, once the mount is gone.
+    let is_there = || matches!((&mounted, fs::metadata(dir)), (Ok(then), Ok(now)) if *then == now.dev());
+    while steps > 0 && is_there() && step(number).is_ok() {
         number += 13;
         steps -= 1;
     }
