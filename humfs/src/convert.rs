@@ -14,7 +14,7 @@
 //!
 //! Each step is a rename that is done or not, and tells which by what is there.
 //! An attempt goes on with what an earlier one made only as far as the old tree is
-//! what it was: a writer has taken the new one away ([`abandon`]), and where the
+//! what it was: a writer has taken the new one away (`abandon`), and where the
 //! host has changed what there is, it is built anew.
 //!
 //! Directories, and links where one format has them as files, are new inodes;

@@ -60,8 +60,9 @@ impl Adapter {
         flags.set(InitFlags::FUSE_WRITEBACK_CACHE, self.policy.writeback);
         // Targets have no expiry of their own: only for trees that nobody else changes.
         flags.set(InitFlags::FUSE_CACHE_SYMLINKS, !self.policy.coherent || self.policy.exclusive);
-        // Where others change nothing, moving times say nothing about the data.
+        // Where others change nothing, moving times and sizes say nothing about the data.
         flags.set(InitFlags::FUSE_AUTO_INVAL_DATA, !self.policy.exclusive);
+        flags.set(InitFlags::FUSE_EXPLICIT_INVAL_DATA, self.policy.exclusive);
         flags
     }
 
