@@ -175,7 +175,10 @@ pub trait ExternFs: Send + Sync + 'static {
         Err(Errno::EROFS.into())
     }
 
-    /// Opens `name`, making it first if need be (`O_CREAT`).
+    /// Makes the file `name` and opens it (`O_CREAT`). Of one that is there:
+    /// EEXIST with `exclusive`, else ESTALE. A kernel that sends this believes
+    /// that there is none, and opens without a look at who may (fs/fuse/dir.c,
+    /// `fuse_atomic_open`); ESTALE makes it look, check, and open what there is.
     fn create(&self, caller: &Caller, parent: &Self::Node, name: Name<'_>, flags: CreateFlags) -> Result<Created<Self::Node, Self::File>> {
         Err(Errno::EROFS.into())
     }

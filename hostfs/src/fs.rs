@@ -208,6 +208,10 @@ impl ExternFs for HostFs {
     }
 
     fn found_again(&self, known: &Arc<Inode>, again: Arc<Inode>) {
+        // The parent of a directory is the node that is known, and has its place.
+        if Arc::ptr_eq(known, &again) {
+            return;
+        }
         known.told_like(&again);
         let (parent, name, opened) = {
             let mut place = again.place();
@@ -215,7 +219,7 @@ impl ExternFs for HostFs {
             (place.parent.take(), std::mem::take(&mut place.name), place.opened())
         };
         if let Some(file) = opened {
-            // `create` has opened what was there already.
+            // Somebody has looked up what `create` had just made.
             known.place().set_opened(&file);
         }
         let Some(parent) = parent else { return };
@@ -287,8 +291,7 @@ impl ExternFs for HostFs {
             writeback: false,
             // Who says that nobody else changes anything means other guests too.
             coherent: cache != Cache::Always,
-            // Who looks out for others' changes expects some.
-            exclusive: cache == Cache::Always && !self.options.watch,
+            exclusive: self.options.is_exclusive(),
         }
     }
 
@@ -429,7 +432,7 @@ impl ExternFs for HostFs {
     }
 
     fn release_locks(&self, file: &Arc<OpenFile>, owner: u64, family: LockFamily) {
-        self.locks.release(file.node.key(), owner, family);
+        self.release_all(file, owner, family);
     }
 }
 

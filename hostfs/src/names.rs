@@ -19,10 +19,6 @@ use std::sync::Arc;
 type Node = Arc<Inode>;
 type File = Created<Node, Arc<OpenFile>>;
 
-/// Attempts to create or else open a name that others make and remove at the
-/// same time.
-const ATTEMPTS: usize = 8;
-
 impl HostFs {
     /// See [`externfs::ExternFs::make`].
     pub(crate) fn make_node(&self, caller: &Caller, parent: &Node, name: Name<'_>, new: &NewNode<'_>, mode: Mode) -> Result<(Node, Attr)> {
@@ -72,55 +68,27 @@ impl HostFs {
     pub(crate) fn create_file(&self, caller: &Caller, parent: &Node, name: Name<'_>, flags: CreateFlags) -> Result<File> {
         let dir = self.dir(parent)?;
         let name = c_name(name)?;
-        for _ in 0..ATTEMPTS {
-            match self.create_new(caller, parent, (&dir, &name), flags) {
-                Err(error) if error.errno() == Errno::EEXIST && !flags.exclusive => {}
-                answer => return answer,
-            }
-            match self.open_existing(parent, (&dir, &name), flags) {
-                Err(error) if error.errno() == Errno::ENOENT => {}
-                answer => return answer,
-            }
-        }
-        // Somebody keeps making and removing it; the kernel looks again.
-        Err(Errno::ESTALE.into())
-    }
-
-    fn create_new(&self, caller: &Caller, parent: &Node, (dir, name): (&DirFd, &CStr), flags: CreateFlags) -> Result<File> {
         let mode = self.new_mode(flags.mode, false)?;
         // There is nothing to truncate, and truncation may be forbidden.
         let how = open_flags(flags.open) - OFlags::TRUNC;
-        let own = self.own_name(parent, name, 1);
+        let own = self.own_name(parent, &name, 1);
         let acting = self.act_as(caller)?;
-        let created = self.with_spare_fds(|| self.jail.create_new(dir.as_fd(), name, how, mode));
+        let created = self.with_spare_fds(|| self.jail.create_new(dir.as_fd(), &name, how, mode));
         drop(acting);
-        let fd = created.map_err(fault("creating a file"))?;
+        let fd = created.map_err(|errno| match errno {
+            // Nobody has looked whether the caller may open what is there.
+            Host::EXIST if !flags.exclusive => Errno::ESTALE.into(),
+            errno => fault("creating a file")(errno),
+        })?;
         OwnName::happened(own);
         if self.options.sync {
             rustix::fs::fsync(&fd).map_err(fault("fsync"))?;
-            self.sync_names(dir)?;
+            self.sync_names(&dir)?;
         }
         let stat = Stat::of_open(fd.as_fd())?;
-        let (node, attr) = self.found(parent, name.to_owned(), &stat)?;
+        let (node, attr) = self.found(parent, name, &stat)?;
         let file = OpenFile::register(fd, node.clone(), flags.open.write, &self.locks);
         Ok(Created { node, attr, opened: Opened { file, cache: self.cache_for_new(flags.open), size: 0 } })
-    }
-
-    fn open_existing(&self, parent: &Node, (dir, name): (&DirFd, &CStr), flags: CreateFlags) -> Result<File> {
-        let stat = self.find(dir.as_fd(), name)?;
-        if stat.kind()? != FileKind::Regular {
-            // The guest's kernel believed that there was nothing. ESTALE makes
-            // it look again and then do what open(2) does with this kind.
-            return Err(Errno::ESTALE.into());
-        }
-        let (node, _) = self.found(parent, name.to_owned(), &stat)?;
-        let opened = self.open_file(&node, flags.open).map_err(|error| match error.errno() {
-            // Replaced between the look and the opening: start again.
-            Errno::ESTALE => Errno::ENOENT.into(),
-            _ => error,
-        })?;
-        let attr = self.tell(&node, &Stat::of_open(opened.file.fd.as_fd())?)?;
-        Ok(Created { node, attr, opened })
     }
 
     /// See [`externfs::ExternFs::create_unnamed`].

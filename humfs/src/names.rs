@@ -11,8 +11,7 @@ use crate::node::{HumFile, HumNode};
 use crate::record::Record;
 use crate::store::{At, Facts, Hold, Object, Place, Renaming};
 use externfs::{
-    Attr, Caller, Child, CreateFlags, Created, DeviceNumber, Errno, ExternFs, FileCache, FileKind, Mode, Name, NewNode, Opened,
-    RenameFlags, Result,
+    Attr, Caller, Child, CreateFlags, Created, DeviceNumber, Errno, FileCache, FileKind, Mode, Name, NewNode, Opened, RenameFlags, Result,
 };
 use externfs_catalog::Link;
 use hostfs::Inode;
@@ -29,10 +28,6 @@ type There = (Attr, Option<Node>);
 /// Of a rename: the directory, what was there if it is known, its place, and
 /// what the host says of it.
 type End<'a> = (&'a Node, Option<&'a Node>, &'a At<'a>, &'a Attr);
-
-/// Attempts to create or else open a name that others make and remove at the
-/// same time.
-const ATTEMPTS: usize = 8;
 
 impl HumFs {
     /// See [`externfs::ExternFs::make`].
@@ -79,27 +74,16 @@ impl HumFs {
 
     /// See [`externfs::ExternFs::create`].
     pub(crate) fn create_file(&self, caller: &Caller, parent: &Node, name: Name<'_>, flags: CreateFlags) -> Result<File> {
-        for _ in 0..ATTEMPTS {
-            match self.create_new(caller, parent, name, flags) {
-                Err(error) if error.errno() == Errno::EEXIST && !flags.exclusive => {}
-                answer => return answer,
-            }
-            match self.open_existing(caller, parent, name, flags) {
-                Err(error) if error.errno() == Errno::ENOENT => {}
-                answer => return answer,
-            }
-        }
-        // Somebody keeps making and removing it; the kernel looks again.
-        Err(Errno::ESTALE.into())
-    }
-
-    fn create_new(&self, caller: &Caller, parent: &Node, name: Name<'_>, flags: CreateFlags) -> Result<File> {
         let record = born(caller, &parent.state().record, FileKind::Regular, flags.mode)?;
         let name = c_name(name)?;
         let dir = self.base.dir_fd(&parent.inner)?;
         let _changing = self.dirs.change(&parent.inner);
         let at = at(parent, dir.as_fd(), &name);
-        check_vacant(parent, &at)?;
+        check_vacant(parent, &at).map_err(|error| match error.errno() {
+            // Nobody has looked whether the caller may open what is there.
+            Errno::EEXIST if !flags.exclusive => Errno::ESTALE.into(),
+            _ => error,
+        })?;
         let path = self.path_of(&at);
         let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: path.as_deref() };
         let announced = self.announce(&[entry], need_of_new(&record))?;
@@ -119,18 +103,6 @@ impl HumFs {
         let (node, _) = self.nodes.intern(created.node, record, used.bytes, orphan);
         let file = HumFile { data: Data::Open(created.opened.file), node: node.clone() };
         Created { node, attr, opened: Opened { file, cache: FileCache::Keep, size: 0 } }
-    }
-
-    fn open_existing(&self, caller: &Caller, parent: &Node, name: Name<'_>, flags: CreateFlags) -> Result<File> {
-        let (node, attr) = self.lookup(parent, name)?;
-        if attr.kind != FileKind::Regular {
-            // The guest's kernel believed that there was nothing. ESTALE makes
-            // it look again and then do what open(2) does with this kind.
-            return Err(Errno::ESTALE.into());
-        }
-        let opened = self.open_file(caller, &node, flags.open)?;
-        let attr = self.attr(&node, Some(&opened.file))?;
-        Ok(Created { node, attr, opened })
     }
 
     /// See [`externfs::ExternFs::create_unnamed`]. `flags.exclusive`, which

@@ -69,7 +69,7 @@ impl SqlFs {
 
     /// Puts a file into `queries/`.
     pub(crate) fn save(&self, name: &str, sql: &[u8]) -> Result<()> {
-        let (draft, _) = self.saved.create(name, Mode::new(0o600), true)?;
+        let draft = self.saved.create(name, Mode::new(0o600), true)?;
         draft.fill(sql)
     }
 
@@ -290,7 +290,7 @@ impl ExternFs for SqlFs {
         let node = match &parent.place {
             Place::Queries => {
                 let mode = self.new_mode(caller, flags.mode);
-                let (draft, _) = self.saved.create(text(name)?, mode, flags.exclusive)?;
+                let draft = self.saved.create(text(name)?, mode, flags.exclusive)?;
                 self.node_of(draft)
             }
             Place::Row { table, key } if self.options.writes => self.restore_cell(table, key, text(name)?)?,
@@ -305,7 +305,7 @@ impl ExternFs for SqlFs {
         self.admit(caller)?;
         let node = match (&parent.place, new) {
             (Place::Queries, NewNode::Regular) => {
-                let (draft, _) = self.saved.create(text(name)?, self.new_mode(caller, mode), true)?;
+                let draft = self.saved.create(text(name)?, self.new_mode(caller, mode), true)?;
                 self.node_of(draft)
             }
             (Place::Queries, _) => return Err(Errno::EPERM.into()),

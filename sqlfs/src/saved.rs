@@ -144,10 +144,11 @@ impl Saved {
     }
 
     /// The file that was called `name`, or a new one; the latter with true.
-    pub(crate) fn create(&self, name: &str, mode: Mode, exclusive: bool) -> Result<(Arc<Draft>, bool)> {
+    pub(crate) fn create(&self, name: &str, mode: Mode, exclusive: bool) -> Result<Arc<Draft>> {
         let mut files = self.change();
-        if let Some(draft) = files.get(name) {
-            return if exclusive { Err(Errno::EEXIST.into()) } else { Ok((draft.clone(), false)) };
+        if files.contains_key(name) {
+            // Nobody has looked whether the caller may open it.
+            return Err(if exclusive { Errno::EEXIST } else { Errno::ESTALE }.into());
         }
         if files.len() >= MOST_FILES {
             return Err(Errno::ENOSPC.into());
@@ -157,7 +158,7 @@ impl Saved {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let draft = Arc::new(Draft { id, together: self.together.clone(), state: Mutex::new(state) });
         files.insert(name.to_owned(), draft.clone());
-        Ok((draft, true))
+        Ok(draft)
     }
 
     pub(crate) fn remove(&self, name: &str) -> Result<()> {

@@ -188,15 +188,21 @@ impl ExportDriver {
 
     fn create(&self, path: &TreePath, mode: u32, exclusive: bool) -> Answer {
         self.at(path, |this, parent, name| {
-            let there = this.export.lookup(&this.caller, parent, name);
-            if let Ok(entry) = &there {
-                this.export.forget(entry.id, 1);
+            let open = OpenFlags { read: true, write: true, ..OpenFlags::default() };
+            // A kernel that knows what is there opens that.
+            if let Ok(there) = this.export.lookup(&this.caller, parent, name) {
+                let opened = match open_refusal(there.attr.kind) {
+                    _ if exclusive => Ok(None),
+                    Some(refusal) => Err(refusal.into()),
+                    None => this.export.open(&this.caller, there.id, open).map(Some),
+                };
+                this.export.forget(there.id, 1);
+                if let Some(handle) = opened? {
+                    this.close(handle.id)?;
+                    return Ok(Value::Done);
+                }
             }
-            if !exclusive && let Some(refusal) = there.ok().and_then(|entry| open_refusal(entry.attr.kind)) {
-                return Err(refusal.into());
-            }
-            let flags =
-                CreateFlags { mode: Mode::new(mode), exclusive, open: OpenFlags { read: true, write: true, ..OpenFlags::default() } };
+            let flags = CreateFlags { mode: Mode::new(mode), exclusive, open };
             let (entry, handle) = this.export.create(&this.caller, parent, name, flags)?;
             this.export.forget(entry.id, 1);
             this.close(handle.id)?;

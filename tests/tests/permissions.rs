@@ -20,6 +20,7 @@ fn main() -> std::process::ExitCode {
         capabilities_go_when_anybody_writes,
         ordinary_users_may_not_do_what_is_roots,
         sticky_directories_protect,
+        what_others_make_meanwhile_is_checked,
         an_ordinary_user_can_mount,
     ])
 }
@@ -184,6 +185,32 @@ fn sticky_directories_protect() {
          other() { as 77 77 --clear-groups \"$*\"; }\nno other 'rm -f t/f && ! test -e t/f'; no other 'mv t/f t/g'; no other 'rmdir t/d'; user 'mv t/f t/g; rmdir t/d'; ls t",
     );
     expect(&said, &["g"]);
+}
+
+/// A kernel that believes a name to be free has it made, and does not look who
+/// may open what is there by now.
+fn what_others_make_meanwhile_is_checked() {
+    fixture::need_root();
+    let python = need_program("python3", "python3");
+    let source = fixture::temp_dir();
+    let mount = Mount::new(source.path(), "allow_other");
+    std::fs::create_dir(source.path().join("d")).unwrap();
+    std::fs::set_permissions(source.path().join("d"), PermissionsExt::from_mode(0o777)).unwrap();
+    let script = "\
+import os, sys
+there, host = sys.argv[1:]
+assert not os.path.exists(there)
+os.close(os.open(host, os.O_WRONLY | os.O_CREAT, 0o600))
+os.setgroups([]); os.setgid(1234); os.setuid(1234)
+try:
+    os.open(there, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+except PermissionError:
+    sys.exit(7)
+";
+    let [through, host] = [mount.path(), source.path()].map(|root| root.join("d/x"));
+    let done = fixture::output(Command::new(python).args(["-c", script]).args([through, host]));
+    assert_eq!(done.status.code(), Some(7), "{done:?}");
+    mount.finish();
 }
 
 /// /dev/fuse may be root's alone on this machine, so the mount happens where a

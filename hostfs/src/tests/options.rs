@@ -44,7 +44,6 @@ fn append_lets_files_grow_and_nothing_else() {
         ("shrink", export.fs.set_attr(&root, &node, None, &size(1)).map(drop)),
         ("shrink by file", export.fs.set_attr(&root, &node, Some(&file), &size(0)).map(drop)),
         ("O_TRUNC", export.fs.open(&root, &node, truncate).map(drop)),
-        ("creat", export.fs.create(&root, &export.root(), name("log"), whole).map(drop)),
         ("punch", export.fs.fallocate(&file, 0, 4, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE)),
         ("zero", export.fs.fallocate(&file, 0, 4, FallocateFlags::ZERO_RANGE)),
         ("collapse", export.fs.fallocate(&file, 0, 4096, FallocateFlags::COLLAPSE_RANGE)),
@@ -54,6 +53,8 @@ fn append_lets_files_grow_and_nothing_else() {
     ] {
         assert_eq!(errno(refused), Errno::EPERM, "{what}");
     }
+    assert_eq!(errno(export.fs.create(&root, &export.root(), name("log"), whole)), Errno::ESTALE, "it is there");
+    assert_eq!(export.fs.set_attr(&root, &node, None, &size(14)).unwrap().size, 14, "as it is");
     assert_eq!(errno(export.fs.copy_range((&file, 0), (&file, 14), 1)), Errno::EOPNOTSUPP);
     assert!(export.fs.backing(&file).is_none(), "passthrough would not ask");
     assert_eq!(export.fs.open(&root, &node, READ_WRITE).unwrap().cache, FileCache::Bypass);
@@ -97,9 +98,29 @@ fn objects_belong_to_their_caller() {
     let flags = CreateFlags { mode: Mode::new(0o666), exclusive: false, open: READ_WRITE };
     let nameless = export.fs.create_unnamed(&caller, &export.root(), flags).unwrap();
     assert_eq!((nameless.attr.uid, nameless.attr.gid), (GuestUid(1000), GuestGid(1001)));
-    // What is there already keeps its owner.
-    let again = export.fs.create(&user(5, 5), &export.root(), name("f"), flags).unwrap();
-    assert_eq!(again.attr.uid, GuestUid(1000));
+    // What is there already is not opened for who may not have been looked at.
+    assert_eq!(errno(export.fs.create(&user(5, 5), &export.root(), name("f"), flags)), Errno::ESTALE);
+}
+
+#[test]
+fn what_takes_appends_only_can_be_appended_to() {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    let export = Tree::new("");
+    std::fs::write(export.host("log"), "one ").unwrap();
+    let host = std::fs::File::open(export.host("log")).unwrap();
+    let flags = ioctl_getflags(&host).unwrap_or(IFlags::empty());
+    if ioctl_setflags(&host, flags | IFlags::APPEND).is_err() {
+        println!("skipped: chattr +a needs root and a file system that has it");
+        return;
+    }
+    let (node, root) = (export.node("log"), Caller::root());
+    let append = OpenFlags { write: true, append: true, ..OpenFlags::default() };
+    let opened = export.fs.open(&root, &node, append);
+    let overwrite = export.fs.open(&root, &node, READ_WRITE).map(drop);
+    let wrote = opened.and_then(|opened| export.write(&opened.file, 0, b"two", APPEND));
+    ioctl_setflags(&host, flags).unwrap();
+    assert_eq!((wrote.unwrap(), errno(overwrite)), (3, Errno::EPERM));
+    assert_eq!(std::fs::read(export.host("log")).unwrap(), b"one two");
 }
 
 #[test]
