@@ -42,16 +42,27 @@ impl HostFs {
             return Ok(Opened { file: OpenFile::register(fd, node.clone(), flags.write, &self.locks), cache, size: stat.size() });
         }
         let (held, stat) = self.reach_with_stat(node)?;
+        let mut how = open_flags(flags);
         if flags.truncate {
-            if self.options.append && stat.size() > 0 {
-                return Err(Errno::EPERM.into());
+            if self.options.append {
+                if stat.size() > 0 {
+                    return Err(Errno::EPERM.into());
+                }
+                // It is empty, and stays as it is should another append now.
+                how -= OFlags::TRUNC;
             }
             self.own_change(node);
             if flags.kill_suid_sgid {
                 self.strip_setid(held.as_fd(), !held.is_open())?;
             }
         }
-        let fd = self.open_for_real(held.as_fd(), open_flags(flags))?;
+        let fd = match self.open_for_real(held.as_fd(), how) {
+            // One that takes appends only (chattr +a) wants to hear so.
+            Err(error) if error.errno() == Errno::EPERM && flags.write && flags.append && !flags.truncate => {
+                self.open_for_real(held.as_fd(), how | OFlags::APPEND)?
+            }
+            answer => answer?,
+        };
         let cache = match self.options.cache {
             _ if self.bypasses(flags) => FileCache::Bypass,
             Cache::Always => FileCache::Keep,

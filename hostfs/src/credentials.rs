@@ -17,7 +17,7 @@ use crate::idmap::{HostGid, HostUid};
 use crate::sys;
 use externfs::{Errno, Error, Result};
 use rustix::fs::Mode;
-use rustix::thread::CapabilitySet;
+use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::cell::Cell;
 use std::marker::PhantomData;
 
@@ -60,12 +60,12 @@ impl Server {
     /// made as root instead.
     pub(crate) fn act_as(&self, uid: HostUid, gid: HostGid, umask: u32) -> Result<Acting> {
         set_umask(umask & 0o777)?;
-        let acting = Acting { server: *self, switched: false, not_send: PhantomData };
+        let acting = Acting { server: *self, switched: None, not_send: PhantomData };
         if !self.can_switch || (uid.0, gid.0) == (self.uid, self.gid) {
             return Ok(acting);
         }
         let capabilities = rustix::thread::capabilities(None).map_err(fault("capget"))?;
-        let acting = Acting { switched: true, ..acting };
+        let acting = Acting { switched: Some(capabilities), ..acting };
         sys::set_fs_gid(gid.0);
         sys::set_fs_uid(uid.0);
         if (sys::set_fs_uid(u32::MAX), sys::set_fs_gid(u32::MAX)) != (uid.0, gid.0) {
@@ -82,17 +82,23 @@ impl Server {
 /// The thread acts as somebody; dropping this ends it. Must not leave its thread.
 pub(crate) struct Acting {
     server: Server,
-    switched: bool,
+    /// The thread's capabilities before.
+    switched: Option<CapabilitySets>,
     not_send: PhantomData<*const ()>,
 }
 
 impl Drop for Acting {
     fn drop(&mut self) {
-        if self.switched {
+        if let Some(capabilities) = self.switched {
             // Back to our own effective ids is always allowed, and back at uid
             // 0 the kernel puts the file-system capabilities in force again.
             sys::set_fs_uid(self.server.uid);
             sys::set_fs_gid(self.server.gid);
+            if self.server.uid != 0 {
+                // Who has them as somebody else loses them with each step away from
+                // uid 0 (capabilities(7)). They are permitted still.
+                let _ = rustix::thread::set_capabilities(None, capabilities);
+            }
         }
     }
 }

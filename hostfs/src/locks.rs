@@ -7,6 +7,7 @@
 //! no deadlock among OFD locks (EDEADLK); a signal in the guest ends the wait.
 
 use crate::HostFs;
+use crate::attr::Stat;
 use crate::fault::{Fault, fault};
 use crate::node::OpenFile;
 use crate::sys;
@@ -16,11 +17,18 @@ use rustix::io::Errno as Host;
 use std::collections::HashMap;
 use std::ffi::c_int;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-/// Whose locks on what.
+/// Whose locks on what: a guest's owner, or for flock(2) the open file by its
+/// address here. The guest's number for that is an address, too, and another
+/// file's soon after this one is closed.
 type Holder = (NodeKey, u64, LockFamily);
+
+fn holder_of(file: &OpenFile, owner: u64, family: LockFamily) -> Holder {
+    let owner = if family == LockFamily::Flock { std::ptr::from_ref(file) as u64 } else { owner };
+    (file.node.key(), owner, family)
+}
 
 /// The descriptions that hold locks.
 #[derive(Default)]
@@ -33,10 +41,24 @@ impl LockTable {
         self.holders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Releases all that `owner` holds on the file.
-    pub(crate) fn release(&self, key: NodeKey, owner: u64, family: LockFamily) {
-        let closed = self.holders().remove(&(key, owner, family));
+    fn release(&self, who: Holder) {
+        let closed = self.holders().remove(&who);
         drop(closed);
+    }
+
+    /// Releases what `who` holds by this description, and by no later one.
+    fn release_if(&self, who: Holder, description: &Weak<OwnedFd>) {
+        let mut holders = self.holders();
+        let same = holders.get(&who).is_some_and(|held| std::ptr::eq(Arc::as_ptr(held), description.as_ptr()));
+        let closed = if same { holders.remove(&who) } else { None };
+        drop(holders);
+        drop(closed);
+    }
+
+    /// A lock was got by `description`. False: it went with what the same owner
+    /// gave up meanwhile, and he has another one now.
+    fn keep(&self, who: Holder, description: &Arc<OwnedFd>) -> bool {
+        Arc::ptr_eq(self.holders().entry(who).or_insert_with(|| description.clone()), description)
     }
 
     #[cfg(test)]
@@ -45,24 +67,31 @@ impl LockTable {
     }
 }
 
-/// Owners that took locks through one open file. When it is closed, so that
-/// no descriptor of it is left, what they hold goes: by close(2) for those
-/// that did close it, and for the rest because their guest is gone.
+/// Owners that took locks through one open file, and by what. When it is
+/// closed, so that no descriptor of it is left, what they hold by that goes: by
+/// close(2) for those that did close it, and for the rest because their guest is
+/// gone. What they have got through another file since, stays.
 #[derive(Default)]
-pub(crate) struct Lockers(Mutex<Vec<(u64, LockFamily)>>);
+pub(crate) struct Lockers(Mutex<Vec<(Holder, Weak<OwnedFd>)>>);
 
 impl Lockers {
-    fn add(&self, owner: u64, family: LockFamily) {
-        let mut owners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !owners.contains(&(owner, family)) {
-            owners.push((owner, family));
+    fn add(&self, who: Holder, description: &Arc<OwnedFd>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.iter().any(|(known, by)| *known == who && std::ptr::eq(by.as_ptr(), Arc::as_ptr(description))) {
+            all.retain(|(_, by)| by.strong_count() > 0);
+            all.push((who, Arc::downgrade(description)));
         }
     }
 
-    pub(crate) fn release(&mut self, table: &LockTable, key: NodeKey) {
-        for (owner, family) in self.0.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            table.release(key, owner, family);
+    pub(crate) fn release(&mut self, table: &LockTable) {
+        for (who, description) in self.0.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            table.release_if(who, &description);
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
     }
 }
 
@@ -73,7 +102,12 @@ impl HostFs {
             // flock(2) cannot be asked, on any system.
             return Err(Errno::EINVAL.into());
         }
-        let fd = self.holder(file, wanted)?;
+        // Who has none so far is not remembered for having asked.
+        let known = self.locks.holders().get(&holder_of(file, wanted.owner, wanted.family)).cloned();
+        let fd = match known {
+            Some(fd) => fd,
+            None => Arc::new(self.description(file, wanted.family)?),
+        };
         let mut lock = to_host(wanted)?;
         sys::ofd_lock(fd.as_fd(), libc::F_OFD_GETLK, &mut lock).map_err(fault("fcntl"))?;
         Ok(to_guest(&lock))
@@ -83,10 +117,27 @@ impl HostFs {
     pub(crate) fn change_lock(&self, file: &OpenFile, wanted: &Lock, wait: Option<&Interrupt>) -> Result<()> {
         let whole = wanted.start == 0 && wanted.end >= i64::MAX as u64;
         if wanted.kind == LockKind::Unlock && (whole || wanted.family == LockFamily::Flock) {
-            self.locks.release(file.node.key(), wanted.owner, wanted.family);
+            self.release_all(file, wanted.owner, wanted.family);
             return Ok(());
         }
-        let fd = self.holder(file, wanted)?;
+        let who = holder_of(file, wanted.owner, wanted.family);
+        loop {
+            let fd = self.holder(file, who)?;
+            self.change_lock_of(&fd, wanted, wait)?;
+            // While it waited, the owner may have given up all that he had.
+            if wanted.kind == LockKind::Unlock || self.locks.keep(who, &fd) {
+                file.lockers.add(who, &fd);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Releases all that `owner` holds on the file.
+    pub(crate) fn release_all(&self, file: &OpenFile, owner: u64, family: LockFamily) {
+        self.locks.release(holder_of(file, owner, family));
+    }
+
+    fn change_lock_of(&self, fd: &OwnedFd, wanted: &Lock, wait: Option<&Interrupt>) -> Result<()> {
         let lock = to_host(wanted)?;
         let attempt = |blocking: bool| match wanted.family {
             LockFamily::Posix => {
@@ -106,9 +157,7 @@ impl HostFs {
     ///
     /// # Errors
     /// ENOLCK when guests hold as many as descriptors can be spared for.
-    fn holder(&self, file: &OpenFile, wanted: &Lock) -> Result<Arc<OwnedFd>> {
-        let who = (file.node.key(), wanted.owner, wanted.family);
-        file.lockers.add(wanted.owner, wanted.family);
+    fn holder(&self, file: &OpenFile, who: Holder) -> Result<Arc<OwnedFd>> {
         {
             let holders = self.locks.holders();
             if let Some(fd) = holders.get(&who) {
@@ -118,15 +167,26 @@ impl HostFs {
                 return Err(Errno::ENOLCK.into());
             }
         }
-        // A write lock needs a descriptor that could write, and the owner may
-        // have several with other access: take the most that there is.
-        let most = match self.with_spare_fds(|| self.jail.reopen_unchecked(file.fd.as_fd(), OFlags::RDWR)) {
-            Err(_) if file.writable => self.open_for_real(file.fd.as_fd(), OFlags::WRONLY)?,
-            Err(_) => self.open_for_real(file.fd.as_fd(), OFlags::RDONLY)?,
-            Ok(fd) => fd,
-        };
+        let fresh = Arc::new(self.description(file, who.2)?);
         // Another thread of the same owner may have been faster.
-        Ok(self.locks.holders().entry(who).or_insert_with(|| Arc::new(most)).clone())
+        let fd = self.locks.holders().entry(who).or_insert_with(|| fresh.clone()).clone();
+        // From now on it goes with the file, whether it gets a lock or not.
+        file.lockers.add(who, &fd);
+        Ok(fd)
+    }
+
+    /// An open file description for locks alone.
+    fn description(&self, file: &OpenFile, family: LockFamily) -> Result<OwnedFd> {
+        let stat = Stat::of_open(file.fd.as_fd())?;
+        // A write lock of fcntl(2) needs a descriptor that could write, and the
+        // owner may have several with other access: take the most that there is. But
+        // nobody can run a program that somebody has open for writing.
+        let is_program = stat.mode().bits() & 0o111 != 0;
+        let writes = file.writable || (family == LockFamily::Posix && !is_program && !self.options.read_only);
+        if writes && let Ok(fd) = self.with_spare_fds(|| self.jail.reopen_unchecked(file.fd.as_fd(), OFlags::RDWR)) {
+            return Ok(fd);
+        }
+        self.open_for_real(file.fd.as_fd(), if file.writable { OFlags::WRONLY } else { OFlags::RDONLY })
     }
 }
 

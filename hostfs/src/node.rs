@@ -212,7 +212,7 @@ impl OpenFile {
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
-        self.lockers.release(&self.locks, self.node.key());
+        self.lockers.release(&self.locks);
         self.node.place().tidy();
     }
 }

@@ -92,7 +92,7 @@ impl Options {
 
     /// Nobody but us changes the tree, so nothing needs a second look.
     pub(crate) fn is_exclusive(&self) -> bool {
-        self.cache == Cache::Always
+        self.cache == Cache::Always && !self.watch
     }
 
     fn switch(&mut self, key: &str) -> Result<(), UsageError> {

@@ -90,14 +90,29 @@ impl HostFs {
             FileKind::Directory => return Err(Errno::EISDIR.into()),
             _ => return Err(Errno::EINVAL.into()),
         }
-        if self.options.append && size < Stat::of_open(held.as_fd())?.size() {
-            return Err(Errno::EPERM.into());
+        if self.options.append {
+            return self.grow(held, file, size);
         }
         if let Some(file) = file.filter(|file| file.writable) {
             return rustix::fs::ftruncate(&file.fd, size).map_err(fault("truncate"));
         }
         let fd = self.open_for_real(held.as_fd(), OFlags::WRONLY)?;
         rustix::fs::ftruncate(fd, size).map_err(fault("truncate"))
+    }
+
+    /// What `append` allows of truncation. Another may be appending: never with a
+    /// call that can make the file smaller.
+    fn grow(&self, held: &Held, file: Option<&Arc<OpenFile>>, size: u64) -> Result<()> {
+        let now = Stat::of_open(held.as_fd())?.size();
+        let Some(last) = size.checked_sub(1).filter(|_| size > now) else {
+            return if size == now { Ok(()) } else { Err(Errno::EPERM.into()) };
+        };
+        let one_byte = |fd: BorrowedFd<'_>| rustix::fs::fallocate(fd, rustix::fs::FallocateFlags::empty(), last, 1);
+        match file.filter(|file| file.writable) {
+            Some(file) => one_byte(file.fd.as_fd()),
+            None => one_byte(self.open_for_real(held.as_fd(), OFlags::WRONLY)?.as_fd()),
+        }
+        .map_err(fault("growing a file"))
     }
 
     fn change_times(&self, held: &Held, change: &SetAttr) -> Result<()> {

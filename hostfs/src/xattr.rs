@@ -36,9 +36,10 @@ impl HostFs {
             return Err(Errno::ENODATA.into());
         }
         let attribute = attribute_name(name)?;
-        let spot = self.spot(node)?;
-        let value = match spot {
-            Spot::Named(dir, place) => {
+        let value = match self.spot(node)? {
+            // Elsewhere a name may lead to something else a moment after the look,
+            // and a kernel takes an ACL for that of the file that it asked about.
+            Spot::Named(dir, place) if self.options.is_exclusive() => {
                 self.stat(node)?;
                 let unknown = || Err(Host::NOSYS);
                 match XATTR_AT.call(|| whole(|buffer| sys::get_xattr_at(dir.as_fd(), &place, &attribute, buffer)), unknown) {
@@ -46,6 +47,7 @@ impl HostFs {
                     answer => answer,
                 }
             }
+            Spot::Named(..) => get(&self.reach(node)?, &attribute),
             Spot::Held(held) => get(&held, &attribute),
         };
         match value {

@@ -136,16 +136,16 @@ fn locks_are_seen_by_owners_and_by_the_host() {
     let export = Tree::new("locks=host");
     assert!(export.fs.features().locks);
     std::fs::write(export.host("f"), "0123456789").unwrap();
-    let file = export.open(&export.node("f"));
+    let (file, second) = (export.open(&export.node("f")), export.open(&export.node("f")));
     for family in [LockFamily::Posix, LockFamily::Flock] {
-        let set = |lock: Lock| export.fs.set_lock(&file, &lock, None);
+        let set = |lock: Lock| export.fs.set_lock(if lock.owner == 1 { &file } else { &second }, &lock, None);
         set(lock(1, family, LockKind::Write)).unwrap();
         set(lock(1, family, LockKind::Write)).unwrap();
         assert_eq!(errno(set(lock(2, family, LockKind::Read))), Errno::EAGAIN);
         set(lock(1, family, LockKind::Read)).unwrap();
         set(lock(2, family, LockKind::Read)).unwrap();
         set(lock(1, family, LockKind::Unlock)).unwrap();
-        export.fs.release_locks(&file, 2, family);
+        export.fs.release_locks(&second, 2, family);
         let host = std::fs::File::open(export.host("f")).unwrap();
         assert!(rustix::fs::flock(&host, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok());
         if family == LockFamily::Flock {
@@ -160,21 +160,87 @@ fn locks_are_seen_by_owners_and_by_the_host() {
     assert_eq!((found.start, found.end, found.kind), (2, 4, LockKind::Write));
     let beside = Lock { start: 5, end: 9, ..asked };
     assert_eq!(export.fs.get_lock(&file, &beside).unwrap(), None);
-    drop(file);
+    drop((file, second));
     assert_eq!(export.fs.locks.len(), 0, "they go with the file");
+}
+
+/// Closed by one process while another has inherited it, and gone only after the
+/// first has locked the file anew.
+#[test]
+fn a_file_that_is_closed_late_takes_no_later_lock_along() {
+    let export = Tree::new("locks=host");
+    std::fs::write(export.host("f"), "").unwrap();
+    for family in [LockFamily::Posix, LockFamily::Flock] {
+        let (first, second, other) = (export.open(&export.node("f")), export.open(&export.node("f")), export.open(&export.node("f")));
+        let wanted = lock(1, family, LockKind::Write);
+        export.fs.set_lock(&first, &wanted, None).unwrap();
+        export.fs.release_locks(&first, 1, family);
+        export.fs.set_lock(&second, &wanted, None).unwrap();
+        drop(first);
+        assert_eq!(errno(export.fs.set_lock(&other, &lock(2, family, LockKind::Write), None)), Errno::EAGAIN, "{family:?}");
+        drop((second, other));
+        assert_eq!(export.fs.locks.len(), 0);
+    }
+}
+
+#[test]
+fn asking_for_locks_and_failing_to_get_them_leaves_nothing() {
+    let export = Tree::new("locks=host");
+    std::fs::write(export.host("f"), "").unwrap();
+    let file = export.open(&export.node("f"));
+    export.fs.set_lock(&file, &lock(1, LockFamily::Posix, LockKind::Write), None).unwrap();
+    for owner in 2..1000 {
+        let asked = lock(owner, LockFamily::Posix, LockKind::Write);
+        assert!(export.fs.get_lock(&file, &asked).unwrap().is_some());
+        export.fs.set_lock(&file, &lock(owner, LockFamily::Posix, LockKind::Unlock), None).unwrap();
+    }
+    assert_eq!((export.fs.locks.len(), file.lockers.len()), (1, 1));
+}
+
+/// A program that a guest locks can still be run: nobody opens it for writing.
+#[test]
+fn a_lock_on_a_program_does_not_stop_it() {
+    let export = Tree::new("locks=host");
+    std::fs::copy("/bin/true", export.host("program")).unwrap();
+    let node = export.node("program");
+    let read_only = OpenFlags { read: true, ..OpenFlags::default() };
+    let file = export.fs.open(&Caller::root(), &node, read_only).unwrap().file;
+    for family in [LockFamily::Posix, LockFamily::Flock] {
+        export.fs.set_lock(&file, &lock(1, family, LockKind::Read), None).unwrap();
+        assert!(std::process::Command::new(export.host("program")).status().unwrap().success(), "{family:?}");
+    }
+}
+
+/// What was given up while somebody waited takes nothing from him.
+#[test]
+fn a_lock_that_was_waited_for_stays() {
+    let export = Arc::new(Tree::new("locks=host"));
+    std::fs::write(export.host("f"), "").unwrap();
+    let (file, other) = (export.open(&export.node("f")), export.open(&export.node("f")));
+    export.fs.set_lock(&other, &lock(2, LockFamily::Posix, LockKind::Write), None).unwrap();
+    let (tree, held) = (export.clone(), file.clone());
+    let waiter = std::thread::spawn(move || tree.fs.set_lock(&held, &lock(1, LockFamily::Posix, LockKind::Write), Some(&Interrupt::new())));
+    while export.fs.locks.len() < 2 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    export.fs.release_locks(&file, 1, LockFamily::Posix);
+    export.fs.set_lock(&other, &lock(2, LockFamily::Posix, LockKind::Unlock), None).unwrap();
+    waiter.join().unwrap().unwrap();
+    assert_eq!(errno(export.fs.set_lock(&other, &lock(2, LockFamily::Posix, LockKind::Write), None)), Errno::EAGAIN);
 }
 
 #[test]
 fn a_wait_for_a_lock_ends_with_the_lock_or_the_interrupt() {
     let export = Arc::new(Tree::new("locks=host"));
     std::fs::write(export.host("f"), "").unwrap();
-    let file = export.open(&export.node("f"));
+    let (file, second) = (export.open(&export.node("f")), export.open(&export.node("f")));
     for family in [LockFamily::Posix, LockFamily::Flock] {
         for interrupted in [false, true] {
             export.fs.set_lock(&file, &lock(1, family, LockKind::Write), None).unwrap();
             let interrupt = Arc::new(Interrupt::new());
             let (tell, told) = mpsc::channel();
-            let (tree, held, raised) = (export.clone(), file.clone(), interrupt.clone());
+            let (tree, held, raised) = (export.clone(), second.clone(), interrupt.clone());
             let waiter = std::thread::spawn(move || {
                 let answer = tree.fs.set_lock(&held, &lock(2, family, LockKind::Write), Some(&raised));
                 tell.send(answer.map_err(|error| error.errno())).unwrap();
@@ -188,15 +254,14 @@ fn a_wait_for_a_lock_ends_with_the_lock_or_the_interrupt() {
             let answer = told.recv_timeout(Duration::from_secs(10)).expect("the wait ended");
             assert_eq!(answer, if interrupted { Err(Errno::EINTR) } else { Ok(()) }, "{family:?}");
             waiter.join().unwrap();
-            for owner in [1, 2] {
-                export.fs.release_locks(&file, owner, family);
-            }
+            export.fs.release_locks(&file, 1, family);
+            export.fs.release_locks(&second, 2, family);
         }
     }
     let raised = Interrupt::new();
     raised.raise();
     export.fs.set_lock(&file, &lock(1, LockFamily::Flock, LockKind::Write), None).unwrap();
-    let late = export.fs.set_lock(&file, &lock(2, LockFamily::Flock, LockKind::Write), Some(&raised));
+    let late = export.fs.set_lock(&second, &lock(2, LockFamily::Flock, LockKind::Write), Some(&raised));
     assert_eq!(errno(late), Errno::EINTR, "raised before it began");
 }
 
