@@ -363,13 +363,14 @@ impl ExportDriver {
             }
             Op::Copy { from, from_offset, to, to_offset, len } => {
                 let (source, target) = (self.regular(from)?, self.regular(to)?);
-                // The kernel refuses to copy a range onto itself, and does not ask.
+                // The kernel refuses to copy a range onto itself, and does not ask. It
+                // copies no further than the source reaches before.
                 let count = source.attr.size.saturating_sub(*from_offset).min(*len);
                 if source.id == target.id && to_offset + count > *from_offset && *to_offset < from_offset + count {
                     return Err(Errno::EINVAL);
                 }
                 self.open(from, reading, |t, source| {
-                    t.open(to, writing, |t, target| t.copy((source, *from_offset), (target, *to_offset), *len)).map_err(Error::from)
+                    t.open(to, writing, |t, target| t.copy((source, *from_offset), (target, *to_offset), count)).map_err(Error::from)
                 })
             }
             Op::Open { slot, path, truncate } => self.open_slot(*slot, path, *truncate),
