@@ -30,6 +30,8 @@ pub struct Bridge<F: ExternFs> {
     pub(crate) table: Arc<NodeTable<F>>,
     /// Held for the bridge's life, so that the root keeps its number.
     pub(crate) root: Arc<NodeEntry<F>>,
+    /// For each kernel.
+    pub(crate) nodes_max: usize,
     sessions: Mutex<Vec<Weak<Session<F>>>>,
     kernels: AtomicUsize,
     watchers: AtomicUsize,
@@ -47,10 +49,12 @@ impl<F: ExternFs> Bridge<F> {
         let key = fs.key(&root);
         let table = NodeTable::new(fs, key.volume);
         let (root, _) = table.intern(key, root, FileKind::Directory, Some(NodeId::ROOT));
+        let nodes_max = table.fs.limits().nodes_max.min(crate::memory::nodes_max());
         Ok(Arc::new_cyclic(|this| Bridge {
             options,
             table,
             root,
+            nodes_max,
             sessions: Mutex::default(),
             kernels: AtomicUsize::new(0),
             watchers: AtomicUsize::new(0),
@@ -62,6 +66,11 @@ impl<F: ExternFs> Bridge<F> {
     /// The plugin.
     pub fn fs(&self) -> &F {
         &self.table.fs
+    }
+
+    /// How many handles a kernel may have at the moment.
+    pub(crate) fn share_of_handles(&self, handles_max: usize) -> usize {
+        (handles_max / self.kernels.load(Ordering::Relaxed).max(1)).max(1)
     }
 
     /// Whether another kernel may change what this one remembers.

@@ -19,6 +19,18 @@ pub fn when_much_is_forgotten(listener: fn()) {
     let _ = LISTENER.set(listener);
 }
 
+/// Bytes that a node takes, a plugin's part included: about what is measured.
+const NODE_BYTES: u64 = 200;
+
+/// How many nodes one kernel may have remembered. It needs a kilobyte of memory of
+/// its own for each, so an honest one on the same machine never comes near a
+/// quarter of that in our bytes. One that never forgets would take all there is.
+pub(crate) fn nodes_max() -> usize {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    total.map_or(usize::MAX, |kibibytes| usize::try_from(kibibytes * 1024 / 4 / NODE_BYTES).unwrap_or(usize::MAX))
+}
+
 /// Counts, and notices when much is gone.
 #[derive(Default)]
 pub(crate) struct Tide {
@@ -59,6 +71,12 @@ mod tests {
 
     fn lows(tide: &Tide, count: usize) -> usize {
         (0..count).filter(|_| tide.is_low()).count()
+    }
+
+    #[test]
+    fn this_machine_has_room_for_some() {
+        let most = nodes_max();
+        assert!((1 << 18..usize::MAX).contains(&most), "{most}");
     }
 
     #[test]

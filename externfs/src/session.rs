@@ -4,7 +4,7 @@
 mod export;
 
 use crate::bridge::Bridge;
-use crate::error::{Errno, Result};
+use crate::error::{Errno, Error, Result};
 use crate::export::{Entry, Export, Handle, Watcher};
 use crate::fs::{Child, ExternFs};
 use crate::name::Name;
@@ -54,8 +54,8 @@ impl<F: ExternFs> Session<F> {
         Session {
             number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             lookups: Lookups::new(),
-            files: Handles::new(limits.handles_max),
-            dirs: Handles::new(limits.handles_max),
+            files: Handles::new(),
+            dirs: Handles::new(),
             watcher: OnceLock::new(),
             limits,
             features: bridge.fs().features(),
@@ -106,6 +106,26 @@ impl<F: ExternFs> Session<F> {
 
     fn check_writable(&self) -> Result<()> {
         if self.bridge.options.read_only { Err(Errno::EROFS.into()) } else { Ok(()) }
+    }
+
+    /// Whether this kernel may have one more file or listing open.
+    ///
+    /// # Errors
+    /// ENFILE past its part of the limit: others are to have theirs.
+    fn check_handles(&self) -> Result<()> {
+        let open = self.files.len() + self.dirs.len();
+        if open < self.bridge.share_of_handles(self.limits.handles_max) { Ok(()) } else { Err(Errno::ENFILE.into()) }
+    }
+
+    /// Whether this kernel may remember one more node.
+    ///
+    /// # Errors
+    /// ENOMEM past the limit.
+    fn check_nodes(&self) -> Result<()> {
+        if self.lookups.len() < self.bridge.nodes_max {
+            return Ok(());
+        }
+        Err(Error::because(Errno::ENOMEM, format!("a kernel that remembers {} objects has forgotten none", self.lookups.len())))
     }
 
     /// A directory in which names are about to change.

@@ -189,6 +189,7 @@ struct Known<F: ExternFs> {
 /// What one kernel remembers, with its lookup counts.
 pub(crate) struct Lookups<F: ExternFs> {
     shards: [Mutex<HashTable<Known<F>>>; SHARDS],
+    count: AtomicUsize,
     hasher: hashbrown::DefaultHashBuilder,
     begun: Instant,
 }
@@ -197,6 +198,7 @@ impl<F: ExternFs> Lookups<F> {
     pub(crate) fn new() -> Lookups<F> {
         Lookups {
             shards: std::array::from_fn(|_| Mutex::default()),
+            count: AtomicUsize::new(0),
             hasher: hashbrown::DefaultHashBuilder::default(),
             begun: Instant::now(),
         }
@@ -243,6 +245,7 @@ impl<F: ExternFs> Lookups<F> {
             None => {
                 let known = Known { entry: entry.clone(), lookups: 1, told_ms };
                 shard.insert_unique(hash, known, |known| self.hash(known.entry.id()));
+                self.count.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -276,6 +279,7 @@ impl<F: ExternFs> Lookups<F> {
             return;
         }
         let (gone, _) = slot.remove();
+        self.count.fetch_sub(1, Ordering::Relaxed);
         if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
             let room = shard.len() * 2;
             shard.shrink_to(room, |known| self.hash(known.entry.id()));
@@ -287,12 +291,13 @@ impl<F: ExternFs> Lookups<F> {
     pub(crate) fn clear(&self) {
         for shard in &self.shards {
             let gone = std::mem::take(&mut *locked(shard));
+            self.count.fetch_sub(gone.len(), Ordering::Relaxed);
             drop(gone);
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| locked(shard).len()).sum()
+        self.count.load(Ordering::Relaxed)
     }
 }
 
@@ -307,26 +312,16 @@ pub(crate) struct Handles<T> {
     shards: [Mutex<Slab<Held<T>>>; SHARDS],
     next: AtomicUsize,
     open: AtomicUsize,
-    most: usize,
 }
 
 impl<T> Handles<T> {
-    /// At most `most` at a time.
-    pub(crate) fn new(most: usize) -> Handles<T> {
-        Handles { shards: std::array::from_fn(|_| Mutex::default()), next: AtomicUsize::new(0), open: AtomicUsize::new(0), most }
+    pub(crate) fn new() -> Handles<T> {
+        Handles { shards: std::array::from_fn(|_| Mutex::default()), next: AtomicUsize::new(0), open: AtomicUsize::new(0) }
     }
 
     fn split(handle: HandleId) -> (usize, usize, u32) {
         let low = handle.0 as u32 as usize;
         (low % SHARDS, low / SHARDS, (handle.0 >> 32) as u32)
-    }
-
-    /// Whether one more may be opened.
-    ///
-    /// # Errors
-    /// ENFILE past the limit.
-    pub(crate) fn check_room(&self) -> Result<()> {
-        if self.open.load(Ordering::Relaxed) < self.most { Ok(()) } else { Err(Errno::ENFILE.into()) }
     }
 
     pub(crate) fn insert(&self, what: T) -> HandleId {

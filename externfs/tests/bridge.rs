@@ -151,6 +151,7 @@ struct Flat {
     coherent: bool,
     /// What a listing says of the files, which are regular ones.
     listed: Option<FileKind>,
+    nodes_max: usize,
 }
 
 impl Flat {
@@ -217,7 +218,7 @@ impl ExternFs for Flat {
         CachePolicy { attr: Duration::from_secs(1), entry: Duration::from_secs(1), coherent: self.coherent, ..CachePolicy::NONE }
     }
     fn limits(&self) -> Limits {
-        Limits { handles_max: 3, ..Limits::default() }
+        Limits { handles_max: 3, nodes_max: self.nodes_max, ..Limits::default() }
     }
     fn features(&self) -> Features {
         Features { submounts: true, ..Features::default() }
@@ -227,8 +228,11 @@ impl ExternFs for Flat {
 fn flat(objects: &[(&str, NodeKey)], coherent: bool) -> (Arc<Mutex<Objects>>, Arc<Bridge<Flat>>) {
     let objects: Objects = objects.iter().map(|(name, key)| (name.as_bytes().to_vec(), *key)).collect();
     let objects = Arc::new(Mutex::new(objects));
-    let bridge =
-        Bridge::new(Flat { objects: objects.clone(), coherent, listed: Some(FileKind::Regular) }, BridgeOptions::default()).unwrap();
+    let bridge = Bridge::new(
+        Flat { objects: objects.clone(), coherent, listed: Some(FileKind::Regular), nodes_max: usize::MAX },
+        BridgeOptions::default(),
+    )
+    .unwrap();
     (objects, bridge)
 }
 
@@ -311,6 +315,45 @@ fn handles_are_limited_and_never_stand_for_a_successor() {
     assert_eq!(errno(export.fallocate(writer.id, 0, 0, FallocateFlags::empty())), Errno::EINVAL);
 }
 
+#[test]
+fn each_kernel_has_its_part_of_the_handles() {
+    let (_, bridge) = flat(&[("a", key(1, 50, 0))], true);
+    let (first, root) = (bridge.connect().unwrap(), Caller::root());
+    let open = |export: &Arc<dyn Export>| {
+        let id = export.lookup(&root, NodeId::ROOT, name("a")).unwrap().id;
+        export.open(&root, id, OpenFlags { read: true, ..OpenFlags::default() }).map(|handle| handle.id)
+    };
+    let listing = first.open_dir(NodeId::ROOT).unwrap().id;
+    let files = [open(&first).unwrap(), open(&first).unwrap()];
+    assert_eq!((errno(open(&first)), errno(first.open_dir(NodeId::ROOT))), (Errno::ENFILE, Errno::ENFILE));
+    let second = bridge.connect().unwrap();
+    open(&second).unwrap();
+    assert_eq!(errno(open(&second)), Errno::ENFILE);
+    first.release_dir(listing);
+    files.iter().for_each(|file| first.release(*file, None));
+    open(&first).unwrap();
+    assert_eq!(errno(open(&first)), Errno::ENFILE);
+}
+
+#[test]
+fn a_kernel_that_never_forgets_is_told_no_more() {
+    let objects: Vec<_> = (0..8).map(|number| (format!("f{number}"), key(1, 50 + number, 0))).collect();
+    let objects: Objects = objects.into_iter().map(|(name, key)| (name.into_bytes(), key)).collect();
+    let fs = Flat { objects: Arc::new(Mutex::new(objects)), coherent: true, listed: Some(FileKind::Regular), nodes_max: 3 };
+    let export = Bridge::new(fs, BridgeOptions::default()).unwrap().connect().unwrap();
+    let root = Caller::root();
+    let look = |number: u64| export.lookup(&root, NodeId::ROOT, name(&format!("f{number}")));
+    let nodes: Vec<_> = (0..3).map(|number| look(number).unwrap().id).collect();
+    assert_eq!(errno(look(3)), Errno::ENOMEM);
+    assert!(export.get_attr(nodes[0], None).is_ok());
+    let listing = export.open_dir(NodeId::ROOT).unwrap().id;
+    let mut names = Names { left: 99, seen: Vec::new() };
+    export.read_dir_plus(listing, 0, &mut names).unwrap();
+    assert!(names.seen.len() >= 8 && names.seen.iter().all(|(_, known, _)| known.is_none()), "listed, and not remembered");
+    export.forget(nodes[1], 1);
+    assert!(look(3).is_ok());
+}
+
 /// So many bytes of no meaning.
 struct Blank(usize);
 
@@ -352,6 +395,7 @@ fn one_kernels_changes_reach_the_others() {
     let handle = author.open(&root, id, OpenFlags { write: true, ..OpenFlags::default() }).unwrap();
     assert_eq!(handle.cache, FileCache::Drop, "pages may be stale, so they go at open");
     author.write(handle.id, 0, &mut Blank(1), WriteFlags::default()).unwrap();
+    author.release(handle.id, None);
     assert_eq!(std::mem::take(&mut *heard.0.lock().unwrap()), [Change::Node { node: id, data: true }]);
     author.unlink(&root, NodeId::ROOT, name("a")).unwrap();
     let changes = std::mem::take(&mut *heard.0.lock().unwrap());
@@ -415,7 +459,10 @@ impl Listing for Kinds {
 fn a_listing_with_attributes_agrees_with_them() {
     for listed in [None, Some(FileKind::Directory)] {
         let objects = Arc::new(Mutex::new(Objects::from([(b"a".to_vec(), key(1, 50, 0))])));
-        let export = Bridge::new(Flat { objects, coherent: true, listed }, BridgeOptions::default()).unwrap().connect().unwrap();
+        let export = Bridge::new(Flat { objects, coherent: true, listed, nodes_max: usize::MAX }, BridgeOptions::default())
+            .unwrap()
+            .connect()
+            .unwrap();
         let listing = export.open_dir(NodeId::ROOT).unwrap();
         let (mut plain, mut plus) = (Kinds(Vec::new()), Kinds(Vec::new()));
         export.read_dir(listing.id, 0, &mut plain).unwrap();
@@ -450,7 +497,7 @@ fn pages_are_written_back_wholly_or_not_at_all() {
 #[test]
 fn the_read_only_switch_stops_every_change() {
     let objects = Arc::new(Mutex::new(Objects::from([(b"a".to_vec(), key(1, 50, 0))])));
-    let fs = Flat { objects: objects.clone(), coherent: true, listed: None };
+    let fs = Flat { objects: objects.clone(), coherent: true, listed: None, nodes_max: usize::MAX };
     let bridge = Bridge::new(fs, BridgeOptions { read_only: true }).unwrap();
     let export = bridge.connect().unwrap();
     let root = Caller::root();

@@ -276,7 +276,7 @@ impl ExternFs for HostFs {
     }
 
     fn limits(&self) -> Limits {
-        Limits { name_max: 255, handles_max: self.handles_max }
+        Limits { name_max: 255, handles_max: self.handles_max, nodes_max: usize::MAX }
     }
 
     fn cache_policy(&self) -> CachePolicy {

@@ -370,7 +370,7 @@ impl ExportDriver {
                     return Err(Errno::EINVAL);
                 }
                 self.open(from, reading, |t, source| {
-                    t.open(to, writing, |t, target| t.copy((source, *from_offset), (target, *to_offset), count)).map_err(Error::from)
+                    t.open(to, writing, |t, target| t.copy((source, *from_offset), (target, *to_offset), (*len, count))).map_err(Error::from)
                 })
             }
             Op::Open { slot, path, truncate } => self.open_slot(*slot, path, *truncate),
@@ -421,12 +421,16 @@ impl ExportDriver {
         Value::Done
     }
 
-    fn copy(&self, from: (HandleId, u64), to: (HandleId, u64), len: u64) -> Result<Value> {
+    /// Asks for `len` bytes, of which there are `count`.
+    fn copy(&self, from: (HandleId, u64), to: (HandleId, u64), (len, count): (u64, u64)) -> Result<Value> {
         let mut done = 0;
         while done < len {
             match self.export.copy_range((from.0, from.1 + done), (to.0, to.1 + done), len - done)? {
                 0 => break,
-                count => done += count,
+                more => done += more,
+            }
+            if done >= count {
+                break;
             }
         }
         Ok(Value::Count(done))

@@ -59,6 +59,7 @@ impl<F: ExternFs> Export for Session<F> {
         span!("lookup", parent = parent, name = name);
         self.check_name(name)?;
         let parent = self.directory(parent)?;
+        self.check_nodes()?;
         let (node, attr) = self.fs().lookup(&parent.node, name)?;
         Ok(self.admit(node, attr, Some(&parent)))
     }
@@ -185,6 +186,7 @@ impl<F: ExternFs> Export for Session<F> {
         if let NewNode::Symlink(target) = new {
             check_symlink_target(target)?;
         }
+        self.check_nodes()?;
         let (node, attr) = self.fs().make(caller, &parent.node, name, new, mode)?;
         let entry = self.admit(node, attr, Some(&parent));
         self.tell_name(parent.id(), name);
@@ -245,7 +247,7 @@ impl<F: ExternFs> Export for Session<F> {
             // The guest's kernel has drivers of its own for these.
             _ => return Err(Errno::ENXIO.into()),
         }
-        self.files.check_room()?;
+        self.check_handles()?;
         let opened = self.fs().open(caller, &node.node, flags)?;
         if flags.truncate {
             self.tell_node(id, true);
@@ -256,7 +258,8 @@ impl<F: ExternFs> Export for Session<F> {
     fn create(&self, caller: &Caller, parent: NodeId, name: Name<'_>, flags: CreateFlags) -> Result<(Entry, Handle)> {
         span!("create", parent = parent, name = name, flags = flags);
         let parent = self.writable_directory(parent, name)?;
-        self.files.check_room()?;
+        self.check_handles()?;
+        self.check_nodes()?;
         let created = self.fs().create(caller, &parent.node, name, flags)?;
         let answer = self.admit_created(created, &parent, flags)?;
         self.tell_name(parent.id(), name);
@@ -267,7 +270,8 @@ impl<F: ExternFs> Export for Session<F> {
         span!("create_unnamed", parent = parent, flags = flags);
         self.check_writable()?;
         let parent = self.directory(parent)?;
-        self.files.check_room()?;
+        self.check_handles()?;
+        self.check_nodes()?;
         let created = self.fs().create_unnamed(caller, &parent.node, flags)?;
         self.admit_created(created, &parent, flags)
     }
@@ -384,7 +388,7 @@ impl<F: ExternFs> Export for Session<F> {
     fn open_dir(&self, id: NodeId) -> Result<Handle> {
         span!("open_dir", id = id);
         let node = self.directory(id)?;
-        self.dirs.check_room()?;
+        self.check_handles()?;
         let dir = self.fs().open_dir(&node.node)?;
         let id = self.dirs.insert(OpenDir { node, dir });
         Ok(Handle { id, cache: FileCache::Drop, keep_listing: self.cache_policy().listings, size: 0 })
@@ -424,7 +428,7 @@ impl<F: ExternFs> Export for Session<F> {
             };
             // Where the listing alone does not say what it is, the kernel is told
             // with the attributes.
-            if entry.kind.is_some() && self.is_fresh(entry.ino) {
+            if (entry.kind.is_some() && self.is_fresh(entry.ino)) || self.check_nodes().is_err() {
                 listing.put(&entry, None);
                 return true;
             }

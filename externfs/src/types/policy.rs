@@ -79,13 +79,17 @@ impl CachePolicy {
 pub struct Limits {
     /// Longest component in bytes, at most [`crate::NAME_LIMIT`].
     pub name_max: usize,
-    /// Most open files and listings of one frontend; ENFILE past it.
+    /// Most open files and listings of all kernels, of which each has an equal
+    /// part; ENFILE past it.
     pub handles_max: usize,
+    /// Most nodes that one kernel may remember; ENOMEM past it. A quarter of the
+    /// host's memory is the limit in any case.
+    pub nodes_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { name_max: 255, handles_max: 1 << 16 }
+        Limits { name_max: 255, handles_max: 1 << 16, nodes_max: usize::MAX }
     }
 }
 
