@@ -370,7 +370,8 @@ impl ExportDriver {
                     return Err(Errno::EINVAL);
                 }
                 self.open(from, reading, |t, source| {
-                    t.open(to, writing, |t, target| t.copy((source, *from_offset), (target, *to_offset), (*len, count))).map_err(Error::from)
+                    t.open(to, writing, |t, target| t.copy((source, *from_offset), (target, *to_offset), (*len, count)))
+                        .map_err(Error::from)
                 })
             }
             Op::Open { slot, path, truncate } => self.open_slot(*slot, path, *truncate),

@@ -15,6 +15,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// After so many messages in a row there is a look at what else happens.
+const MESSAGES_A_TURN: usize = 64;
 /// How long somebody who calls while a guest is served waits for it to go.
 const CALLER_WAITS: Duration = Duration::from_secs(3);
 
@@ -166,14 +168,16 @@ impl<'a> Connection<'a> {
     }
 
     fn read(&mut self) -> Result<(), End> {
-        loop {
+        // Who has always more to say shall not keep anybody from stopping it.
+        for _ in 0..MESSAGES_A_TURN {
             match self.reader.read(self.socket) {
                 Ok(Some(message)) => self.answer(message).map_err(End::Because)?,
-                Ok(None) => return Ok(()),
+                Ok(None) => break,
                 Err(ReadError::Closed) => return Err(End::Closed),
                 Err(ReadError::Broken(reason)) => return Err(End::Because(reason)),
             }
         }
+        Ok(())
     }
 
     /// Does what a message says and answers it exactly once, or not at all if

@@ -69,6 +69,24 @@ fn a_second_guest_is_turned_away_in_the_end() {
 }
 
 #[test]
+fn a_frontend_that_never_stops_talking_can_be_stopped() {
+    let host = Host::new();
+    // What has no answer can be said without end.
+    let mut frontend = Frontend::connect(&host.path);
+    frontend.wants_ack = false;
+    let talker = thread::spawn(move || {
+        let one = [words(&[SET_OWNER, 1, 0])].concat().repeat(256);
+        while frontend.send_raw(&one, &[]).is_ok() {}
+    });
+    eventually("it is served", || host.server.statistics().connections == 1);
+    thread::sleep(Duration::from_millis(100));
+    let start = Instant::now();
+    drop(host);
+    assert!(start.elapsed() < Duration::from_secs(5));
+    talker.join().unwrap();
+}
+
+#[test]
 fn a_queue_stops_where_it_says_and_goes_on_there() {
     let host = Host::new();
     let (mut frontend, mut driver) = Frontend::uml(&host.path);
