@@ -47,6 +47,7 @@ mod locks;
 pub mod named;
 mod names;
 mod node;
+pub mod object;
 mod options;
 mod pins;
 mod plugin;

@@ -282,6 +282,7 @@ fn apply(tree: Tree, found: &OwnedFd) -> externfs::Result<()> {
 fn words(error: Host) -> String {
     match error {
         Host::PERM | Host::ACCESS => format!("{error}: to give files to another user takes root"),
+        Host::STALE => "it was exchanged for something else meanwhile: see to it that nobody uses the tree, and try again".to_owned(),
         other => other.to_string(),
     }
 }

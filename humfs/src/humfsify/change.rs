@@ -1,12 +1,13 @@
 //! The second pass: files change hands.
 
 use super::dates::Dates;
-use super::record::{place, xattr_names};
+use super::record::guests_xattrs;
 use super::walk::{Dirs, Visitor, walk};
 use super::{NODES, Pass, Site, Told, kind_of};
 use crate::host::{self, Fault};
 use externfs::{FileKind, UsageError};
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps};
+use hostfs::object::Object;
+use rustix::fs::{AtFlags, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno as Host;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -60,12 +61,13 @@ impl Visitor for Changer<'_> {
 
 impl Changer<'_> {
     /// Owner, attributes, mode: an ACL would let others in, and would take the
-    /// group's bits of a mode for its own.
+    /// group's bits of a mode for its own. Whoever owns `dir` may exchange what is
+    /// in it, so only what `stat` was said of is changed.
     fn settle(&self, dir: BorrowedFd<'_>, name: &CStr, kind: FileKind, stat: &Stat) -> Fault<()> {
-        rustix::fs::chownat(dir, name, Some(self.site.uid), Some(self.site.gid), AtFlags::SYMLINK_NOFOLLOW)?;
-        let place = place(dir, name);
-        for attribute in xattr_names(&place)? {
-            match rustix::fs::lremovexattr(&place[..], &attribute) {
+        let object = Object::hold_known(dir, name, stat)?;
+        object.chown(self.site.uid, self.site.gid)?;
+        for attribute in guests_xattrs(&object)? {
+            match object.remove_xattr(&attribute) {
                 // Chown has taken it.
                 Ok(()) | Err(Host::NODATA) => {}
                 Err(other) => return Err(other),
@@ -75,8 +77,7 @@ impl Changer<'_> {
             return Ok(());
         }
         let floor = if kind == FileKind::Directory { host::DIR_MODE } else { host::FILE_MODE };
-        let mode = Mode::from_raw_mode(stat.st_mode & CEILING) | floor;
-        rustix::fs::chmodat(dir, name, mode, AtFlags::empty())
+        object.chmod(stat.st_mode & CEILING | floor.bits())
     }
 
     /// Puts an empty regular file in the place of a node.
@@ -108,4 +109,34 @@ pub(super) fn take_place(nodes: &OwnedFd, staged: &CStr, dir: &OwnedFd, name: &C
 fn times(stat: &Stat) -> Timestamps {
     let at = |seconds, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds as i64 };
     Timestamps { last_access: at(stat.st_atime, stat.st_atime_nsec), last_modification: at(stat.st_mtime, stat.st_mtime_nsec) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Request;
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    #[test]
+    fn a_link_put_in_its_place_is_not_followed() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (data, outside) = (place.path().join("data"), place.path().join("outside"));
+        std::fs::create_dir(&data).expect("mkdir");
+        for path in [&data.join("f"), &outside] {
+            std::fs::write(path, "").expect("a file");
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).expect("chmod");
+        }
+        std::fs::set_permissions(&outside, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+        let owner = outside.metadata().expect("stat");
+        let site = Site::open(place.path(), &Request { uid: owner.uid(), gid: owner.gid(), total: 1 << 20 }).expect("open");
+        let dir = host::child_dir(site.root.as_fd(), c"data").expect("open");
+        let stat = rustix::fs::statat(&dir, c"f", AtFlags::SYMLINK_NOFOLLOW).expect("stat");
+        let nodes = host::ensure_dir(site.control.as_fd(), NODES).expect("mkdir");
+        let dates = Dates::new(site.control.as_fd()).expect("dates");
+        std::fs::remove_file(data.join("f")).expect("unlink");
+        symlink(&outside, data.join("f")).expect("a link");
+        let done = Changer { site: &site, nodes, dates }.settle(dir.as_fd(), c"f", FileKind::Regular, &stat);
+        assert_eq!(done, Err(Host::STALE));
+        assert_eq!(outside.metadata().expect("stat").mode() & 0o7777, 0o600);
+    }
 }

@@ -5,6 +5,7 @@ use super::{FOUND, Pass, Site, Told, kind_of};
 use crate::host::{self, Fault};
 use crate::record::{Record, Target, Xattrs};
 use externfs::{DeviceNumber, FileKind, GuestGid, GuestUid, Mode, UsageError};
+use hostfs::object::Object;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno as Host;
 use std::ffi::{CStr, CString};
@@ -113,7 +114,7 @@ impl Recorder<'_> {
 
     /// Chown takes capabilities away, so they are put aside here.
     fn keep_xattrs(&mut self, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat, path: &[u8]) -> Fault<()> {
-        let xattrs = xattrs(dir, name)?;
+        let xattrs = xattrs(dir, name, stat)?;
         if xattrs.is_empty() {
             return Ok(());
         }
@@ -146,28 +147,16 @@ pub(super) fn place(dir: BorrowedFd<'_>, name: &CStr) -> Vec<u8> {
     [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name.to_bytes()].concat()
 }
 
-/// The names of the attributes that are the guest's.
-pub(super) fn xattr_names(place: &[u8]) -> Fault<Vec<CString>> {
-    let mut names = vec![0; 1024];
-    let count = loop {
-        match rustix::fs::llistxattr(place, &mut names) {
-            Ok(count) => break count,
-            Err(Host::OPNOTSUPP) => return Ok(Vec::new()),
-            Err(Host::RANGE) if names.len() < 64 << 10 => names.resize(64 << 10, 0),
-            Err(other) => return Err(other),
-        }
-    };
-    let names = names.get(..count).unwrap_or_default().split(|&byte| byte == 0);
-    Ok(names.filter(|name| is_guests(name)).filter_map(|name| CString::new(name).ok()).collect())
+/// The names of the attributes of `object` that are the guest's.
+pub(super) fn guests_xattrs(object: &Object) -> Fault<Vec<CString>> {
+    Ok(object.xattr_names()?.into_iter().filter(|name| is_guests(name.to_bytes())).collect())
 }
 
-fn xattrs(dir: BorrowedFd<'_>, name: &CStr) -> Fault<Xattrs> {
-    let place = place(dir, name);
+fn xattrs(dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Fault<Xattrs> {
+    let object = Object::hold_known(dir, name, stat)?;
     let mut xattrs = Xattrs::default();
-    for attribute in xattr_names(&place)? {
-        let mut value = vec![0; 64 << 10];
-        let count = rustix::fs::lgetxattr(&place[..], &attribute, &mut value)?;
-        xattrs.set(attribute.to_bytes(), value.get(..count).unwrap_or_default());
+    for attribute in guests_xattrs(&object)? {
+        xattrs.set(attribute.to_bytes(), &object.xattr(&attribute)?);
     }
     Ok(xattrs)
 }

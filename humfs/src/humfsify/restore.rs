@@ -14,7 +14,8 @@ use crate::superblock::Superblock;
 use crate::tree::{Access, Tree, take_lock};
 use externfs::{Attr, ExternFs, FileKind, Result, Timestamp, UsageError};
 use hostfs::Inode;
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use hostfs::object::Object;
+use rustix::fs::{FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
 use rustix::io::Errno as Host;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -81,7 +82,8 @@ impl Restorer<'_, '_> {
                 let fd = self.fs.base.dir_fd(&dir)?;
                 self.dates.give_back((*fd).as_fd()).map_err(fault("setting the times of a directory"))?;
                 let Some(record) = &record else { return Ok(()) };
-                give_back((*fd).as_fd(), c".", record).map_err(fault("giving a directory back"))
+                let object = Object::from(host::child((*fd).as_fd(), c".").map_err(fault("opening a directory"))?);
+                give_back(&object, record).map_err(fault("giving a directory back"))
             };
             settle().map_err(failed)?;
         }
@@ -114,7 +116,11 @@ impl Restorer<'_, '_> {
         }
         // The host made it behind our back: it has what it has.
         let Some(record) = record else { return Ok(()) };
-        let done = if record.kind == host.kind { give_back(at.dir, at.name, &record) } else { self.replace(at, &host, &record) };
+        let done = if record.kind == host.kind {
+            hold(at.dir, at.name, &host).and_then(|object| give_back(&object, &record))
+        } else {
+            self.replace(at, &host, &record)
+        };
         done.map_err(|error| match error {
             Host::PERM => {
                 externfs::Error::because(externfs::Errno::EPERM, "to give a file to another user, or to make a device, takes root")
@@ -126,18 +132,21 @@ impl Restorer<'_, '_> {
     /// Puts the real thing in the place of the file that stands for it.
     fn replace(&self, at: &At<'_>, host: &Attr, record: &Record) -> Fault<()> {
         let staged = CString::new(host.ino.to_string()).map_err(|_| Host::INVAL)?;
+        let device = rustix::fs::makedev(record.device.major, record.device.minor);
         let made = if record.kind == FileKind::Symlink {
             rustix::fs::symlinkat(record.target.as_deref().ok_or(Host::INVAL)?, &self.nodes, &staged)
         } else {
-            let device = rustix::fs::makedev(record.device.major, record.device.minor);
             rustix::fs::mknodat(&self.nodes, &staged, FileType::from_raw_mode(record.kind.mode_bits()), Mode::empty(), device)
         };
         match made {
             Ok(()) | Err(Host::EXIST) => {}
             Err(other) => return Err(other),
         }
-        give_back(self.nodes.as_fd(), &staged, record)?;
-        rustix::fs::utimensat(&self.nodes, &staged, &times(host), AtFlags::SYMLINK_NOFOLLOW)?;
+        let is_same = |stat: &Stat| !record.kind.is_device() || stat.st_rdev == device;
+        let is_meant = |stat: &Stat| FileKind::from_mode(stat.st_mode) == Some(record.kind) && is_same(stat);
+        let object = Object::hold(self.nodes.as_fd(), &staged, is_meant)?;
+        give_back(&object, record)?;
+        object.set_times(&times(host))?;
         self.dates.keep(at.dir)?;
         let dir = rustix::io::fcntl_dupfd_cloexec(at.dir, 0)?;
         take_place(&self.nodes, &staged, &dir, at.name, host.nlink > 1)
@@ -151,17 +160,21 @@ fn found(loaded: Loaded) -> Option<Record> {
     }
 }
 
+/// What `host` was said of: the tree's owner may have put something else in its
+/// place.
+fn hold(dir: BorrowedFd<'_>, name: &CStr, host: &Attr) -> Fault<Object> {
+    Object::hold(dir, name, |stat| stat.st_ino == host.ino && FileKind::from_mode(stat.st_mode) == Some(host.kind))
+}
+
 /// Owner, then mode, then attributes: each takes away from those after it.
-fn give_back(dir: BorrowedFd<'_>, name: &CStr, record: &Record) -> Fault<()> {
-    let (uid, gid) = (Uid::from_raw(record.uid.0), Gid::from_raw(record.gid.0));
-    rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+fn give_back(object: &Object, record: &Record) -> Fault<()> {
+    object.chown(Uid::from_raw(record.uid.0), Gid::from_raw(record.gid.0))?;
     if record.kind != FileKind::Symlink {
-        rustix::fs::chmodat(dir, name, Mode::from_raw_mode(record.mode.bits()), AtFlags::empty())?;
+        object.chmod(record.mode.bits())?;
     }
-    let place = super::record::place(dir, name);
     for (attribute, value) in record.xattrs.iter() {
         let attribute = CString::new(attribute).map_err(|_| Host::INVAL)?;
-        rustix::fs::lsetxattr(&place[..], &attribute, value, XattrFlags::empty())?;
+        object.set_xattr(&attribute, value)?;
     }
     Ok(())
 }
@@ -211,5 +224,32 @@ fn strip_one(dir: BorrowedFd<'_>, name: &CStr) -> Fault<()> {
     match rustix::fs::lremovexattr(&super::record::place(dir, name)[..], crate::store::xattr::ATTRIBUTE) {
         Ok(()) | Err(Host::NODATA | Host::OPNOTSUPP | Host::PERM) => Ok(()),
         Err(other) => Err(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use externfs::{GuestGid, GuestUid};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    #[test]
+    fn a_link_put_in_its_place_gets_nothing() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (file, outside) = (place.path().join("f"), place.path().join("outside"));
+        for path in [&file, &outside] {
+            std::fs::write(path, "").expect("a file");
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o640)).expect("chmod");
+        }
+        let root = rustix::fs::open(place.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).expect("open");
+        let host = host::stat_at(root.as_fd(), c"f").expect("stat");
+        std::fs::remove_file(&file).expect("unlink");
+        symlink(&outside, &file).expect("a link");
+        let owner = outside.metadata().expect("stat");
+        let mode = externfs::Mode::new(0o666);
+        let record = Record::new(FileKind::Regular, mode, GuestUid(owner.uid()), GuestGid(owner.gid()));
+        let done = hold(root.as_fd(), c"f", &host).and_then(|object| give_back(&object, &record));
+        assert_eq!(done, Err(Host::STALE));
+        assert_eq!(outside.metadata().expect("stat").mode() & 0o7777, 0o640);
     }
 }

@@ -10,10 +10,11 @@ use crate::Result;
 use crate::failure::Failure;
 use crate::offline::TreePath;
 use externfs::{FileKind, Mode, Timestamp};
-use rustix::fs::{AtFlags, FileType, Mode as HostMode, OFlags, Timespec, Timestamps, XattrFlags};
+use hostfs::object::Object;
+use rustix::fs::{AtFlags, FileType, Mode as HostMode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno as Host;
 use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -68,7 +69,7 @@ impl HostWriter {
         }
         for later in std::mem::take(&mut self.later).into_iter().rev() {
             let dir = self.walk(&later.path)?;
-            self.settle(dir.as_fd(), c".".to_owned(), &later, FileKind::Directory)?;
+            self.settle(&Object::from(dir), &later, FileKind::Directory)?;
         }
         Ok(())
     }
@@ -142,7 +143,7 @@ impl HostWriter {
             told(count as u64);
         }
         rustix::fs::ftruncate(&file, size).map_err(&cannot)?;
-        self.settle(dir.as_fd(), name, &Later::of(item), FileKind::Regular)
+        self.settle(&Object::from(file), &Later::of(item), FileKind::Regular)
     }
 
     fn other(&mut self, item: &Item) -> Result<()> {
@@ -166,11 +167,13 @@ impl HostWriter {
             }
             Body::Regular(_) | Body::Directory => return Ok(()),
         };
-        self.settle(dir.as_fd(), name, &Later::of(item), kind)
+        // Whoever may write there could have put something else in its place.
+        let object = Object::hold(dir.as_fd(), &name, |stat| is_ours(stat, kind)).map_err(&cannot)?;
+        self.settle(&object, &Later::of(item), kind)
     }
 
     /// Owner, mode, attributes and times of what is there now.
-    fn settle(&self, dir: BorrowedFd<'_>, name: CString, wanted: &Later, kind: FileKind) -> Result<()> {
+    fn settle(&self, object: &Object, wanted: &Later, kind: FileKind) -> Result<()> {
         let cannot = self.cannot(&wanted.path);
         // As cp -p has it: what only root may do is left out for others.
         let leave = |error: Host| -> Fault<()> { if rustix::process::geteuid().is_root() { Err(error) } else { Ok(()) } };
@@ -178,8 +181,7 @@ impl HostWriter {
         if self.preserve {
             if let Some((uid, gid)) = wanted.owner {
                 let (uid, gid) = (rustix::fs::Uid::from_raw(uid.0), rustix::fs::Gid::from_raw(gid.0));
-                let done = rustix::fs::chownat(dir, &name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
-                if let Err(error) = done {
+                if let Err(error) = object.chown(uid, gid) {
                     leave(error).map_err(&cannot)?;
                     // It would be somebody else's setuid.
                     mode &= 0o1777;
@@ -189,22 +191,27 @@ impl HostWriter {
             mode &= 0o777 & !self.umask;
         }
         if kind != FileKind::Symlink {
-            rustix::fs::chmodat(dir, &name, HostMode::from_raw_mode(Mode::new(mode).bits()), AtFlags::empty()).map_err(&cannot)?;
+            object.chmod(Mode::new(mode).bits()).map_err(&cannot)?;
         }
         if !self.preserve {
             return Ok(());
         }
-        let place = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name.to_bytes()].concat();
         for (attribute, value) in &wanted.xattrs {
             let attribute = CString::new(&attribute[..]).map_err(|_| cannot(Host::INVAL))?;
-            if let Err(error) = rustix::fs::lsetxattr(&place[..], &attribute, value, XattrFlags::empty()) {
+            if let Err(error) = object.set_xattr(&attribute, value) {
                 leave(error).map_err(&cannot)?;
             }
         }
         let Some(mtime) = wanted.mtime else { return Ok(()) };
         let times = Timestamps { last_access: timespec(wanted.atime.unwrap_or(mtime)), last_modification: timespec(mtime) };
-        rustix::fs::utimensat(dir, &name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(cannot)
+        object.set_times(&times).map_err(cannot)
     }
+}
+
+/// Whether `stat` can be of what we have just made: a file of another's that was
+/// linked there has another name. What owner it has is up to the file system.
+fn is_ours(stat: &Stat, kind: FileKind) -> bool {
+    FileKind::from_mode(stat.st_mode) == Some(kind) && stat.st_nlink <= 1
 }
 
 /// Makes room for `name`; a directory stays, and is then in the way.
@@ -217,4 +224,48 @@ fn clear(dir: BorrowedFd<'_>, name: &CString) -> Fault<()> {
 
 fn timespec(at: Timestamp) -> Timespec {
     Timespec { tv_sec: at.seconds, tv_nsec: i64::from(at.nanoseconds) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    /// One file, whose name becomes a link while its contents come.
+    struct Exchanged(PathBuf, PathBuf, Option<Item>);
+
+    impl Origin for Exchanged {
+        fn next_item(&mut self) -> Result<Option<Item>> {
+            Ok(self.2.take())
+        }
+
+        fn data(&mut self, _: &mut [u8]) -> Result<Option<(u64, usize)>> {
+            let Exchanged(name, outside, _) = self;
+            std::fs::rename(&name, name.with_extension("aside")).expect("rename");
+            symlink(&outside, name).expect("a link");
+            Ok(None)
+        }
+    }
+
+    #[test]
+    fn a_link_put_in_its_place_is_not_followed() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (name, outside) = (place.path().join("f"), place.path().join("outside"));
+        std::fs::write(&outside, "").expect("a file");
+        std::fs::set_permissions(&outside, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+        let owner = outside.metadata().map(|stat| (externfs::GuestUid(stat.uid()), externfs::GuestGid(stat.gid()))).expect("stat");
+        let item = Item {
+            path: TreePath::default(),
+            body: Body::Regular(0),
+            mode: Mode::new(0o4755),
+            owner: Some(owner),
+            mtime: None,
+            atime: None,
+            xattrs: Vec::new(),
+        };
+        let writer = HostWriter::new(&name, true).expect("a directory");
+        writer.write(&mut Exchanged(name.clone(), outside.clone(), Some(item)), &mut |_| {}).expect("written");
+        let mode = |path: &Path| path.symlink_metadata().expect("stat").mode() & 0o7777;
+        assert_eq!((mode(&outside), mode(&name.with_extension("aside"))), (0o600, 0o4755));
+    }
 }
