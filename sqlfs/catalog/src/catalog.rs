@@ -2,12 +2,13 @@
 
 use crate::accounts::Accounts;
 use crate::batch::Batch;
+use crate::look::{Facts, look, statements};
 use crate::objects::Rows;
 use crate::paths::Moved;
-use crate::schema::{APPLICATION, EXPECTED, TABLES, VERSION, view_statements};
+use crate::schema::{APPLICATION, EXPECTED, VERSION};
 use crate::usage::Differences;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Result};
+use rusqlite::{Connection, OpenFlags, Result};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,17 +31,6 @@ pub struct Catalog {
     path: PathBuf,
 }
 
-/// What a catalog says of itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Facts {
-    /// What its views are called by.
-    pub label: String,
-    /// The root's number.
-    pub root: u64,
-    /// Everything is in it: it has been scanned to the end.
-    pub is_complete: bool,
-}
-
 /// How long somebody else who writes is waited for; nobody should.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -54,7 +44,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Whether there is nothing at `path` but files: a link would be followed.
-fn is_plain(path: &Path) -> bool {
+pub(crate) fn is_plain(path: &Path) -> bool {
     let is_absent = |path: &Path| std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     is_file(path) && BESIDE.iter().map(|suffix| beside(path, suffix)).all(|file| is_file(&file) || is_absent(&file))
 }
@@ -64,7 +54,7 @@ fn is_file(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|there| there.is_file())
 }
 
-fn connect(path: &Path, access: OpenFlags) -> Result<Connection> {
+pub(crate) fn connect(path: &Path, access: OpenFlags) -> Result<Connection> {
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     // SQLite means every component; who named the tree by a link is in his right.
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -78,24 +68,6 @@ fn connect(path: &Path, access: OpenFlags) -> Result<Connection> {
         conn.set_db_config(switch, on)?;
     }
     Ok(conn)
-}
-
-fn statements(label: &str) -> String {
-    format!("{TABLES}{}", view_statements(label))
-}
-
-/// The schema as SQLite has it, in a fixed order, but for what its planner is
-/// told of sizes.
-fn schema(conn: &Connection, database: &str) -> Result<Vec<(String, String, Option<String>)>> {
-    let mut list = conn.prepare(&format!(
-        "SELECT type, name, sql FROM {database}.sqlite_schema WHERE sql IS NULL OR type<>'table' OR sql NOT IN(
-         'CREATE TABLE sqlite_stat1(tbl,idx,stat)', 'CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)') ORDER BY 1, 2"
-    ))?;
-    list.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
-}
-
-fn state<T: rusqlite::types::FromSql>(conn: &Connection, database: &str, key: &str) -> Result<Option<T>> {
-    conn.query_row(&format!("SELECT v FROM {database}.state WHERE k=?"), [key], |row| row.get(0)).optional()
 }
 
 /// Removes the catalog at `path`, if there is one.
@@ -112,46 +84,6 @@ pub fn remove(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What the catalog at `path` says of itself; None if it is none of this version.
-///
-/// # Errors
-/// What SQLite says.
-pub fn facts(path: &Path) -> Result<Option<Facts>> {
-    if !is_plain(path) {
-        return Ok(None);
-    }
-    facts_of(&connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?, MAIN)
-}
-
-/// Whether the database that `conn` has by the name `database` is a catalog of
-/// this version, with nothing of anybody else's in its schema: then that can be
-/// trusted.
-///
-/// # Errors
-/// What SQLite says.
-pub fn is_ours(conn: &Connection, database: &str) -> Result<bool> {
-    facts_of(conn, database).map(|facts| facts.is_some())
-}
-
-/// What a connection calls the database that it was opened with.
-const MAIN: &str = "main";
-
-fn facts_of(conn: &Connection, database: &str) -> Result<Option<Facts>> {
-    let number = |pragma: &str| conn.pragma_query_value(Some(database), pragma, |row| row.get::<_, i64>(0));
-    if (number("application_id")?, number("user_version")?) != (APPLICATION, VERSION) {
-        return Ok(None);
-    }
-    let Some(label) = state::<String>(conn, database, "label")?.filter(|label| crate::is_label(label)) else { return Ok(None) };
-    // A trigger or a view of somebody else's would act in our name.
-    let ours = Connection::open_in_memory()?;
-    ours.execute_batch(&statements(&label))?;
-    if schema(&ours, MAIN)? != schema(conn, database)? {
-        return Ok(None);
-    }
-    let root = state::<i64>(conn, database, "root")?.unwrap_or_default() as u64;
-    Ok(Some(Facts { label, root, is_complete: state::<i64>(conn, database, "complete")? == Some(1) }))
-}
-
 impl Catalog {
     /// The catalog at `path`, if there is one of this version, called `label`, of a
     /// tree whose root has the number `root`, with everything in it.
@@ -162,9 +94,9 @@ impl Catalog {
         if !is_plain(path) {
             return Ok(None);
         }
-        let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let mut conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let wanted = Facts { label: label.to_owned(), root, is_complete: true };
-        if facts_of(&conn, MAIN)? != Some(wanted) {
+        if look(&mut conn)? != Some(wanted) {
             return Ok(None);
         }
         Catalog::set_up(conn, path).map(Some)
@@ -348,6 +280,7 @@ fn write_changes(conn: &Connection, batch: &Batch) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts;
 
     #[test]
     fn statistics_are_no_strangers_and_tables_are() {

@@ -19,6 +19,7 @@ pub mod barrier;
 mod batch;
 mod catalog;
 mod freshness;
+mod look;
 mod objects;
 mod paths;
 mod schema;
@@ -27,8 +28,9 @@ mod usage;
 
 pub use accounts::Accounts;
 pub use batch::{Batch, Change, Extra, Link, Object, Op, Xattr};
-pub use catalog::{Catalog, Facts, facts, is_ours, remove};
+pub use catalog::{Catalog, remove};
 pub use freshness::{DATABASE, DIRECTORY, Freshness};
+pub use look::{Facts, facts, is_ours};
 pub use rusqlite::Error;
 pub use schema::{LABEL, VERSION, is_label, tables, views};
 pub use text::Wanted;
