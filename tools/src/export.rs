@@ -3,12 +3,14 @@
 use crate::cli::Export;
 use crate::failure::{Failure, Result};
 use crate::offline::{self, Offline, TreePath};
+use crate::process;
 use crate::progress::Progress;
 use crate::transfer::{Gather, pack};
-use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{BufWriter, IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use tempfile::NamedTempFile;
 
 /// Writes the archive.
 ///
@@ -29,24 +31,26 @@ pub fn run(asked: &Export) -> Result<()> {
     // A pipe or device with a name is written to; a file appears when it is whole.
     if asked.tar.metadata().is_ok_and(|there| !there.is_file()) {
         let file = File::options().write(true).open(&asked.tar).map_err(cannot)?;
+        // Where others may write it may have become one meanwhile.
+        if file.metadata().map_err(cannot)?.is_file() {
+            return Err(Failure::new(format!("{shown}: it was exchanged for a file meanwhile")));
+        }
         return export(&tree, file, &shown).map(drop);
     }
-    let unfinished = beside(&asked.tar);
-    let file = File::create(&unfinished).map_err(cannot)?;
-    let exported = export(&tree, file, &shown).and_then(|file| {
-        file.sync_all().map_err(cannot)?;
-        std::fs::rename(&unfinished, &asked.tar).map_err(cannot)
-    });
-    if exported.is_err() {
-        let _ = std::fs::remove_file(&unfinished);
-    }
-    exported
+    let unfinished = beside(&asked.tar).map_err(cannot)?;
+    let path = unfinished.path().to_owned();
+    process::when_told_to_end(move || drop(std::fs::remove_file(&path)))?;
+    export(&tree, unfinished.as_file(), &shown)?.sync_all().map_err(cannot)?;
+    unfinished.persist(&asked.tar).map(drop).map_err(|error| cannot(error.error))
 }
 
-fn beside(path: &Path) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(".part");
-    name.into()
+/// A new file beside `path`, with the mode that any new file has. Others may write
+/// in that directory too, as in /tmp: its name cannot be guessed, and nothing that
+/// is there already is opened. Dropping it removes it.
+fn beside(path: &Path) -> std::io::Result<NamedTempFile> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let usual = Permissions::from_mode(0o666);
+    tempfile::Builder::new().prefix(".externfs-").suffix(".part").permissions(usual).tempfile_in(dir)
 }
 
 fn export<W: Write>(tree: &Offline, target: W, shown: &str) -> Result<W> {

@@ -7,12 +7,13 @@
 #![allow(unsafe_code)]
 
 use crate::failure::{Failure, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{ForkResult, Pid};
 use std::io::{IoSlice, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -118,6 +119,27 @@ pub fn catch_signals(signals: &[Signal]) -> Result<SignalFd> {
 pub fn next_signal(signals: &SignalFd) -> Option<Signal> {
     let info = signals.read_signal().ok()??;
     Signal::try_from(info.ssi_signo as i32).ok()
+}
+
+/// Does `act` and exits as soon as a signal says so that usually ends a process:
+/// for what should not be left behind. To be called before there are threads.
+///
+/// # Errors
+/// Signals cannot be received, or no thread be started.
+pub fn when_told_to_end(act: impl Fn() + Send + 'static) -> Result<()> {
+    let signals = catch_signals(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
+    let wait = move || {
+        let mut poll = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        loop {
+            let _ = nix::poll::poll(&mut poll, PollTimeout::NONE);
+            if let Some(signal) = next_signal(&signals) {
+                act();
+                std::process::exit(128 + signal as i32);
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("signals".into()).spawn(wait);
+    thread.map(drop).map_err(|error| Failure::io("cannot start a thread", &error))
 }
 
 /// Asks `child` to end (SIGTERM) and makes it if it does not within `patience`.

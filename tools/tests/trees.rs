@@ -148,6 +148,31 @@ fn an_archive_comes_back_bit_for_bit() {
 }
 
 #[test]
+fn an_archive_on_its_way_is_nobody_elses() {
+    let place = Place::new();
+    let (tree, out, outside) = (place.path().join("tree"), place.path().join("out.tar"), place.path().join("outside"));
+    succeeds(&mut on(&tree, &["create"], &["--size", "1G"]));
+    std::fs::write(&outside, "precious").expect("write");
+    std::os::unix::fs::symlink(&outside, place.path().join("out.tar.part")).expect("a link");
+    let export = || on(&tree, &["export"], &["--tar", out.to_str().expect("utf-8")]);
+    let names = || std::fs::read_dir(place.path()).expect("readdir").count();
+    let before = names();
+    succeeds(&mut export());
+    assert!(std::fs::read(&outside).expect("read") == b"precious");
+    // As any new file; and nothing but the archive has come.
+    let usual = std::fs::File::create(place.path().join("usual")).and_then(|file| file.metadata()).expect("a file");
+    assert_eq!(out.symlink_metadata().expect("stat").mode(), usual.mode());
+    assert_eq!(names(), before + 2);
+    // Nor is anything left of one that failed, and what was there stays.
+    let archive = std::fs::read(&out).expect("read");
+    let small = "trap '' XFSZ; ulimit -f 4; exec \"$@\"";
+    let limited = export();
+    fails(Command::new("sh").args(["-c", small, "sh"]).arg(limited.get_program()).args(limited.get_args()), 1, &["out.tar"]);
+    assert_eq!(names(), before + 2);
+    assert!(std::fs::read(&out).expect("read") == archive);
+}
+
+#[test]
 fn an_archive_may_come_compressed_through_a_pipe() {
     let archive = pack(&everything());
     let place = Place::new();

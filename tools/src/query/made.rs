@@ -7,9 +7,7 @@ use crate::offline::{self, accounts};
 use crate::process;
 use crate::progress::Progress;
 use externfs_catalog::{Accounts, Batch, Catalog, DATABASE, LABEL};
-use nix::sys::signal::Signal;
 use std::ffi::OsString;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
@@ -88,19 +86,7 @@ impl Made {
     /// What the host says.
     pub(super) fn remove_when_told_to_end(&self) -> Result<()> {
         let directory = self.temporary.path().to_owned();
-        let signals = process::catch_signals(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])?;
-        let wait = move || {
-            let mut poll = [nix::poll::PollFd::new(signals.as_fd(), nix::poll::PollFlags::POLLIN)];
-            loop {
-                let _ = nix::poll::poll(&mut poll, nix::poll::PollTimeout::NONE);
-                if let Some(signal) = process::next_signal(&signals) {
-                    let _ = std::fs::remove_dir_all(&directory);
-                    std::process::exit(128 + signal as i32);
-                }
-            }
-        };
-        let thread = std::thread::Builder::new().name("signals".into()).spawn(wait);
-        thread.map(drop).map_err(|error| Failure::io("cannot start a thread", &error))
+        process::when_told_to_end(move || drop(std::fs::remove_dir_all(&directory)))
     }
 }
 
