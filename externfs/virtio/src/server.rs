@@ -22,12 +22,16 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest path of a socket, in bytes: `sun_path` with its NUL (unix(7)).
 const PATH_MAX: usize = 107;
 /// Waiting guests in the listener's queue. One is served at a time.
 const BACKLOG: i32 = 16;
+/// How long another server may take to find out whether its socket is free.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is asked.
+const LOCK_STEP: Duration = Duration::from_millis(20);
 /// Pause after a failed accept (no descriptors left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -228,22 +232,43 @@ impl Bound {
             .map_err(|error| UsageError(format!("socket {shown}: its directory: {}", io::Error::from(error))))?;
         // Two servers that both find a dead socket must not remove each
         // other's new one.
-        rustix::fs::flock(&directory, FlockOperation::LockExclusive).map_err(|error| failed(error.into()))?;
-        remove_if_dead(path)?;
+        lock(&directory, LOCK_PATIENCE).map_err(|error| match error {
+            Errno::WOULDBLOCK => {
+                UsageError(format!("socket {shown}: another process holds a lock on its directory, choose one of your own"))
+            }
+            other => failed(other.into()),
+        })?;
         let address = SocketAddrUnix::new(path.as_os_str().as_bytes()).map_err(|error| failed(error.into()))?;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-            .map_err(|error| failed(error.into()))?;
+        remove_if_dead(path, &address)?;
+        let socket = stream_socket(SocketFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+        // The name gets the mode that the socket has, less the umask: nobody else
+        // gets in first, and nothing is changed by a name that may be a link.
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?;
         rustix::net::bind(&socket, &address).map_err(|error| failed(error.into()))?;
         let stat = rustix::fs::lstat(path).map_err(|error| failed(error.into()))?;
         let bound = Bound { path: path.to_owned(), identity: (stat.st_dev, stat.st_ino) };
-        // Before it listens, so nobody else gets in first.
-        rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?;
         rustix::net::listen(&socket, BACKLOG).map_err(|error| failed(error.into()))?;
         Ok((socket.into(), bound))
     }
 }
 
-fn remove_if_dead(path: &Path) -> Result<(), UsageError> {
+/// Locks the directory, which anybody who can read it can do as well, and for ever.
+fn lock(directory: &OwnedFd, patience: Duration) -> Result<(), Errno> {
+    let begun = Instant::now();
+    loop {
+        match rustix::fs::flock(directory, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if begun.elapsed() < patience => std::thread::sleep(LOCK_STEP),
+            Err(Errno::INTR) => {}
+            answer => return answer,
+        }
+    }
+}
+
+fn stream_socket(flags: SocketFlags) -> Result<OwnedFd, Errno> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+}
+
+fn remove_if_dead(path: &Path, address: &SocketAddrUnix) -> Result<(), UsageError> {
     let shown = path.display();
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
@@ -253,11 +278,12 @@ fn remove_if_dead(path: &Path) -> Result<(), UsageError> {
     if !metadata.file_type().is_socket() {
         return Err(UsageError(format!("socket {shown}: exists and is no socket, choose another path")));
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(|error| UsageError(format!("socket {shown}: {error}")))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+    // One whose queue is full answers EAGAIN. To wait would be to wait for whoever
+    // has filled it.
+    let asked = stream_socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).and_then(|socket| rustix::net::connect(&socket, address));
+    match asked {
+        Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(|error| UsageError(format!("socket {shown}: {error}"))),
+        Err(Errno::NOENT) => Ok(()),
         _ => Err(UsageError(format!("socket {shown}: in use by another process, choose another path or stop that one"))),
     }
 }
@@ -276,5 +302,54 @@ impl AsFd for Server {
     /// The listening socket, for a sandbox that wants to know it.
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
         self.listener.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::mpsc::channel;
+
+    /// What becomes of a socket at `path`, which must not take long.
+    fn bound(path: &Path) -> Result<(UnixListener, Bound), String> {
+        let (done, answer) = channel();
+        let path = path.to_owned();
+        std::thread::spawn(move || drop(done.send(Bound::new(&path).map_err(|error| error.0))));
+        answer.recv_timeout(Duration::from_secs(20)).expect("an answer")
+    }
+
+    #[test]
+    fn a_directory_that_somebody_has_locked_is_not_waited_for() {
+        let place = tempfile::tempdir().expect("a directory");
+        let theirs = fs::File::open(place.path()).expect("open");
+        rustix::fs::flock(&theirs, FlockOperation::LockShared).expect("flock");
+        let line = bound(&place.path().join("s")).map(drop).expect_err("locked");
+        assert!(line.contains("holds a lock on its directory") && !line.contains('\n'), "{line}");
+        drop(theirs);
+        bound(&place.path().join("s")).expect("free again");
+    }
+
+    #[test]
+    fn a_socket_whose_queue_is_full_is_in_use() {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = place.path().join("s");
+        let address = SocketAddrUnix::new(path.as_os_str().as_bytes()).expect("an address");
+        let theirs = stream_socket(SocketFlags::CLOEXEC).expect("a socket");
+        rustix::net::bind(&theirs, &address).expect("bind");
+        rustix::net::listen(&theirs, 0).expect("listen");
+        let mut guests = Vec::new();
+        loop {
+            let guest = stream_socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).expect("a socket");
+            match rustix::net::connect(&guest, &address) {
+                Ok(()) => guests.push(guest),
+                Err(error) => break assert_eq!(error, Errno::AGAIN),
+            }
+        }
+        let line = bound(&path).map(drop).expect_err("in use");
+        assert!(line.contains("in use by another process"), "{line}");
+        drop(theirs);
+        let (_listener, ours) = bound(&path).expect("a dead one is replaced");
+        assert_eq!(fs::symlink_metadata(&ours.path).expect("stat").permissions().mode() & 0o777, 0o600);
     }
 }
