@@ -1,6 +1,9 @@
 //! The protocol of mount(8)'s helpers: `mount.TYPE SRC MNT [-sfnv] [-N NS]
 //! [-o OPTIONS] [-t TYPE]`.
 //!
+//! `-N`, another namespace, is refused: mount(8) leaves it to the helper to enter
+//! that, where there may be no /proc, /dev/fuse or SRC, nor a program to start.
+//!
 //! mount(8) looks for `/sbin/mount.fuse.externfs` for the type `fuse.externfs`
 //! and for `/sbin/mount.externfs` for `externfs`; both are links to our program,
 //! which goes by the name that it was called by. Where neither is there, `/sbin/mount.fuse` runs `externfs SRC MNT
@@ -48,8 +51,10 @@ fn parse(arguments: &[OsString]) -> Result<Call> {
                     let attached = letters.as_str();
                     let value = if attached.is_empty() { rest.next().map(text).transpose()? } else { Some(attached.to_owned()) };
                     let value = value.ok_or_else(|| Failure::usage(format!("-{letter} wants a value: {USAGE}")))?;
-                    if letter == 'o' {
-                        call.lists.push(value);
+                    match letter {
+                        'o' => call.lists.push(value),
+                        'N' => return Err(elsewhere(&value)),
+                        _ => {}
                     }
                     break;
                 }
@@ -60,6 +65,13 @@ fn parse(arguments: &[OsString]) -> Result<Call> {
     let [source, point] = <[String; 2]>::try_from(places).map_err(|_| Failure::usage(USAGE))?;
     (call.source, call.point) = (source, point.into());
     Ok(call)
+}
+
+/// What is said of a mount for another namespace, a file or a process's number.
+fn elsewhere(namespace: &str) -> Failure {
+    let is_process = namespace.bytes().all(|byte| byte.is_ascii_digit());
+    let file = if is_process { format!("/proc/{namespace}/ns/mnt") } else { namespace.to_owned() };
+    Failure::usage(format!("-N is not supported: enter the namespace first: nsenter --mount={file} mount ..."))
 }
 
 /// Mounts as mount(8) asks; `arguments` without the program's name.
@@ -104,13 +116,22 @@ mod tests {
         for arguments in [
             &["hostfs:/a", "/m", "-o", "ro,dev"][..],
             &["hostfs:/a", "/m", "-sn", "-oro,dev", "-t", "fuse.externfs"],
-            &["-v", "-o", "ro,dev", "-N", "/proc/1/ns/mnt", "hostfs:/a", "/m"],
+            &["-v", "-o", "ro,dev", "hostfs:/a", "/m"],
         ] {
             assert_eq!(call(arguments), Ok(expected.clone()), "{arguments:?}");
         }
         assert!(call(&["/a", "/m", "-f"]).expect("good").fake);
         for bad in [&["/a"][..], &["/a", "/m", "/x"], &["/a", "/m", "-o"], &["/a", "/m", "-x"], &[]] {
             assert_eq!(call(bad).expect_err("bad").code, 2);
+        }
+    }
+
+    #[test]
+    fn another_namespace_is_refused_with_its_remedy() {
+        for arguments in [&["hostfs:/a", "/m", "-N", "/proc/7/ns/mnt"][..], &["-N7", "hostfs:/a", "/m"], &["/a", "/m", "-vN", "7"]] {
+            let failure = call(arguments).expect_err("refused");
+            assert_eq!(failure.code, 2);
+            assert!(failure.line.contains("nsenter --mount=/proc/7/ns/mnt mount"), "{}", failure.line);
         }
     }
 
