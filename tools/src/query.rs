@@ -11,6 +11,7 @@ mod words;
 
 use crate::cli::Query;
 use crate::failure::{Failure, Result};
+use crate::shown::Tame;
 use ground::Ground;
 use sqlfs::query::{Answer, Ask, Format, Limits, Refusal};
 use std::io::{BufWriter, IsTerminal, Write};
@@ -64,7 +65,12 @@ fn print(answer: &Answer) -> Result<()> {
     let stdout = std::io::stdout();
     let is_terminal = stdout.is_terminal();
     let mut out = BufWriter::with_capacity(64 << 10, stdout.lock());
-    let done = if is_terminal { answer.write_to(&mut Tame(&mut out)) } else { answer.write_to(&mut out) };
+    let done = if is_terminal {
+        let mut tame = Tame::new(&mut out);
+        answer.write_to(&mut tame).and_then(|()| tame.finish())
+    } else {
+        answer.write_to(&mut out)
+    };
     match done.and_then(|()| out.flush()) {
         // Whoever reads has enough.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::io("cannot write to standard output", &error)),
@@ -72,43 +78,9 @@ fn print(answer: &Answer) -> Result<()> {
     }
 }
 
-/// Writes what a terminal would obey as `\x1b`. Bytes of other writing systems
-/// pass: they have been checked to be text where it matters, by the formats.
-struct Tame<W: Write>(W);
-
-impl<W: Write> Write for Tame<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        for piece in bytes.split_inclusive(|byte| is_order(*byte)) {
-            match piece.split_last() {
-                Some((last, before)) if is_order(*last) => {
-                    self.0.write_all(before)?;
-                    write!(self.0, "\\x{last:02x}")?;
-                }
-                _ => self.0.write_all(piece)?,
-            }
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.0.flush()
-    }
-}
-
-fn is_order(byte: u8) -> bool {
-    byte.is_ascii_control() && !matches!(byte, b'\n' | b'\t')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_terminal_is_not_given_orders() {
-        let mut out = Vec::new();
-        Tame(&mut out).write_all("a\x1b[2J\tb\u{7f}\r\u{e4}\n".as_bytes()).expect("written");
-        assert_eq!(String::from_utf8(out).expect("text"), "a\\x1b[2J\tb\\x7f\\x0d\u{e4}\n");
-    }
 
     #[test]
     fn a_limit_comes_with_its_remedy() {
