@@ -13,7 +13,7 @@ use crate::cli::Query;
 use crate::failure::{Failure, Result};
 use crate::shown::Tame;
 use ground::Ground;
-use sqlfs::query::{Answer, Ask, Format, Limits, Refusal};
+use sqlfs::query::{Ask, Format, Limits, Refusal};
 use std::io::{BufWriter, IsTerminal, Write};
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub fn run(asked: &Query) -> Result<u8> {
     ground.renew()?;
     let ask = Ask { explain: asked.explain, ..Ask::new(sql, format(asked.format, asked.explain)) };
     let answer = ground.engine().run(ask).map_err(|refusal| refused(&refusal))?;
-    print(&answer)?;
+    put(|out| answer.write_to(out))?;
     Ok(0)
 }
 
@@ -60,21 +60,30 @@ fn refused(refusal: &Refusal) -> Failure {
     Failure::new(crate::shown::text(format!("{line}{remedy}").as_bytes()))
 }
 
-/// Puts an answer out; to a terminal, with nothing in it that the terminal would obey.
-fn print(answer: &Answer) -> Result<()> {
+/// Whoever reads our output.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reader {
+    Reads,
+    /// It has enough, as head(1).
+    HasGone,
+}
+
+/// Puts out what `write` writes; to a terminal, with nothing in it that the terminal
+/// would obey.
+fn put(write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<Reader> {
     let stdout = std::io::stdout();
     let is_terminal = stdout.is_terminal();
     let mut out = BufWriter::with_capacity(64 << 10, stdout.lock());
     let done = if is_terminal {
         let mut tame = Tame::new(&mut out);
-        answer.write_to(&mut tame).and_then(|()| tame.finish())
+        write(&mut tame).and_then(|()| tame.finish())
     } else {
-        answer.write_to(&mut out)
+        write(&mut out)
     };
     match done.and_then(|()| out.flush()) {
-        // Whoever reads has enough.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::io("cannot write to standard output", &error)),
-        _ => Ok(()),
+        Ok(()) => Ok(Reader::Reads),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Reader::HasGone),
+        Err(error) => Err(Failure::io("cannot write to standard output", &error)),
     }
 }
 

@@ -277,6 +277,26 @@ fn one_question_after_another() {
 }
 
 #[test]
+fn who_has_enough_ends_the_conversation() {
+    let place = Place::new();
+    for order in [".help", ".tables", ".schema", "select 1;", ".frob"] {
+        let mut command = externfs(["query", "--repl", &format!("hostfs:{}", place.source().display())]);
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        // What is refused is told to nobody either.
+        let errors = std::io::pipe().expect("a pipe").1;
+        let errors = if order == ".frob" { Stdio::from(errors) } else { Stdio::piped() };
+        let mut child = command.stdin(Stdio::piped()).stdout(writer).stderr(errors).spawn().expect("starts");
+        // Before the first word, as far as can be.
+        drop((reader, command));
+        // It may have ended before it has read everything.
+        let _ = child.stdin.take().expect("a pipe").write_all(format!("{order}\n").repeat(50).as_bytes());
+        let output = child.wait_with_output().expect("ends");
+        assert!(!text(&output.stderr).contains("panicked"), "{order}: {}", text(&output.stderr));
+        assert_eq!(output.status.code(), Some(i32::from(order == ".frob")), "{order}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn a_terminal_has_a_history_and_completion() {
     if !needs(run(Command::new("script").arg("--version")).status.success(), "script(1)") {
         return;

@@ -2,14 +2,14 @@
 
 use super::ground::Ground;
 use super::words::{ORDERS, Words};
-use super::{format, print, refused};
+use super::{Reader, format, put, refused};
 use crate::cli::{Query, parse_answer_format};
 use crate::failure::{Failure, Result};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
 use rustyline::{Config, Editor};
 use sqlfs::query::{Ask, Format, Schema, is_whole};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
@@ -24,6 +24,8 @@ struct Talk<'g> {
     last: Option<String>,
     /// Something was refused.
     has_failed: bool,
+    /// Once it has gone there is nobody to ask for.
+    reader: Reader,
 }
 
 /// What comes after an order.
@@ -50,9 +52,9 @@ pub(super) fn run(ground: &mut Ground, asked: &Query) -> Result<u8> {
         let _ = editor.load_history(file);
     }
     if is_terminal {
-        println!("Statements end with ';'. Views: {}. .help tells more.", names(&schema).join(", "));
+        put(|out| writeln!(out, "Statements end with ';'. Views: {}. .help tells more.", names(&schema).join(", ")))?;
     }
-    let mut talk = Talk { ground, schema, format: format(asked.format, false), last: None, has_failed: false };
+    let mut talk = Talk { ground, schema, format: format(asked.format, false), last: None, has_failed: false, reader: Reader::Reads };
     talk.hold(&mut editor)?;
     if let Some(file) = &history
         && let Err(error) = editor.save_history(file)
@@ -81,7 +83,7 @@ fn names(schema: &Schema) -> Vec<&str> {
 impl Talk<'_> {
     fn hold(&mut self, editor: &mut Editor<Words, FileHistory>) -> Result<()> {
         let mut text = String::new();
-        loop {
+        while self.reader == Reader::Reads {
             match editor.readline(if text.is_empty() { "sql> " } else { "...> " }) {
                 Ok(line) if text.is_empty() && line.trim().is_empty() => {}
                 Ok(line) if text.is_empty() && line.trim_start().starts_with('.') => {
@@ -109,6 +111,7 @@ impl Talk<'_> {
                 Err(error) => return Err(broken(error)),
             }
         }
+        Ok(())
     }
 
     /// Runs a statement and shows what comes of it.
@@ -117,14 +120,23 @@ impl Talk<'_> {
         let format = if explain && self.format == Format::Table { Format::Text } else { self.format };
         let ask = Ask { explain, ..Ask::new(statement, format) };
         let run = self.ground.renew().and_then(|()| self.ground.engine().run(ask).map_err(|refusal| refused(&refusal)));
-        if let Err(failure) = run.and_then(|answer| print(&answer)) {
-            self.fail(&failure.line);
+        match run {
+            Ok(answer) => self.put(|out| answer.write_to(out)),
+            Err(failure) => self.fail(&failure.line),
+        }
+    }
+
+    fn put(&mut self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) {
+        match put(write) {
+            Ok(reader) => self.reader = reader,
+            Err(failure) => self.fail(&failure.line),
         }
     }
 
     fn fail(&mut self, line: &str) {
         self.has_failed = true;
-        eprintln!("{line}");
+        // Nobody may be there to read that either.
+        let _ = writeln!(std::io::stderr(), "{line}");
     }
 
     fn order(&mut self, line: &str) -> Next {
@@ -132,8 +144,11 @@ impl Talk<'_> {
         let rest = rest.trim();
         match order {
             ".quit" | ".exit" => return Next::Quit,
-            ".help" => ORDERS.iter().for_each(|(order, help)| println!("{order:<22} {help}")),
-            ".tables" => names(&self.schema).iter().for_each(|name| println!("{name}")),
+            ".help" => self.put(|out| ORDERS.iter().try_for_each(|(order, help)| writeln!(out, "{order:<22} {help}"))),
+            ".tables" => {
+                let names: String = names(&self.schema).iter().map(|name| format!("{name}\n")).collect();
+                self.put(|out| out.write_all(names.as_bytes()));
+            }
             ".schema" => self.show_schema(rest),
             ".format" => match parse_answer_format(rest) {
                 Ok(format) => self.format = format,
@@ -159,10 +174,12 @@ impl Talk<'_> {
             let line = format!("there is no view {wanted}: there are {}", names(&self.schema).join(", "));
             return self.fail(&line);
         }
+        let mut shown = String::new();
         for table in found {
             let columns: Vec<&str> = table.columns.iter().map(|column| column.name.as_str()).collect();
-            println!("{};\n-- columns: {}", table.sql, columns.join(", "));
+            shown.push_str(&format!("{};\n-- columns: {}\n", table.sql, columns.join(", ")));
         }
+        self.put(|out| out.write_all(shown.as_bytes()));
     }
 }
 
