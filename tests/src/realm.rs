@@ -4,11 +4,12 @@
 use crate::picture::Picture;
 use externfs::{Connect, MountOption, Plugin, Source};
 use humfs::catalog::Upkeep;
-use humfs::check::{CheckOptions, Progress};
+use humfs::check::{CheckOptions, Problem, Progress};
 use humfs::store::Format;
 use humfs::superblock::Superblock;
+use rustix::fs::SeekFrom;
 use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -123,7 +124,7 @@ impl Realm {
     }
 
     fn look_but(self, tree: &Path, tolerated: &[&str]) -> Result<Picture, String> {
-        let first = self.mounted(tree)?;
+        let mut first = self.mounted(tree)?;
         let left = self.left_over(tree);
         if !left.is_empty() {
             return Err(format!("after recovery there is still {left:?}"));
@@ -131,8 +132,16 @@ impl Realm {
         if let Realm::HumFs(_) = self {
             let check = || humfs::check::check(tree, &CheckOptions::default(), &Progress::default()).map_err(|error| error.0);
             let report = patiently(check)?;
-            if let Some(finding) = report.findings.iter().find(|finding| !tolerated.contains(&finding.problem.name())) {
-                return Err(format!("a check finds at '{}': {}", finding.path.escape_ascii(), finding.problem));
+            for finding in &report.findings {
+                match &finding.problem {
+                    Problem::WrongCounters { said, counted }
+                        if said.inodes == counted.inodes && (said.bytes..=said.bytes + lists(tree)).contains(&counted.bytes) =>
+                    {
+                        first.used.0 += counted.bytes - said.bytes;
+                    }
+                    _ if tolerated.contains(&finding.problem.name()) => {}
+                    _ => return Err(format!("a check finds at '{}': {}", finding.path.escape_ascii(), finding.problem)),
+                }
             }
         }
         self.forget_counters(tree);
@@ -185,4 +194,23 @@ fn patiently<T>(attempt: impl Fn() -> Result<T, String>) -> Result<T, String> {
             answer => return answer,
         }
     }
+}
+
+/// Bytes of blocks in which the host lists the pieces of files. It adds them when
+/// it writes a file out, so those of a file that was just written when its server
+/// was killed are counted by nobody but a check (FORMAT.md, "The account").
+fn lists(tree: &Path) -> u64 {
+    let mut bytes = 0;
+    for path in crate::humtree::paths_below(&tree.join("data")) {
+        let Ok(file) = std::fs::File::open(&path) else { continue };
+        let Some(about) = file.metadata().ok().filter(std::fs::Metadata::is_file) else { continue };
+        let (mut data, mut at) = (0, 0);
+        while let Ok(start) = rustix::fs::seek(&file, SeekFrom::Data(at)) {
+            let Ok(end) = rustix::fs::seek(&file, SeekFrom::Hole(start)) else { break };
+            data += end.next_multiple_of(4096) - start / 4096 * 4096;
+            at = end;
+        }
+        bytes += (about.blocks() * 512).saturating_sub(data);
+    }
+    bytes
 }
