@@ -183,7 +183,9 @@ impl Servers {
                 let stop = Stop::new().map_err(|e| Failure::io("cannot make an event", &e))?;
                 let Some(connect) = connect else { return serve::run_servers(&servers, &stop) };
                 let signals = process::catch_signals(&[Signal::SIGTERM])?;
-                serve::run_until_told(&servers, &stop, &signals, connect)
+                let ended = serve::run_until_told(&servers, &stop, &signals);
+                serve::leave(connect);
+                ended
             };
             match serve() {
                 Ok(()) => 0,

@@ -184,7 +184,7 @@ fn serve(job: &Job, mut fuse: Option<FuseMount>) -> Result<()> {
     let mounted = with_export(fuse, &*job.connect).map_err(|e| Failure::new(format!("cannot open {}: {e}", job.source.display())))?;
     let options: ServeOptions = job.sorted.serve;
     let stop = Stop::new().map_err(|e| Failure::io("cannot make an event", &e))?;
-    std::thread::scope(|scope| {
+    let ended = std::thread::scope(|scope| {
         if let Some((fuse, export)) = mounted {
             let stop = &stop;
             let body = move || match fuse.serve(export, &options, &StopHandle::new(), || {}) {
@@ -199,8 +199,12 @@ fn serve(job: &Job, mut fuse: Option<FuseMount>) -> Result<()> {
                 .spawn_scoped(scope, body)
                 .map_err(|e| Failure::io("cannot start a thread", &e))?;
         }
-        run_until_told(&job.servers, &stop, &signals, &*job.connect)
-    })
+        run_until_told(&job.servers, &stop, &signals)
+    });
+    // The mount has ended with the scope. Who has a file or a directory in it
+    // keeps it that long; past PATIENCE the tree is left as by any other death.
+    leave(&*job.connect);
+    ended
 }
 
 /// The host's mount and what it serves. Without one the source is tried all the
@@ -212,13 +216,12 @@ fn with_export<M>(mount: Option<M>, connect: &dyn Connect) -> externfs::Result<O
     Ok(mount.map(|mount| (mount, export)))
 }
 
-/// Runs all servers until they end or SIGTERM arrives at `signals`, then
-/// closes what they serve.
+/// Runs all servers until they end or SIGTERM arrives at `signals`.
 ///
 /// # Errors
 /// The first that breaks, once all have ended.
-pub fn run_until_told(servers: &[Server], stop: &Stop, signals: &SignalFd, connect: &dyn Connect) -> Result<()> {
-    let ended = std::thread::scope(|scope| {
+pub fn run_until_told(servers: &[Server], stop: &Stop, signals: &SignalFd) -> Result<()> {
+    std::thread::scope(|scope| {
         let told = || {
             let _ = poll(
                 &mut [PollFd::new(signals.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)],
@@ -230,11 +233,15 @@ pub fn run_until_told(servers: &[Server], stop: &Stop, signals: &SignalFd, conne
         let ended = waiter.map_err(|e| Failure::io("cannot start a thread", &e)).and_then(|_| run_servers(servers, stop));
         stop.raise();
         ended
-    });
+    })
+}
+
+/// Closes what was served. Nobody may be served from it any more: what changes
+/// after that is neither counted nor in a catalog.
+pub fn leave(connect: &dyn Connect) {
     if let Err(error) = connect.close() {
         tracing::warn!("not left in order: {error}");
     }
-    ended
 }
 
 /// Runs all servers, one of them on this thread.

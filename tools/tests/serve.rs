@@ -7,7 +7,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use support::{Place, Running, can_mount, eventually, processes_with};
+use std::process::{Command, Stdio};
+use support::{Place, Running, can_mount, eventually, externfs, processes_with, succeeds};
 
 /// Serves `place` on two sockets and its mount point.
 fn serve(place: &Place) -> (Running, [PathBuf; 2]) {
@@ -67,4 +68,32 @@ fn guests_are_served_when_the_mount_is_gone() {
     UnixStream::connect(&sockets[0]).expect("it listens");
     running.signal("INT");
     assert_eq!(running.ends(), Some(0));
+}
+
+#[test]
+fn what_is_changed_after_the_signal_is_in_the_catalog() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (tree, socket) = (place.path().join("tree"), place.path().join("a"));
+    succeeds(externfs(["create", "--size", "64M"]).arg(&tree));
+    let words: [&OsStr; 7] = ["serve", "humfs", "", "--socket", "", "--mount", ""].map(OsStr::new);
+    let (mut words, point) = (words, place.point());
+    (words[2], words[4], words[6]) = (tree.as_os_str(), socket.as_os_str(), point.as_os_str());
+    let mut running = Running::start(&words);
+    eventually("the mount", || place.is_mounted() && fs::write(point.join("early"), "").is_ok());
+    // It sits in a mount that nobody finds any more, and goes on.
+    let mut sitting = Command::new("sh");
+    sitting.args(["-c", "read go && sleep 1 && echo x > late"]).current_dir(&point).stdin(Stdio::piped());
+    let mut sitting = Running(sitting.spawn().expect("starts"));
+    running.signal("TERM");
+    eventually("it to be unmounted", || !place.is_mounted());
+    let mut input = sitting.0.stdin.take().expect("its input");
+    std::io::Write::write_all(&mut input, b"go\n").expect("it listens");
+    assert_eq!((sitting.ends(), running.ends()), (Some(0), Some(0)));
+    // The server has left the tree in order: nothing is looked at anew.
+    assert!(tree.join("humfs/catalog/current").exists());
+    let names = succeeds(externfs(["query"]).arg(&tree).arg("select name from root_fs order by 1"));
+    assert_eq!(names, "/early\n/late\n");
 }
