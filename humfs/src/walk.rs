@@ -195,6 +195,13 @@ pub(crate) fn walk(ground: &Ground<'_>, visit: &impl Visit) -> Result<()> {
     let folder = Arc::new(Folder { inode: ground.root.clone(), path: Box::default() });
     let host = ground.base.attr(&ground.root, None)?;
     visit.see(&Seen { ground, folder: &folder, at: None, host: &host })?;
+    walk_below(ground, visit)
+}
+
+/// Tells `visit` of everything in `ground` but its root. All errors are those of
+/// `visit`: it is told what cannot be looked at.
+pub(crate) fn walk_below(ground: &Ground<'_>, visit: &impl Visit) -> Result<()> {
+    let folder = Arc::new(Folder { inode: ground.root.clone(), path: Box::default() });
     let walk = Walk { ground, visit, heap: Mutex::new(Heap { jobs: vec![Job::Read(folder)], ..Heap::default() }), more: Condvar::new() };
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get().min(THREADS_MAX));
     std::thread::scope(|scope| {

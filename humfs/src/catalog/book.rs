@@ -353,10 +353,12 @@ impl Writer {
                 }
                 let dir = path.and_then(|path| look::dir_at(&self.parts, ino, &path));
                 let catalog = self.catalog.as_mut().ok_or_else(|| damaged("there is no catalog"))?;
-                let _ = dir.map(|dir| scan(&self.parts, &dir, catalog, listed, (Some(&self.feed), progress)));
+                let scanned = dir.map_or(Ok(()), |dir| scan(&self.parts, &dir, catalog, listed, (Some(&self.feed), progress)));
                 if self.feed.is_ending() {
                     return Ok(false);
                 }
+                // What was to be written is lost, though it counts as listed.
+                scanned?;
                 let missed = misses.entry(ino).or_default();
                 *missed += u32::from(listed.lacks(ino));
                 if *missed > MISSES {
@@ -480,3 +482,6 @@ pub fn rebuild(path: &Path, label: &Label, progress: &(dyn Fn(u64, u64) + Sync))
     let catalog = writer.catalog.take().ok_or_else(|| damaged("there is no catalog")).map_err(cannot)?;
     close(catalog, writer.dir.as_fd(), true).map_err(cannot)
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,6 +52,10 @@ impl Listed {
 /// Writes everything below `from` into `catalog`, except what is below
 /// directories that are `listed`. The feed: others change the tree
 /// meanwhile and want to know how far this is.
+///
+/// # Errors
+/// It cannot be written, or the feed ends: then `listed` has directories in it
+/// whose names are not in the catalog. What cannot be read is none.
 pub(super) fn scan(
     parts: &Parts,
     from: &Arc<Inode>,
@@ -70,7 +74,7 @@ pub(super) fn scan(
         progress,
         sink: Mutex::new((Batch::default(), catalog)),
     };
-    walk::walk(&Ground { base: &parts.base, store: &*parts.store, root: from.clone() }, &scan)?;
+    walk::walk_below(&Ground { base: &parts.base, store: &*parts.store, root: from.clone() }, &scan)?;
     let (batch, catalog) = scan.sink.into_inner().unwrap_or_else(PoisonError::into_inner);
     apply(catalog, batch, feed)
 }
