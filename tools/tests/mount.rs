@@ -201,7 +201,11 @@ fn an_ordinary_user_mounts_through_fusermount3() {
                   U='setpriv --reuid 65534 --regid 65534 --clear-groups'\n\
                   $U ./externfs mount hostfs source point\n$U cat point/hello\n$U sh -c 'echo made > point/made'\n\
                   $U ./externfs umount point\n$U ./externfs mount hostfs source point -o ro\n\
-                  $U sh -c 'echo no > point/no' 2>/dev/null || echo refused\n$U ./externfs umount point";
+                  $U sh -c 'echo no > point/no' 2>/dev/null || echo refused\n$U ./externfs umount point\n\
+                  # Found where it is by now.\n$U mkdir -p above/point\n\
+                  $U ./externfs mount -f hostfs source above/point &\n\
+                  until $U test -e above/point/hello; do sleep 0.05; done\n$U mv above renamed\n\
+                  kill $!\nwait $!\n! grep renamed /proc/self/mountinfo";
     let mut command = std::process::Command::new("timeout");
     command.args(["--kill-after=5", "60", "unshare", "-m", "sh", "-ec", script]).env("D", place.path());
     assert_eq!(succeeds(&mut command), "from the host\nrefused\n");

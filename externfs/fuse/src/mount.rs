@@ -90,7 +90,7 @@ impl FuseMount {
         let tuning = Tuning::open(&entry.device);
         Ok(FuseMount {
             device,
-            unmounter: Unmounter { unique: mountinfo::unique_id(&point), point, device: entry.device },
+            unmounter: Unmounter { unique: mountinfo::unique_id(&point), point, device: entry.device, id: entry.id },
             tuning,
             callers_are_root: options.callers_are_root(),
             armed: true,
@@ -136,37 +136,45 @@ impl Drop for FuseMount {
     }
 }
 
-/// Knows one mount, and unmounts it and no other.
+/// Knows one mount, wherever it is by now, and unmounts it and no other.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unmounter {
     point: PathBuf,
     /// `major:minor`, so that a later mount in the same place is left alone.
     device: String,
-    /// The kernel gives a device number again at once; this one never
+    /// So that another mount of the same file system is.
+    id: u64,
+    /// The kernel gives both numbers again at once; this one never
     /// (Linux 6.8).
     unique: Option<u64>,
 }
 
 impl Unmounter {
-    /// Where it is mounted.
+    /// Where it was mounted.
     #[must_use]
     pub fn point(&self) -> &Path {
         &self.point
     }
 
-    /// Whether it still is.
+    /// Whether it still is, anywhere.
     #[must_use]
     pub fn is_mounted(&self) -> bool {
-        let here = |entry: &MountEntry| entry.point == self.point && entry.device == self.device;
-        mountinfo::read().is_ok_and(|all| match all.iter().rfind(|entry| entry.point == self.point) {
-            Some(top) if here(top) => self.is_same(),
-            _ => all.iter().any(here),
-        })
+        self.find().is_ok_and(|found| found.is_some())
     }
 
-    /// Whether what is on top at our place with our device number is ours.
-    fn is_same(&self) -> bool {
-        match (self.unique, mountinfo::unique_id(&self.point)) {
+    /// Where it is now, and whether it is what one sees there. A mount moves when
+    /// a directory above it is renamed.
+    fn find(&self) -> Result<Option<(PathBuf, bool)>, MountError> {
+        let all = mountinfo::read().map_err(MountError::NoProc)?;
+        let Some(here) = all.iter().find(|entry| entry.id == self.id && entry.device == self.device) else { return Ok(None) };
+        let is_on_top = all.iter().rfind(|entry| entry.point == here.point).is_some_and(|top| top.id == self.id);
+        let is_ours = !is_on_top || self.is_at(&here.point);
+        Ok(is_ours.then(|| (here.point.clone(), is_on_top)))
+    }
+
+    /// Whether what is on top at `point` with our numbers is ours.
+    fn is_at(&self, point: &Path) -> bool {
+        match (self.unique, mountinfo::unique_id(point)) {
             (Some(ours), Some(there)) => ours == there,
             _ => true,
         }
@@ -178,13 +186,11 @@ impl Unmounter {
     /// # Errors
     /// [`MountError::Busy`] when it is in use, unless `lazy`.
     pub fn unmount(&self, lazy: bool) -> Result<(), MountError> {
-        if !self.is_mounted() {
-            return Ok(());
-        }
-        match mountinfo::topmost(&self.point).map_err(MountError::NoProc)? {
-            Some(entry) if entry.device == self.device => detach(&self.point, lazy),
+        match self.find()? {
+            None => Ok(()),
+            Some((point, true)) => detach(&point, lazy),
             // Somebody mounted over it.
-            _ => Err(MountError::Busy(self.point.clone())),
+            Some((point, false)) => Err(MountError::Busy(point)),
         }
     }
 

@@ -329,3 +329,40 @@ fn an_unmounter_touches_no_other_mount() {
     assert!(!before.is_mounted() && successor.unmounter().is_mounted());
     assert_eq!(mounted.end(), ExitReason::Stopped);
 }
+
+#[test]
+fn a_mount_is_found_where_it_has_moved_to() {
+    if !can_mount() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let (above, renamed, other) = (place.path().join("above"), place.path().join("renamed"), place.path().join("other"));
+    fs::create_dir_all(above.join("mnt")).unwrap();
+    fs::create_dir(&other).unwrap();
+    let mount = FuseMount::mount("moving".as_ref(), &above.join("mnt"), &MountOptions::default()).unwrap();
+    let unmounter = mount.unmounter();
+    // The same file system a second time: no business of ours.
+    let bind =
+        |arguments: &[&Path]| Command::new("mount").args(["--no-canonicalize", "--bind"]).args(arguments).status().unwrap().success();
+    assert!(bind(&[&above.join("mnt"), &other]));
+    fs::rename(&above, &renamed).unwrap();
+    // What came into its place is not it.
+    fs::create_dir_all(above.join("mnt")).unwrap();
+    let successor = FuseMount::mount("successor".as_ref(), &above.join("mnt"), &MountOptions::default()).unwrap();
+    let is_mounted = |point: &Path| {
+        let shown = format!(" {} ", point.display());
+        fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&shown)
+    };
+    assert!(unmounter.is_mounted() && is_mounted(&renamed.join("mnt")));
+    // Somebody else's on top of it is left alone.
+    assert!(bind(&[Path::new("/proc"), &renamed.join("mnt")]));
+    assert!(unmounter.is_mounted());
+    assert!(matches!(unmounter.unmount(true), Err(MountError::Busy(_))));
+    assert!(Command::new("umount").arg(renamed.join("mnt")).status().unwrap().success());
+    unmounter.unmount_now().unwrap();
+    assert!(!unmounter.is_mounted() && !is_mounted(&renamed.join("mnt")));
+    assert!(is_mounted(&other) && successor.unmounter().is_mounted());
+    // Nobody serves it: while there is a device umount(8) would wait.
+    drop(mount);
+    assert!(Command::new("umount").arg(&other).status().unwrap().success());
+}
