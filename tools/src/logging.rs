@@ -65,10 +65,7 @@ impl Elsewhere {
                 let file = File::options().append(true).create(true).open(path);
                 Output::File(file.map_err(|e| Failure::io(format!("cannot open the log file {}", path.display()), &e))?)
             }
-            None => {
-                let socket = UnixDatagram::unbound().and_then(|socket| socket.connect("/dev/log").map(|()| socket));
-                Output::System(socket.ok())
-            }
+            None => Output::System(connected(Path::new("/dev/log")).ok()),
         }))
     }
 
@@ -76,6 +73,15 @@ impl Elsewhere {
     pub fn switch(self) {
         *OUTPUT.write().unwrap_or_else(PoisonError::into_inner) = self.0;
     }
+}
+
+/// A socket to whoever reads the log at `path`. When that one is stuck, its queue
+/// is full after some lines: then further ones are lost.
+fn connected(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 /// `externfs: warning: what happened key=value`.
@@ -158,5 +164,28 @@ impl Drop for Line {
             Output::System(Some(socket)) => socket.send(line.trim_ascii_end()).map(drop),
             Output::System(None) => Ok(()),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_read_the_log_stops_nobody() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("log");
+        let reader = UnixDatagram::bind(&path).expect("binds");
+        let socket = connected(&path).expect("connects");
+        let (done, waiting) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            // More than any queue takes; then a line is lost.
+            let lost = (0..100_000).find_map(|_| socket.send(b"line").err());
+            let _ = done.send(lost.map(|error| error.kind()));
+        });
+        let lost = waiting.recv_timeout(std::time::Duration::from_secs(10)).expect("it goes on");
+        assert_eq!(lost, Some(io::ErrorKind::WouldBlock));
+        let mut line = [0; 8];
+        assert_eq!(reader.recv(&mut line).expect("the first ones have arrived"), 4);
     }
 }
