@@ -21,7 +21,7 @@ const GRACE: Duration = Duration::from_millis(1000);
 type Test = fn(&Path);
 
 fn main() -> ExitCode {
-    let tests: [(&str, Test); 8] = [
+    let tests: [(&str, Test); 9] = [
         ("time_is_limited", time_is_limited),
         ("memory_and_size_are_limited", memory_and_size_are_limited),
         ("what_is_not_theirs_is_refused", what_is_not_theirs_is_refused),
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         ("workers_are_confined", workers_are_confined),
         ("a_dead_worker_is_replaced", a_dead_worker_is_replaced),
         ("changes_are_transactions", changes_are_transactions),
+        ("a_database_by_a_link_is_changed", a_database_by_a_link_is_changed),
     ];
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let (mut passed, mut failed) = (0, 0);
@@ -314,4 +315,15 @@ fn changes_are_transactions(path: &Path) {
         assert_eq!(change(sql, vec![]).map_err(|refusal| refusal.errno), Err(errno), "{sql}");
     }
     assert_eq!(text(&engine, "select k, v, w from small").as_deref(), Ok("1\tone\t1\n2\ttwo\t\n"));
+}
+
+/// The journal is made beside what the link leads to.
+fn a_database_by_a_link_is_changed(path: &Path) {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("link");
+    std::os::unix::fs::symlink(path, &link).unwrap();
+    let engine = engine(&link, Limits::default());
+    let deed = || Deed { sql: "UPDATE small SET v = 'changed'".into(), arguments: Vec::new() };
+    assert_eq!(engine.change(deed()).unwrap().0, 1);
+    assert_eq!(engine.change(deed()).unwrap().0, 1);
 }

@@ -61,7 +61,9 @@ pub(crate) fn work(stream: &UnixStream, errand: &Errand, writes: bool) -> i32 {
 fn begin(errand: &Errand, writes: bool) -> Result<Session, Failure> {
     let mut session = Session::open(errand, writes)?;
     let limits = &errand.limits;
-    let directory = errand.source.path.parent().filter(|_| writes);
+    // SQLite makes a journal beside what a link leads to.
+    let real = std::fs::canonicalize(&errand.source.path).unwrap_or_else(|_| errand.source.path.clone());
+    let directory = real.parent().filter(|_| writes);
     let needs = Needs {
         seconds: confine::LIFE_SECONDS.max(limits.time.as_secs().saturating_mul(4)),
         // SQLite's heap; a table, which is kept whole; a request; the rest.
