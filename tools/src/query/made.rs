@@ -32,7 +32,9 @@ impl Made {
     /// # Errors
     /// There is no place for it.
     pub(super) fn of(sight: Sight) -> Result<Made> {
-        let temporary = tempfile::Builder::new().prefix("externfs-query-").tempdir();
+        // Whoever opens a catalog follows no link in its path.
+        let place = std::env::temp_dir().canonicalize();
+        let temporary = place.and_then(|place| tempfile::Builder::new().prefix("externfs-query-").tempdir_in(place));
         let temporary = temporary
             .map_err(|error| Failure::io(format!("cannot make a directory in '{}': set TMPDIR", std::env::temp_dir().display()), &error))?;
         Ok(Made { sight, is_made: false, temporary })
