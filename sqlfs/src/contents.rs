@@ -7,7 +7,7 @@ use crate::rows::Writing;
 use crate::saved::Draft;
 use externfs::helper::read_slice;
 use externfs::{DataSink, DataSource, Errno, FileCache, OpenFlags, Opened, Result};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What one who only reads `query` is told.
 const TALK: &str = "write a query to this file and read its answer from the same descriptor:\n    exec 3<>query; echo \"select 1\" >&3; cat <&3; exec 3>&-\n";
@@ -45,28 +45,6 @@ struct TalkState {
     answer: Option<(Answer, u64)>,
 }
 
-impl Talk {
-    fn state(&self) -> MutexGuard<'_, TalkState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn write(&self, source: &mut dyn DataSource, most: usize) -> Result<usize> {
-        let mut state = self.state();
-        if state.answer.take().is_some() {
-            state.sql.clear();
-        }
-        let mut piece = vec![0; source.remaining().min(most + 1)];
-        let taken = source.take(&mut piece)?;
-        piece.truncate(taken);
-        if state.sql.len() + taken > most || source.remaining() > 0 {
-            state.sql.clear();
-            return Err(Errno::EFBIG.into());
-        }
-        state.sql.extend_from_slice(&piece);
-        Ok(taken)
-    }
-}
-
 impl SqlFs {
     /// What `open` does after it has asked who it is.
     pub(crate) fn open_place(&self, uid: u32, node: &Node, flags: OpenFlags) -> Result<Opened<File>> {
@@ -90,7 +68,7 @@ impl SqlFs {
                 return Ok(Opened { file: File(Open::Cell(writing)), cache: FileCache::Bypass, size: 0 });
             }
             _ if changes => return Err(Errno::EROFS.into()),
-            Place::Cell { .. } => self.settle_cell(uid, node),
+            Place::Cell { .. } => self.settle_cell(uid, node)?,
             _ => {}
         }
         let text = |text: String| Ok((None, text.into_bytes()));
@@ -128,8 +106,30 @@ impl SqlFs {
         }
     }
 
+    /// Held while the query runs: a second reader waits for the same answer.
+    fn talk_state<'t>(&self, talk: &'t Talk) -> Result<MutexGuard<'t, TalkState>> {
+        self.engine.take(&talk.state).map_err(|refusal| self.refuse(Some(talk.uid), "query", &refusal))
+    }
+
+    pub(crate) fn write_talk(&self, talk: &Talk, source: &mut dyn DataSource) -> Result<usize> {
+        let most = self.engine.limits().sql;
+        let mut state = self.talk_state(talk)?;
+        if state.answer.take().is_some() {
+            state.sql.clear();
+        }
+        let mut piece = vec![0; source.remaining().min(most + 1)];
+        let taken = source.take(&mut piece)?;
+        piece.truncate(taken);
+        if state.sql.len() + taken > most || source.remaining() > 0 {
+            state.sql.clear();
+            return Err(Errno::EFBIG.into());
+        }
+        state.sql.extend_from_slice(&piece);
+        Ok(taken)
+    }
+
     fn read_talk(&self, talk: &Talk, offset: u64, size: usize, sink: &mut dyn DataSink) -> Result<usize> {
-        let mut state = talk.state();
+        let mut state = self.talk_state(talk)?;
         if state.answer.is_none() {
             // A query that fails is done with: the next read is an end of file.
             let sql = std::mem::take(&mut state.sql);

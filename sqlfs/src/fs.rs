@@ -240,7 +240,7 @@ impl ExternFs for SqlFs {
 
     fn write(&self, file: &File, offset: u64, source: &mut dyn DataSource, flags: WriteFlags) -> Result<usize> {
         match &file.0 {
-            Open::Talk(talk) => talk.write(source, self.engine.limits().sql),
+            Open::Talk(talk) => self.write_talk(talk, source),
             Open::Draft(draft) => draft.write((!flags.append).then_some(offset), source),
             Open::Cell(writing) => writing.write((!flags.append).then_some(offset), source),
             Open::Answer { .. } | Open::Text { .. } => Err(Errno::EBADF.into()),

@@ -108,6 +108,8 @@ pub(crate) struct Shown {
     opens: AtomicU64,
     /// Of a cell that is being written, by all who write it.
     pub(crate) draft: Mutex<CellDraft>,
+    /// How many those are; more of them only while the draft is locked.
+    pub(crate) writers: AtomicU64,
 }
 
 /// What a cell is to become.
@@ -116,8 +118,6 @@ pub(crate) struct CellDraft {
     pub(crate) bytes: Vec<u8>,
     /// It was cut, and nothing has been written or stored since.
     pub(crate) cut: bool,
-    /// How many write it.
-    pub(crate) writers: usize,
 }
 
 impl Shown {

@@ -12,6 +12,7 @@ use crate::query::{Column, Deed, Engine, Refusal, Table, Value, quoted};
 use externfs::helper::read_slice;
 use externfs::{DataSink, DataSource, Errno, Result};
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Cells that have been removed and cannot be NULL: rm -r removes them before
@@ -60,18 +61,24 @@ pub(crate) struct Writing {
     journal: Arc<Journal>,
 }
 
-fn draft_of(shown: &Shown) -> MutexGuard<'_, CellDraft> {
-    shown.draft.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Writing {
+    /// Held while a change runs: who waits for it is one of those who wait.
+    fn draft(&self) -> Result<MutexGuard<'_, CellDraft>> {
+        self.engine.take(&self.shown.draft).map_err(|refusal| self.noted(&refusal))
+    }
+
+    fn noted(&self, refusal: &Refusal) -> externfs::Error {
+        self.journal.note(Some(self.uid), &self.sql, refusal);
+        refusal.into()
+    }
+
     pub(crate) fn read(&self, offset: u64, size: usize, sink: &mut dyn DataSink) -> Result<usize> {
-        read_slice(&draft_of(&self.shown).bytes, offset, size, sink)
+        read_slice(&self.draft()?.bytes, offset, size, sink)
     }
 
     /// At `offset`, or at the end.
     pub(crate) fn write(&self, offset: Option<u64>, source: &mut dyn DataSource) -> Result<usize> {
-        let mut draft = draft_of(&self.shown);
+        let mut draft = self.draft()?;
         let start = offset.unwrap_or(draft.bytes.len() as u64);
         let end = start.checked_add(source.remaining() as u64).filter(|end| *end <= self.engine.limits().bytes).ok_or(Errno::EFBIG)?;
         let mut bytes = draft.bytes.clone();
@@ -88,10 +95,10 @@ impl Writing {
     /// likely: then emptiness is not stored before the cell is closed. It may
     /// be what the database refuses, and not what was meant.
     fn resize(&self, size: usize, by_name: bool) -> Result<()> {
-        let mut draft = draft_of(&self.shown);
+        let mut draft = self.draft()?;
         let mut bytes = draft.bytes.clone();
         bytes.resize(size, 0);
-        draft.cut = size == 0 && by_name && draft.writers > 1;
+        draft.cut = size == 0 && by_name && self.shown.writers.load(Ordering::Relaxed) > 1;
         if !draft.cut {
             self.store(&bytes)?;
         }
@@ -101,35 +108,35 @@ impl Writing {
 
     /// Stores the emptiness that nothing was written to.
     pub(crate) fn settle(&self) -> Result<()> {
-        let mut draft = draft_of(&self.shown);
+        let mut draft = self.draft()?;
         if std::mem::take(&mut draft.cut) { self.store(&draft.bytes) } else { Ok(()) }
     }
 
     fn store(&self, bytes: &[u8]) -> Result<()> {
-        let noted = |refusal: &Refusal| {
-            self.journal.note(Some(self.uid), &self.sql, refusal);
-            externfs::Error::from(refusal)
-        };
         let value = value_of(&self.column, bytes)
-            .ok_or_else(|| noted(&Refusal::new(Errno::EINVAL, format!("{}: a text is UTF-8", self.column.name))))?;
+            .ok_or_else(|| self.noted(&Refusal::new(Errno::EINVAL, format!("{}: a text is UTF-8", self.column.name))))?;
         let mut arguments = self.arguments.clone();
         arguments.push(value);
         match self.engine.change(Deed { sql: self.sql.clone(), arguments }) {
             Ok((0, _)) => Err(Errno::ENOENT.into()),
             Ok(_) => Ok(()),
-            Err(refusal) => Err(noted(&refusal)),
+            Err(refusal) => Err(self.noted(&refusal)),
         }
     }
 }
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        let mut draft = draft_of(&self.shown);
+        if self.shown.writers.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
         // Kernels do not ask for a flush at each close. A refusal is in `errors`.
-        if draft.writers == 1 && std::mem::take(&mut draft.cut) {
+        // Whoever has it locked has come after this one, and finds it cut.
+        if let Ok(mut draft) = self.shown.draft.try_lock()
+            && std::mem::take(&mut draft.cut)
+        {
             let _ = self.store(&draft.bytes);
         }
-        draft.writers -= 1;
     }
 }
 
@@ -139,15 +146,15 @@ impl SqlFs {
         let known = self.table(table)?;
         let found = known.column(column).ok_or(Errno::ENOENT)?;
         let (sql, arguments) = update(&known, key, found).ok_or(Errno::ENOENT)?;
-        let mut draft = draft_of(&node.shown);
-        if draft.writers == 0 {
+        let mut draft = self.draft(uid, node)?;
+        // What the last one has cut, and had no time to store, is still to be.
+        if node.shown.writers.load(Ordering::Acquire) == 0 && !draft.cut {
             draft.bytes = self.cell(uid, (table, key, column))?.to_vec()?;
-            draft.cut = false;
         }
         if truncate {
             (draft.bytes, draft.cut) = (Vec::new(), true);
         }
-        draft.writers += 1;
+        node.shown.writers.fetch_add(1, Ordering::AcqRel);
         let (engine, journal) = (self.engine.clone(), self.journal.clone());
         Ok(Writing { uid, column: found.clone(), sql, arguments, shown: node.shown.clone(), engine, journal })
     }
@@ -159,12 +166,18 @@ impl SqlFs {
     }
 
     /// Who reads a cell that was cut a moment ago finds it empty.
-    pub(crate) fn settle_cell(&self, uid: u32, node: &Node) {
-        let was_cut = draft_of(&node.shown).cut;
+    pub(crate) fn settle_cell(&self, uid: u32, node: &Node) -> Result<()> {
+        let was_cut = self.draft(uid, node)?.cut;
         if was_cut && let Ok(writing) = self.open_cell(uid, node, false) {
             // A refusal is in `errors`, and the old value is what is read.
             let _ = writing.settle();
         }
+        Ok(())
+    }
+
+    /// See [`Writing::draft`].
+    fn draft<'n>(&self, uid: u32, node: &'n Node) -> Result<MutexGuard<'n, CellDraft>> {
+        self.engine.take(&node.shown.draft).map_err(|refusal| self.refuse(Some(uid), "a cell", &refusal))
     }
 
     fn set(&self, uid: u32, table: &Table, key: &str, column: &Column, value: Value) -> Result<()> {

@@ -7,8 +7,10 @@
 // A test that unwraps says what it expects.
 #![allow(clippy::unwrap_used)]
 
-use externfs::Errno;
+use externfs::{Caller, DataSink, DataSource, Errno, MountOption, Name, NodeId, OpenFlags, Plugin, WriteFlags, WritePlace};
 use sqlfs::query::{Allowed, Ask, Deed, Engine, Format, Limits, Refusal, Source, Value};
+use std::io::Read;
+use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,7 +23,7 @@ const GRACE: Duration = Duration::from_millis(1000);
 type Test = fn(&Path);
 
 fn main() -> ExitCode {
-    let tests: [(&str, Test); 9] = [
+    let tests: [(&str, Test); 10] = [
         ("time_is_limited", time_is_limited),
         ("memory_and_size_are_limited", memory_and_size_are_limited),
         ("what_is_not_theirs_is_refused", what_is_not_theirs_is_refused),
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         ("a_dead_worker_is_replaced", a_dead_worker_is_replaced),
         ("changes_are_transactions", changes_are_transactions),
         ("a_database_by_a_link_is_changed", a_database_by_a_link_is_changed),
+        ("a_crowd_at_one_file_is_told_to_try_again", a_crowd_at_one_file_is_told_to_try_again),
     ];
     let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let (mut passed, mut failed) = (0, 0);
@@ -326,4 +329,72 @@ fn a_database_by_a_link_is_changed(path: &Path) {
     let deed = || Deed { sql: "UPDATE small SET v = 'changed'".into(), arguments: Vec::new() };
     assert_eq!(engine.change(deed()).unwrap().0, 1);
     assert_eq!(engine.change(deed()).unwrap().0, 1);
+}
+
+/// What is written, and room for what is read.
+struct Piece(&'static [u8]);
+
+impl DataSource for Piece {
+    fn take(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer)
+    }
+    fn drain_to(&mut self, _: BorrowedFd<'_>, _: WritePlace, _: usize, _: bool) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+    fn remaining(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl DataSink for Piece {
+    fn put(&mut self, _: &[u8]) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn fill_from(&mut self, _: BorrowedFd<'_>, _: u64, _: usize) -> std::io::Result<usize> {
+        Ok(0)
+    }
+    fn room(&self) -> usize {
+        4096
+    }
+}
+
+/// A mount's threads are eight: six may be with those who query, or wait for them.
+fn a_crowd_at_one_file_is_told_to_try_again(path: &Path) {
+    let slow = "CREATE TRIGGER slow BEFORE UPDATE ON small BEGIN SELECT count(*) FROM big a, big b, big c; END";
+    rusqlite::Connection::open(path).unwrap().execute_batch(slow).unwrap();
+    let options = vec![MountOption { key: "write".into(), value: None }];
+    let connect = sqlfs::SqlFsPlugin.open(&externfs::Source { path: path.to_owned(), options }).unwrap();
+    let (export, caller) = (connect.connect().unwrap(), Caller::root());
+    let open = |path: &str| {
+        let step = |at, name: &str| export.lookup(&caller, at, Name::new(name.as_bytes()).unwrap()).unwrap().id;
+        let id = path.split('/').fold(NodeId::ROOT, step);
+        export.open(&caller, id, OpenFlags { read: true, write: true, ..OpenFlags::default() }).unwrap().id
+    };
+    let write = |handle, text| export.write(handle, 0, &mut Piece(text), WriteFlags::default());
+    let crowd = |work: &(dyn Fn() -> externfs::Result<usize> + Sync)| -> Vec<_> {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| work().map_err(|error| error.errno()))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    };
+    let count = |ends: &[_], end| ends.iter().filter(|one| **one == end).count();
+    let talk = open("query");
+    write(talk, b"select count(*) from big a, big b, big c").unwrap();
+    // The one that runs it, four that wait and find it done with.
+    let ends = crowd(&|| export.read(talk, 0, 4096, &mut Piece(b"")));
+    assert_eq!((count(&ends, Err(Errno::ETIME)), count(&ends, Ok(0)), count(&ends, Err(Errno::EAGAIN))), (1, 4, 3), "{ends:?}");
+    let cell = open("tables/small/rows/1/v");
+    let ends = crowd(&|| write(cell, b"two"));
+    assert_eq!((count(&ends, Err(Errno::ETIME)), count(&ends, Err(Errno::EAGAIN))), (5, 3), "{ends:?}");
+    // To close it does not wait for anybody.
+    let other = open("tables/small/rows/1/v");
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| write(cell, b"two").is_err());
+        std::thread::sleep(LIMIT / 5);
+        let begun = Instant::now();
+        export.release(other, None);
+        assert!(begun.elapsed() < LIMIT / 5);
+        assert!(writing.join().unwrap());
+    });
+    export.release(cell, None);
 }

@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Instant;
 
 /// Bytes of the longest reply, which is a schema.
@@ -229,10 +229,7 @@ impl Engine {
     fn sit(&self) -> Result<Seat<'_>, Refusal> {
         let mut desk = self.desk();
         if desk.running >= self.limits.running {
-            if desk.queued >= self.limits.queued {
-                return Err(Refusal::limit(Errno::EAGAIN, "queue", "too many queries wait already: try again"));
-            }
-            desk.queued += 1;
+            self.queue(&mut desk)?;
             while desk.running >= self.limits.running {
                 desk = self.freed.wait(desk).unwrap_or_else(PoisonError::into_inner);
             }
@@ -240,6 +237,31 @@ impl Engine {
         }
         desk.running += 1;
         Ok(Seat(self))
+    }
+
+    fn queue(&self, desk: &mut Desk) -> Result<(), Refusal> {
+        if desk.queued >= self.limits.queued {
+            return Err(Refusal::limit(Errno::EAGAIN, "queue", "too many queries wait already: try again"));
+        }
+        desk.queued += 1;
+        Ok(())
+    }
+
+    /// Takes `lock`. Whoever has it may be running a query, so to wait for it is
+    /// to wait for a query, and counts as that: threads are as few.
+    pub(crate) fn take<'m, T>(&self, lock: &'m Mutex<T>) -> Result<MutexGuard<'m, T>, Refusal> {
+        match lock.try_lock() {
+            Ok(guard) => return Ok(guard),
+            Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if let Err(refusal) = self.queue(&mut self.desk()) {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(refusal);
+        }
+        let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.desk().queued -= 1;
+        Ok(guard)
     }
 
     fn ask(&self, _: &Seat<'_>, request: &Request, writes: bool) -> Result<(Reply, Option<OwnedFd>), Refusal> {
