@@ -201,9 +201,11 @@ impl SqlFs {
         let known = self.table(table)?;
         let (_, mut arguments) = SqlFs::condition(&known, key).ok_or(Errno::EINVAL)?;
         let mut columns = known.key();
+        let is_alone = known.columns.iter().filter(|column| column.key > 0).count() == 1;
         for column in &known.columns {
-            // A rowid by its own name is the key already.
-            let is_key = column.key > 0 && (known.without_rowid || column.declared.eq_ignore_ascii_case("INTEGER"));
+            // A rowid by another name is the key already; numbers of a key of several are none.
+            let is_rowid = is_alone && column.declared.eq_ignore_ascii_case("INTEGER");
+            let is_key = column.key > 0 && (known.without_rowid || is_rowid);
             if column.not_null && column.default.is_none() && !column.generated && !is_key {
                 columns.push(quoted(&column.name));
                 arguments.push(neutral(column));

@@ -469,6 +469,10 @@ fn rows_are_changed_like_files() {
     let ground = Ground::new("rw");
     ground.sh("cd tables/person/rows; echo 37 > 1/age; printf 'Ada Lovelace' > 1/name; printf '\\001\\002' > 1/photo; cat 1/age 1/name");
     assert_eq!(ground.sqlite("SELECT typeof(age), age, name, hex(photo) FROM person WHERE id=1"), "integer|37|Ada Lovelace|0102\n");
+    // A key of two numbers is not the row's own number, and must have something.
+    ground.sqlite("CREATE TABLE places(x INTEGER NOT NULL, y INTEGER NOT NULL, what TEXT, PRIMARY KEY(x, y))");
+    ground.sh("until test -d tables/places; do sleep 0.1; done; cd tables/places/rows; mkdir 7; echo 5 > 7/x; mkdir 8; echo hut > 8/what");
+    assert_eq!(ground.sqlite("SELECT rowid, x, y, what FROM places"), "7|5|0|\n8|0|0|hut\n");
     // Shorter than before, and longer.
     ground.sh(
         "cd tables/person/rows; echo x > 1/name; cat 1/name; echo ' y' >> 1/name; seq 100 | cp /dev/stdin 1/born; truncate -s 0 1/photo",
