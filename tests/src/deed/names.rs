@@ -163,7 +163,7 @@ pub(super) const DEEDS: &[Deed] = &[
         },
     )
     .without("new"),
-    Deed::new("create-existing", one_file, |_| act(|g| create(g, ROOT, "old", creation(0o600, false)))),
+    Deed::new("create-existing", one_file, |_| act(|g| refused(create(g, ROOT, "old", creation(0o600, false)), Errno::ESTALE))),
     Deed::new("create-exclusive-existing", one_file, |_| act(|g| refused(create(g, ROOT, "old", creation(0o600, true)), Errno::EEXIST))),
     Deed::new("mkdir-existing", one_file, |_| act(|g| refused(g.make(ROOT, "old", &NewNode::Directory, 0o700).map(drop), Errno::EEXIST))),
     Deed::new("link-existing", one_file, |g| {
