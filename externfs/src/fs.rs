@@ -178,7 +178,8 @@ pub trait ExternFs: Send + Sync + 'static {
     /// Makes the file `name` and opens it (`O_CREAT`). Of one that is there:
     /// EEXIST with `exclusive`, else ESTALE. A kernel that sends this believes
     /// that there is none, and opens without a look at who may (fs/fuse/dir.c,
-    /// `fuse_atomic_open`); ESTALE makes it look, check, and open what there is.
+    /// `fuse_atomic_open`); ESTALE makes it look, check, and open what there is. A
+    /// plugin that checks by itself may open it.
     fn create(&self, caller: &Caller, parent: &Self::Node, name: Name<'_>, flags: CreateFlags) -> Result<Created<Self::Node, Self::File>> {
         Err(Errno::EROFS.into())
     }

@@ -71,6 +71,12 @@ pub trait Plugin: Send + Sync {
     fn opens_files(&self) -> bool {
         true
     }
+    /// Whether, with these options, it gives files to the kernel to serve
+    /// ([`crate::ExternFs::backing`]), for which a server keeps CAP_SYS_ADMIN.
+    fn lends_files(&self, options: &[MountOption]) -> bool {
+        let _ = options;
+        self.opens_files()
+    }
     /// Opens the source. Everything that can be wrong with it is found here.
     ///
     /// # Errors

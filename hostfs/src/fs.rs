@@ -34,7 +34,7 @@ pub struct HostFs {
     /// Held while the place of a directory changes.
     moves: Mutex<()>,
     /// Of a layer.
-    pub(crate) known: Option<Known>,
+    pub(crate) known: Option<Arc<Known>>,
     handles_max: usize,
     /// Descriptions that may hold locks.
     pub(crate) locks_max: usize,

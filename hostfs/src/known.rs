@@ -19,9 +19,9 @@ struct Table {
     sweep_at: usize,
 }
 
-/// See the [module](self).
+/// The directories of a layer that are remembered.
 #[derive(Default)]
-pub(crate) struct Known {
+pub struct Known {
     table: Mutex<Table>,
 }
 
@@ -45,6 +45,23 @@ impl Known {
             table.sweep_at = 2 * table.inodes.len() + SWEEP;
         }
         inode
+    }
+
+    /// Who holds `inode` is about to let go of it. If nobody else has it, neither
+    /// has the table any longer.
+    pub fn let_go(&self, inode: &Arc<Inode>) {
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        // Others can only get it from the table.
+        if Arc::strong_count(inode) == 1
+            && table.inodes.get(&inode.key()).is_some_and(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(inode)))
+        {
+            table.inodes.remove(&inode.key());
+            if table.inodes.capacity() > 1024 && table.inodes.len() < table.inodes.capacity() / 8 {
+                let room = table.inodes.len() * 2;
+                table.inodes.shrink_to(room);
+                table.sweep_at = room + SWEEP;
+            }
+        }
     }
 
     #[cfg(test)]
@@ -72,6 +89,18 @@ mod tests {
         drop(first);
         let again = known.intern(inode(1));
         assert!(again.key().number == 1 && (Arc::as_ptr(&again) != gone || Arc::strong_count(&again) == 1));
+    }
+
+    #[test]
+    fn what_is_let_go_of_is_gone_at_once_unless_others_have_it() {
+        let known = Known::default();
+        let held: Vec<_> = (0..10_000).map(|number| known.intern(inode(number))).collect();
+        let other = held[7].clone();
+        for inode in held {
+            known.let_go(&inode);
+        }
+        assert!(known.len() == 1 && Arc::ptr_eq(&known.intern(inode(7)), &other));
+        assert!(known.table.lock().unwrap().inodes.capacity() < 1024);
     }
 
     #[test]

@@ -37,8 +37,14 @@ impl HostFs {
         let jail = Jail::new(root, None, false).map_err(fault("jailing a directory"))?;
         let mut fs = HostFs::new(jail, options).map_err(fault("opening a directory"))?;
         fs.server.stay();
-        fs.known = Some(Known::default());
+        fs.known = Some(Arc::default());
         Ok(fs)
+    }
+
+    /// Its directories that are remembered. Whoever drops a node of one that nobody
+    /// may have any longer says so there.
+    pub fn directories(&self) -> Option<Arc<Known>> {
+        self.known.clone()
     }
 
     /// The exported directory.

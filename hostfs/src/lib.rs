@@ -62,6 +62,7 @@ mod watch;
 mod xattr;
 
 pub use fs::HostFs;
+pub use known::Known;
 pub use listing::Listing;
 pub use node::{Inode, OpenFile};
 pub use plugin::HostFsPlugin;

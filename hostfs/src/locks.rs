@@ -7,7 +7,6 @@
 //! no deadlock among OFD locks (EDEADLK); a signal in the guest ends the wait.
 
 use crate::HostFs;
-use crate::attr::Stat;
 use crate::fault::{Fault, fault};
 use crate::node::OpenFile;
 use crate::sys;
@@ -177,12 +176,11 @@ impl HostFs {
 
     /// An open file description for locks alone.
     fn description(&self, file: &OpenFile, family: LockFamily) -> Result<OwnedFd> {
-        let stat = Stat::of_open(file.fd.as_fd())?;
         // A write lock of fcntl(2) needs a descriptor that could write, and the
-        // owner may have several with other access: take the most that there is. But
-        // nobody can run a program that somebody has open for writing.
-        let is_program = stat.mode().bits() & 0o111 != 0;
-        let writes = file.writable || (family == LockFamily::Posix && !is_program && !self.options.read_only);
+        // owner may have several with other access: take the most that there is.
+        // flock(2) needs none, and nobody can run a program that somebody has open
+        // for writing.
+        let writes = file.writable || (family == LockFamily::Posix && !self.options.read_only);
         if writes && let Ok(fd) = self.with_spare_fds(|| self.jail.reopen_unchecked(file.fd.as_fd(), OFlags::RDWR)) {
             return Ok(fd);
         }

@@ -19,6 +19,9 @@ use std::sync::Arc;
 type Node = Arc<Inode>;
 type File = Created<Node, Arc<OpenFile>>;
 
+/// Attempts to create a name that others make and remove at the same time.
+const ATTEMPTS: usize = 8;
+
 impl HostFs {
     /// See [`externfs::ExternFs::make`].
     pub(crate) fn make_node(&self, caller: &Caller, parent: &Node, name: Name<'_>, new: &NewNode<'_>, mode: Mode) -> Result<(Node, Attr)> {
@@ -73,7 +76,14 @@ impl HostFs {
         let how = open_flags(flags.open) - OFlags::TRUNC;
         let own = self.own_name(parent, &name, 1);
         let acting = self.act_as(caller)?;
-        let created = self.with_spare_fds(|| self.jail.create_new(dir.as_fd(), &name, how, mode));
+        let mut created = self.with_spare_fds(|| self.jail.create_new(dir.as_fd(), &name, how, mode));
+        for _ in 0..ATTEMPTS {
+            // Gone again: a name that others make and remove, a lock file, say.
+            if created.as_ref().err() != Some(&Host::EXIST) || flags.exclusive || Stat::of_name(dir.as_fd(), &name).is_ok() {
+                break;
+            }
+            created = self.with_spare_fds(|| self.jail.create_new(dir.as_fd(), &name, how, mode));
+        }
         drop(acting);
         let fd = created.map_err(|errno| match errno {
             // Nobody has looked whether the caller may open what is there.

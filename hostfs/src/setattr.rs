@@ -107,7 +107,11 @@ impl HostFs {
         let Some(last) = size.checked_sub(1).filter(|_| size > now) else {
             return if size == now { Ok(()) } else { Err(Errno::EPERM.into()) };
         };
-        let one_byte = |fd: BorrowedFd<'_>| rustix::fs::fallocate(fd, rustix::fs::FallocateFlags::empty(), last, 1);
+        let one_byte = |fd: BorrowedFd<'_>| match rustix::fs::fallocate(fd, rustix::fs::FallocateFlags::empty(), last, 1) {
+            // A zero where others may have written meanwhile would be worse.
+            Err(Host::OPNOTSUPP | Host::NOSYS) if Stat::of_fd(fd)?.size() <= last => rustix::io::pwrite(fd, &[0], last).map(drop),
+            answer => answer,
+        };
         match file.filter(|file| file.writable) {
             Some(file) => one_byte(file.fd.as_fd()),
             None => one_byte(self.open_for_real(held.as_fd(), OFlags::WRONLY)?.as_fd()),

@@ -67,7 +67,7 @@ impl HumFs {
         let recovered = if read_only { Default::default() } else { store.recover(&inner)? };
         let (account, journal) = crate::open::account_and_journal(&tree, read_only)?;
         let account = Arc::new(account);
-        let nodes = NodeTable::new(account.clone());
+        let nodes = NodeTable::new(account.clone(), base.directories());
         let record = match store.load_root(base.root_fd(), &host)? {
             Loaded::Record(record) => record,
             // A tree that nobody has mounted yet.
@@ -350,7 +350,8 @@ impl ExternFs for HumFs {
         // As for files: names without owners are no use.
         let few = {
             let _looking = self.dirs.look(&dir.node.inner);
-            self.store.sync_names(&dir.node.inner)?
+            // One that was removed has no names.
+            dir.node.state().orphan || self.store.sync_names(&dir.node.inner)?
         };
         if !few {
             self.sync_all()?;

@@ -9,8 +9,8 @@ use crate::aliases::Aliases;
 use crate::catalog::Feed;
 use crate::late::{Data, Reader};
 use crate::record::Record;
-use externfs::NodeKey;
-use hostfs::{Inode, Listing};
+use externfs::{FileKind, NodeKey};
+use hostfs::{Inode, Known, Listing};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -72,6 +72,9 @@ impl Drop for HumNode {
             let gone = Usage::one(state.cost);
             table.account.settle(Outcome { removed: gone, homed: gone, ..Outcome::default() });
         }
+        if let Some(directories) = table.directories.as_ref().filter(|_| self.inner.host_kind() == FileKind::Directory) {
+            directories.let_go(&self.inner);
+        }
     }
 }
 
@@ -113,13 +116,15 @@ pub struct HumDir {
 pub(crate) struct NodeTable {
     shards: [Mutex<HashMap<NodeKey, Weak<HumNode>>>; SHARDS],
     account: Arc<Account>,
+    /// Those of the host that are remembered.
+    directories: Option<Arc<Known>>,
     /// Set once, before anything is served.
     feed: OnceLock<Arc<Feed>>,
 }
 
 impl NodeTable {
-    pub(crate) fn new(account: Arc<Account>) -> Arc<NodeTable> {
-        Arc::new(NodeTable { shards: std::array::from_fn(|_| Mutex::default()), account, feed: OnceLock::new() })
+    pub(crate) fn new(account: Arc<Account>, directories: Option<Arc<Known>>) -> Arc<NodeTable> {
+        Arc::new(NodeTable { shards: std::array::from_fn(|_| Mutex::default()), account, directories, feed: OnceLock::new() })
     }
 
     /// From now on `feed` is told of nodes that are dropped before it has asked.

@@ -5,7 +5,7 @@ use crate::fs::HumFs;
 use crate::host;
 use crate::options::{OPTIONS, Options};
 use crate::tree::{Access, Tree};
-use externfs::{Bridge, BridgeOptions, Connect, Error, Export, Plugin, Result, Source, UsageError};
+use externfs::{Bridge, BridgeOptions, Connect, Error, Export, MountOption, Plugin, Result, Source, UsageError};
 use externfs_catalog::barrier;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -41,6 +41,10 @@ impl Plugin for HumFsPlugin {
 
     fn own_dir(&self) -> Option<&'static str> {
         Some("humfs")
+    }
+
+    fn lends_files(&self, options: &[MountOption]) -> bool {
+        options.iter().any(|option| option.key == "ro")
     }
 
     fn open(&self, source: &Source) -> std::result::Result<Arc<dyn Connect>, UsageError> {

@@ -143,7 +143,7 @@ impl Saved {
         self.files().get(name).cloned()
     }
 
-    /// The file that was called `name`, or a new one; the latter with true.
+    /// A new file. Of one that is there: EEXIST with `exclusive`, else ESTALE.
     pub(crate) fn create(&self, name: &str, mode: Mode, exclusive: bool) -> Result<Arc<Draft>> {
         let mut files = self.change();
         if files.contains_key(name) {

@@ -37,6 +37,7 @@ const CASES: &[(&str, Check)] = &[
     ("the_other_name_leads_to_what_is_not_held", names::the_other_name_leads_to_what_is_not_held),
     ("what_is_open_is_found_while_it_moves", names::what_is_open_is_found_while_it_moves),
     ("listings_go_on_whatever_becomes_of_the_name", names::listings_go_on_whatever_becomes_of_the_name),
+    ("a_removed_directory_can_be_synced", names::a_removed_directory_can_be_synced),
     ("one_name_of_several_can_go", names::one_name_of_several_can_go),
     ("a_name_is_found_that_nobody_looked_up", names::a_name_is_found_that_nobody_looked_up),
     ("names_of_one_file_may_race", names::names_of_one_file_may_race),

@@ -69,6 +69,8 @@ pub struct Sorted {
     pub own_dir: Option<&'static str>,
     /// The plugin opens no file once it serves.
     pub opens_nothing: bool,
+    /// The kernel may be given files to serve.
+    pub lends_files: bool,
     /// Whom root becomes to serve it.
     pub serves_as: Option<HostUser>,
 }
@@ -119,6 +121,7 @@ pub fn sort(plugin: &dyn Plugin, list: &[MountOption]) -> Result<Sorted> {
         }
     }
     options::check_for_plugin(plugin, &sorted.plugin)?;
+    sorted.lends_files = plugin.lends_files(&sorted.plugin);
     Ok(sorted)
 }
 
@@ -308,7 +311,7 @@ fn serve_mount(mut mount: FuseMount, job: &Job, background: &mut Option<(Ready, 
 /// # Errors
 /// With `require`, what the kernel lacks.
 pub fn enter_sandbox(mode: Mode, sorted: &Sorted, tree: &Path, fuse: bool) -> Result<()> {
-    let passthrough = fuse && !sorted.opens_nothing && sorted.serve.passthrough != PassthroughChoice::Off;
+    let passthrough = fuse && sorted.lends_files && sorted.serve.passthrough != PassthroughChoice::Off;
     let needs = Needs {
         tree: (!sorted.opens_nothing).then_some(tree),
         read_only: sorted.plugin.iter().any(|option| option.key == "ro"),

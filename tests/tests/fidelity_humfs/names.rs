@@ -191,6 +191,15 @@ pub(super) fn listings_go_on_whatever_becomes_of_the_name(scene: &mut Scene) {
 
 /// Whichever name goes, by unlink or by being replaced, and whichever the
 /// kernel has looked up last: what is changed by the rest is there.
+pub(super) fn a_removed_directory_can_be_synced(scene: &mut Scene) {
+    scene.shell("mkdir d d/below");
+    let (dir, below) = (File::open(scene.at("d")).unwrap(), File::open(scene.at("d/below")).unwrap());
+    scene.shell("rm -r d");
+    for gone in [dir, below] {
+        gone.sync_all().unwrap();
+    }
+}
+
 pub(super) fn one_name_of_several_can_go(scene: &mut Scene) {
     let mut wanted = Vec::new();
     let ways = ["rm gone", "mv other gone", "mv gone kept2; rm kept2", "ln kept kept3; rm gone kept; mv kept3 kept"];

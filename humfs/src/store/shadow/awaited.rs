@@ -142,7 +142,8 @@ impl ShadowStore {
             return Ok(false);
         }
         for (mirror, here, name) in found {
-            if let Some(number) = sync_kept(mirror, &here, &name)? {
+            if let Some((record, number)) = sync_kept(mirror, &here, &name)? {
+                record.into_iter().for_each(|record| writing.fresh.sync(record));
                 writing.awaited.synced(number);
             }
         }
@@ -186,18 +187,20 @@ fn awaited_in(awaited: &Awaited, here: BorrowedFd<'_>) -> Result<Vec<CString>> {
     Ok(names)
 }
 
-/// Syncs what `mirror` keeps under `name` in `here`, and returns its number. What
-/// has gone meanwhile is no longer this directory's.
-fn sync_kept(mirror: &Mirror, here: &OwnedFd, name: &CStr) -> Result<Option<u64>> {
+/// Syncs what `mirror` keeps under `name` in `here`, and returns the number of the
+/// record, if there is one, and that by which it is awaited. What has gone meanwhile
+/// is no longer this directory's.
+fn sync_kept(mirror: &Mirror, here: &OwnedFd, name: &CStr) -> Result<Option<(Option<u64>, u64)>> {
     if !mirror.holds_dirs() {
-        return records::sync(here.as_fd(), name);
+        return Ok(records::sync(here.as_fd(), name)?.map(|number| (Some(number), number)));
     }
     let Some(below) = mirror.child(here.as_fd(), name, false)? else { return Ok(None) };
     let _held = mirror.hold_names();
-    if let Some(own) = own::find(below.as_fd())? {
-        records::sync(below.as_fd(), &own)?;
-    }
-    number_of(below.as_fd()).map(Some).map_err(fault("looking at a record"))
+    let record = match own::find(below.as_fd())? {
+        Some(own) => records::sync(below.as_fd(), &own)?,
+        None => None,
+    };
+    number_of(below.as_fd()).map(|number| Some((record, number))).map_err(fault("looking at a record"))
 }
 
 #[cfg(test)]

@@ -231,10 +231,17 @@ fn a_synced_directory_awaits_no_sync_of_what_is_in_it() {
     rig.create("dir", &directory(1)).unwrap();
     rig.create("dir/metadata", &directory(1)).unwrap();
     rig.create("dir/metadata/fifo", &record(FileKind::Fifo, 0o600, 1)).unwrap();
+    let is_fresh = |record: &str| {
+        let number = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(rig.host(record)).unwrap());
+        rig.store.writing.as_ref().unwrap().fresh.has(number)
+    };
+    assert!(is_fresh("file_metadata/link"));
     for (dir, is_all) in [("dir", false), ("", false), ("dir/metadata", true)] {
         assert!(rig.store.sync_names(&rig.dir(dir.as_bytes())).unwrap());
         assert_eq!(awaits(), !is_all, "{dir}");
     }
+    // From now on a longer line must not be cut short by a power failure.
+    assert!(!is_fresh("file_metadata/link") && !is_fresh("dir_metadata/dir/metadata"));
     for number in 0..100 {
         rig.create(format!("link{number}"), &record(FileKind::Symlink, 0o777, 1)).unwrap();
     }
