@@ -5,7 +5,7 @@ use super::kernel::Kernel;
 use externfs_tools::boot::initramfs::Initramfs;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Grows in memory. A file that is there already is not added again: programs
 /// share libraries.
@@ -50,13 +50,16 @@ impl Root {
         Ok(())
     }
 
-    /// A program of the host with the libraries that it loads, where it
-    /// expects them.
+    /// A program of the host, less what only a debugger reads, with the
+    /// libraries that it loads, where it expects them.
     ///
     /// # Errors
     /// One of them cannot be read.
     pub fn program(&mut self, from: &Path, path: &Path) -> Result<(), String> {
-        self.copy(from, path)?;
+        match stripped(from) {
+            Some(contents) => self.file(path, &contents),
+            None => self.copy(from, path)?,
+        }
         libraries_of(from)?.iter().try_for_each(|library| self.copy(library, library))
     }
 
@@ -70,6 +73,15 @@ impl Root {
     pub fn finish(self) -> Vec<u8> {
         self.archive.finish()
     }
+}
+
+/// A program without symbols: nine tenths of one that is made for debugging are
+/// these, and an emulated guest unpacks them for seconds. None where there is
+/// no strip(1), or it cannot read this program.
+fn stripped(program: &Path) -> Option<Vec<u8>> {
+    let out = tempfile::NamedTempFile::new().ok()?;
+    let done = Command::new("strip").arg("-o").arg(out.path()).arg(program).stderr(Stdio::null()).status().ok()?;
+    if done.success() { std::fs::read(out.path()).ok() } else { None }
 }
 
 /// What the loader will look for, at the paths where it will; a static program
@@ -108,7 +120,23 @@ mod tests {
         assert_eq!(root.known.len(), count + 1, "its libraries are there already");
         let archive = root.finish();
         let members = |name: &str| archive.windows(name.len()).filter(|window| *window == name.as_bytes()).count();
-        assert!(members("bin/two\0") >= 1 && archive.len() > 2 * std::fs::metadata(&own).unwrap().len() as usize);
+        assert!(members("bin/two\0") >= 1);
+        let twice = 2 * stripped(&own).map_or_else(|| std::fs::metadata(&own).unwrap().len() as usize, |bytes| bytes.len());
+        assert!(archive.len() > twice, "{} bytes hold no two copies", archive.len());
+    }
+
+    #[test]
+    fn a_program_is_packed_without_its_symbols_and_still_runs() {
+        let own = std::env::current_exe().unwrap();
+        let Some(small) = stripped(&own) else { return println!("no strip(1) here: programs are packed as they are") };
+        assert!((small.len() as u64) < std::fs::metadata(&own).unwrap().len());
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        std::fs::copy(&own, &program).unwrap();
+        std::fs::write(&program, small).unwrap();
+        let listed = Command::new(&program).arg("--list").output().unwrap();
+        assert!(listed.status.success() && String::from_utf8_lossy(&listed.stdout).contains("still_runs"));
+        assert_eq!(stripped(Path::new("/etc/passwd")), None);
     }
 
     #[test]
