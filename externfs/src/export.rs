@@ -51,8 +51,16 @@ pub trait Listing {
     /// Whether an entry with a name of this many bytes still fits.
     fn has_room(&self, name_len: usize) -> bool;
 
+    /// Whether a listing with attributes is to bring them for this name, which
+    /// fits, and which the kernel does not know already.
+    fn wants(&mut self, name: &[u8]) -> bool {
+        let _ = name;
+        true
+    }
+
     /// Takes an entry. `known` is there in a listing with attributes, except
-    /// for `.`, `..` and names that could not be looked up. It is only called
+    /// for `.`, `..` and names that were not wanted or could not be looked up.
+    /// It is only called
     /// after `has_room` said yes for the same length.
     fn put(&mut self, entry: &DirEntry<'_>, known: Option<&Entry>);
 }

@@ -260,8 +260,8 @@ impl<F: ExternFs> Lookups<F> {
 
     /// Whether that was within the last `span`.
     pub(crate) fn told_within(&self, id: NodeId, span: Duration) -> bool {
-        let (hash, now) = (self.hash(id), self.now_ms());
-        let age = |known: &Known<F>| u128::from(now.wrapping_sub(known.told_ms));
+        let hash = self.hash(id);
+        let age = |known: &Known<F>| u128::from(self.now_ms().wrapping_sub(known.told_ms));
         self.shard(hash).find(hash, |known| known.entry.id() == id).is_some_and(|known| age(known) < span.as_millis())
     }
 

@@ -18,7 +18,14 @@ use std::os::unix::fs::{FileExt, PermissionsExt, chown};
 use std::path::Path;
 
 fn main() -> std::process::ExitCode {
-    ordinary::in_own_mounts(|| harness::main(externfs_tests::cases![hostfs_as_root, hostfs_that_is_exclusive, humfs_of_an_ordinary_user]))
+    ordinary::in_own_mounts(|| {
+        harness::main(externfs_tests::cases![
+            hostfs_as_root,
+            hostfs_that_is_exclusive,
+            humfs_of_an_ordinary_user,
+            a_listing_brings_what_is_looked_at_next,
+        ])
+    })
 }
 
 /// A name, an operation on the file of this number, what it asks for.
@@ -155,5 +162,45 @@ fn humfs_of_an_ordinary_user() {
     let tree = HumTree::new(Format::Xattr, TOTAL);
     let mount = tree.mount("");
     check(&mount, "humfs", false);
+    mount.finish();
+}
+
+/// What find, du and tar do: read a directory to its end, then look at each
+/// name. All but the first 200 were looked up one by one.
+fn a_listing_brings_what_is_looked_at_next() {
+    const COUNT: u64 = 3000;
+    fixture::need_root();
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
+    if (numbers.next(), numbers.next()) < (Some(6), Some(18)) {
+        harness::skip(format!("Linux {release} asks for a page of names at a time, and decides itself what they bring"));
+    }
+    let source = fixture::temp_dir();
+    for dir in ["one", "two"] {
+        fs::create_dir(source.path().join(dir)).unwrap();
+        (0..COUNT).for_each(|number| drop(fs::write(source.path().join(dir).join(format!("file-{number:04}")), "x")));
+    }
+    let mount = Mount::new(source.path(), "allow_other,default_permissions");
+    let requests = requests(&mount, "listing");
+    // Not `fs::metadata`, which asks for birth times: these are never cached.
+    let size = |path: &std::path::PathBuf| rustix::fs::lstat(path).unwrap().st_size;
+    let names = |dir: &str| -> Vec<_> { fs::read_dir(mount.path().join(dir)).unwrap().map(|entry| entry.unwrap().path()).collect() };
+    for dir in ["one", "two"] {
+        let before = requests.so_far();
+        let found = names(dir);
+        assert_eq!(found.len() as u64, COUNT);
+        found.iter().for_each(|path| assert_eq!(size(path), 1));
+        let asked = requests.so_far() - before;
+        assert!(asked < COUNT / 40, "{COUNT} names were listed and looked at with {asked} requests");
+    }
+    // Who is content with names soon gets no more than these: what is looked at
+    // all of a sudden is looked up.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    (0..8).for_each(|_| assert_eq!(names("one").len() as u64, COUNT));
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let before = requests.so_far();
+    assert!(names("one").iter().all(|path| size(path) == 1));
+    let asked = requests.so_far() - before;
+    assert!(asked > COUNT / 2, "{COUNT} names had attributes that nobody had wanted: {asked} requests");
     mount.finish();
 }

@@ -428,7 +428,9 @@ impl<F: ExternFs> Export for Session<F> {
             };
             // Where the listing alone does not say what it is, the kernel is told
             // with the attributes.
-            if (entry.kind.is_some() && self.is_fresh(entry.ino)) || self.check_nodes().is_err() {
+            let is_fresh = self.is_fresh(entry.ino);
+            let is_bare = if is_fresh { entry.kind.is_some() } else { !listing.wants(entry.name) };
+            if is_bare || self.check_nodes().is_err() {
                 listing.put(&entry, None);
                 return true;
             }

@@ -15,6 +15,7 @@
 mod answer;
 mod codec;
 mod gate;
+mod habit;
 mod init;
 mod listing;
 mod opcode;

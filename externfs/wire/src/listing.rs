@@ -1,6 +1,7 @@
 //! [`Dirents`]: the answer to READDIR and READDIRPLUS, as it fills.
 
 use crate::abi::size;
+use crate::habit::{Bring, Given};
 use crate::ops::Call;
 use crate::reply;
 use externfs::{DirEntry, Entry, Listing, NodeId};
@@ -16,7 +17,9 @@ pub(crate) struct Dirents<'a> {
     call: &'a Call<'a>,
     bytes: Vec<u8>,
     limit: usize,
-    plus: bool,
+    /// None for READDIR.
+    bring: Option<Bring>,
+    given: Given,
     /// The nodes whose lookup count went up for an entry.
     taken: Vec<NodeId>,
     /// There was an entry, but not even one fits.
@@ -24,9 +27,9 @@ pub(crate) struct Dirents<'a> {
 }
 
 impl<'a> Dirents<'a> {
-    pub(crate) fn new(call: &'a Call<'a>, limit: usize, plus: bool) -> Dirents<'a> {
-        // Most listings are short: room for more comes as they grow.
-        Dirents { call, bytes: Vec::with_capacity(limit.min(4096)), limit, plus, taken: Vec::new(), too_small: Cell::new(false) }
+    pub(crate) fn new(call: &'a Call<'a>, limit: usize, expected: usize, bring: Option<Bring>) -> Dirents<'a> {
+        let bytes = Vec::with_capacity(expected);
+        Dirents { call, bytes, limit, bring, given: Given::default(), taken: Vec::new(), too_small: Cell::new(false) }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -38,12 +41,14 @@ impl<'a> Dirents<'a> {
         self.too_small.get()
     }
 
-    pub(crate) fn finish(self) -> (Vec<u8>, Vec<NodeId>) {
-        (self.bytes, self.taken)
+    /// The records, the nodes that they count as looked up, and what became of
+    /// the names that the kernel did not know.
+    pub(crate) fn finish(self) -> (Vec<u8>, Vec<NodeId>, Given) {
+        (self.bytes, self.taken, self.given)
     }
 
     fn record_len(&self, name_len: usize) -> usize {
-        let fixed = if self.plus { size::ENTRY_OUT + size::DIRENT } else { size::DIRENT };
+        let fixed = if self.bring.is_some() { size::ENTRY_OUT + size::DIRENT } else { size::DIRENT };
         aligned(fixed.saturating_add(name_len).min(usize::MAX - 7))
     }
 
@@ -72,6 +77,10 @@ impl Listing for Dirents<'_> {
         fits
     }
 
+    fn wants(&mut self, name: &[u8]) -> bool {
+        self.bring.is_some_and(|bring| self.given.wants(bring, name))
+    }
+
     fn put(&mut self, entry: &DirEntry<'_>, known: Option<&Entry>) {
         let end = self.bytes.len() + self.record_len(entry.name.len());
         if end > self.limit {
@@ -81,7 +90,10 @@ impl Listing for Dirents<'_> {
             }
             return;
         }
-        if self.plus {
+        if let Some(bring) = self.bring {
+            if bring == Bring::Names {
+                self.given.bare += 1;
+            }
             self.put_entry(known);
         }
         let kind = entry.kind.map_or(0, |kind| u32::from(kind.dirent_type()));

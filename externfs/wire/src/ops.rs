@@ -11,6 +11,7 @@ pub(crate) mod xattrs;
 
 use crate::abi::InitFlags;
 use crate::answer::Held;
+use crate::habit::Habit;
 use crate::init::Config;
 use crate::passthrough::Passthrough;
 use externfs::{CachePolicy, Caller, Entry, Export, NodeId};
@@ -21,6 +22,7 @@ pub(crate) struct Call<'a> {
     pub(crate) export: &'a dyn Export,
     pub(crate) config: &'a Config,
     pub(crate) terms: InitFlags,
+    pub(crate) habit: &'a Habit,
     /// There when the kernel agreed to it, with its mark at the request's start.
     pub(crate) passthrough: Option<(&'a dyn Passthrough, u64)>,
     pub(crate) node: NodeId,

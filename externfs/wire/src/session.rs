@@ -3,6 +3,7 @@
 //! # Locks
 //! ```text
 //! LogGate::state      a few instructions
+//! Habit::state        a look at four directories
 //! Waiting::state      a few instructions; nothing is called under it
 //! Core::negotiated    written by INIT and DESTROY only; nothing is called under it
 //! ```
@@ -10,6 +11,7 @@
 use crate::abi::{self, InitFlags};
 use crate::answer::{Answer, Body};
 use crate::gate::{LogGate, Verdict};
+use crate::habit::Habit;
 use crate::init::{self, Config, InitRequest, Negotiated, Ours};
 use crate::opcode::{Counters, Counts, Opcode};
 use crate::ops::{self, Call};
@@ -40,6 +42,7 @@ struct Core {
     waiting: Arc<Waiting>,
     counters: Counters,
     gate: LogGate,
+    habit: Habit,
 }
 
 /// One kernel's conversation with one export: decodes its requests, calls the
@@ -77,6 +80,7 @@ impl Session {
                 waiting: Arc::default(),
                 counters: Counters::new(),
                 gate: LogGate::new(),
+                habit: Habit::default(),
             }),
         }
     }
@@ -248,7 +252,8 @@ impl Core {
         }
         let passthrough = self.passthrough.as_deref().filter(|_| terms.contains(InitFlags::PASSTHROUGH));
         let passthrough = passthrough.map(|passthrough| (passthrough, passthrough.mark()));
-        let call = Call { export: &*self.export, config: &self.config, terms, passthrough, node: NodeId(header.node), caller };
+        let call =
+            Call { export: &*self.export, config: &self.config, terms, habit: &self.habit, passthrough, node: NodeId(header.node), caller };
         self.run(&call, operation, request, reply)
     }
 
@@ -294,6 +299,7 @@ impl Core {
     fn end_conversation(&self) {
         self.set_negotiated(None);
         self.waiting.end_all(false);
+        self.habit.reset();
         self.export.reset();
     }
 

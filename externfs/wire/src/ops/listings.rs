@@ -1,8 +1,10 @@
 //! Listings: OPENDIR, READDIR, READDIRPLUS, RELEASEDIR, FSYNCDIR.
 
 use super::Call;
+use crate::abi::InitFlags;
 use crate::answer::{Answer, Held};
 use crate::codec::Payload;
+use crate::habit::Bring;
 use crate::listing::Dirents;
 use crate::reply;
 use crate::request::ReadArgs;
@@ -19,11 +21,15 @@ pub(crate) fn open_dir(call: &Call<'_>) -> Result<Answer> {
 
 pub(crate) fn read_dir(call: &Call<'_>, args: &ReadArgs, plus: bool, room: usize) -> Result<Answer> {
     let limit = args.size.min(room).min(LISTING_MAX);
-    let mut listing = Dirents::new(call, limit, plus);
-    let read = if plus {
-        call.export.read_dir_plus(args.handle, args.offset, &mut listing)
-    } else {
-        call.export.read_dir(args.handle, args.offset, &mut listing)
+    // A kernel with a rule of its own asks for attributes where it wants them.
+    let by_rule = call.terms.contains(InitFlags::READDIRPLUS_AUTO);
+    let bring = plus.then(|| if by_rule { Bring::All } else { call.habit.of(call.node, args.offset) });
+    // Most listings are short: room for more comes as they grow.
+    let expected = if args.offset == 0 { limit.min(4096) } else { limit.min(32 << 10) };
+    let mut listing = Dirents::new(call, limit, expected, bring);
+    let read = match bring {
+        Some(Bring::All | Bring::AllButOne) => call.export.read_dir_plus(args.handle, args.offset, &mut listing),
+        Some(Bring::Names) | None => call.export.read_dir(args.handle, args.offset, &mut listing),
     };
     if listing.is_empty() {
         read?;
@@ -36,7 +42,8 @@ pub(crate) fn read_dir(call: &Call<'_>, args: &ReadArgs, plus: bool, room: usize
         // out when the kernel goes on from the last entry.
         tracing::debug!(%error, "a listing ended early");
     }
-    let (bytes, taken) = listing.finish();
+    let (bytes, taken, given) = listing.finish();
+    call.habit.gave(call.node, given);
     Ok(Answer::from(bytes).holding(Held::Nodes(taken)))
 }
 

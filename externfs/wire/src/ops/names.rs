@@ -28,7 +28,12 @@ pub(crate) fn lookup(call: &Call<'_>, component: Component<'_>) -> Result<Answer
         Component::Name(name) => call.export.lookup(&call.caller, call.node, name),
     };
     match found {
-        Ok(entry) => entry_answer(call, &entry),
+        Ok(entry) => {
+            if let Component::Name(name) = component {
+                call.habit.looked_up(call.node, name.as_bytes());
+            }
+            entry_answer(call, &entry)
+        }
         Err(error) if error.errno() == Errno::ENOENT && matches!(component, Component::Name(_)) => {
             let ttl = call.policy().negative;
             if ttl.is_zero() { Err(error) } else { Ok(reply::no_entry(ttl).into()) }

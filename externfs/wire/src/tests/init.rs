@@ -21,7 +21,6 @@ const ALWAYS: InitFlags = InitFlags::ASYNC_READ
     .union(InitFlags::DONT_MASK)
     .union(InitFlags::AUTO_INVAL_DATA)
     .union(InitFlags::DO_READDIRPLUS)
-    .union(InitFlags::READDIRPLUS_AUTO)
     .union(InitFlags::ASYNC_DIO)
     .union(InitFlags::PARALLEL_DIROPS)
     .union(InitFlags::MAX_PAGES);
@@ -33,8 +32,8 @@ const NEWEST: InitFlags = InitFlags::CREATE_SUPP_GROUP.union(InitFlags::HAS_EXPI
 fn a_plain_plugin_asks_for_what_is_always_right() {
     let virtio = Config::new(TransportKind::Virtio);
     for (minor, offered, expected) in [
-        (31, OFFERED_7_31, ALWAYS),
-        (38, OFFERED_7_38, ALWAYS | LATER | InitFlags::HAS_EXPIRE_ONLY),
+        (31, OFFERED_7_31, ALWAYS | InitFlags::READDIRPLUS_AUTO),
+        (38, OFFERED_7_38, ALWAYS | InitFlags::READDIRPLUS_AUTO | LATER | InitFlags::HAS_EXPIRE_ONLY),
         (45, OFFERED_7_45, ALWAYS | LATER | NEWEST),
     ] {
         let agreed = agree(minor, offered, virtio, Features::default(), CachePolicy::NONE);
