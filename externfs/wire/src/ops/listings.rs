@@ -21,9 +21,17 @@ pub(crate) fn open_dir(call: &Call<'_>) -> Result<Answer> {
 
 pub(crate) fn read_dir(call: &Call<'_>, args: &ReadArgs, plus: bool, room: usize) -> Result<Answer> {
     let limit = args.size.min(room).min(LISTING_MAX);
-    // A kernel with a rule of its own asks for attributes where it wants them.
-    let by_rule = call.terms.contains(InitFlags::READDIRPLUS_AUTO);
-    let bring = plus.then(|| if by_rule { Bring::All } else { call.habit.of(call.node, args.offset) });
+    let bring = plus.then(|| {
+        if call.terms.contains(InitFlags::READDIRPLUS_AUTO) {
+            // A kernel with a rule of its own asks for attributes where it wants them.
+            Bring::All
+        } else if call.policy().entry.is_zero() {
+            // It would look each name up again.
+            Bring::Names
+        } else {
+            call.habit.of(call.node, args.offset)
+        }
+    });
     // Most listings are short: room for more comes as they grow.
     let expected = if args.offset == 0 { limit.min(4096) } else { limit.min(32 << 10) };
     let mut listing = Dirents::new(call, limit, expected, bring);

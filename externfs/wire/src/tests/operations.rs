@@ -447,10 +447,12 @@ fn listings_hold_what_fits() {
     assert_eq!(list(&kernel, Opcode::ReadDir, 128, 0), (0, all.clone()));
     assert_eq!(list(&kernel, Opcode::ReadDir, 31, 0), (libc::EINVAL, vec![]), "not the end");
     assert_eq!(
-        list(&kernel, Opcode::ReadDirPlus, u32::MAX, 1),
-        (0, vec![entry(0, "..", 2), entry(0x100, "one", 3), entry(0x101, "four", 4)])
+        list(&kernel, Opcode::ReadDirPlus, u32::MAX, 0),
+        (0, vec![entry(0, ".", 1), entry(0, "..", 2), entry(0x100, "one", 3), entry(0x101, "four", 4)])
     );
-    assert_eq!(list(&kernel, Opcode::ReadDirPlus, 319, 2).1.len(), 1);
+    // Room for three: of two that have attributes, one is told.
+    assert_eq!(list(&kernel, Opcode::ReadDirPlus, 479, 0).1.len(), 2);
+    assert_eq!(list(&kernel, Opcode::ReadDirPlus, 480, 0).1.len(), 3);
     assert_eq!(kernel.fake.held().0, 3, "as many as the kernel was told of");
     let small = Kernel { room: 64, ..Kernel::new() };
     assert_eq!(list(&small, Opcode::ReadDir, 4096, 0), (0, all[..2].to_vec()), "the room counts too");
@@ -458,6 +460,28 @@ fn listings_hold_what_fits() {
     let failing = Kernel::with(Fake { listing_error: true, ..Fake::default() }, OFFERED_7_45);
     assert_eq!(list(&failing, Opcode::ReadDir, 4096, 0), (0, all));
     assert_eq!(list(&failing, Opcode::ReadDir, 4096, 4), (libc::EIO, vec![]));
+}
+
+#[test]
+fn a_listing_brings_attributes_where_they_are_of_use() {
+    let nodes = |kernel: &Kernel, cookie: u64| -> Vec<u64> {
+        let answer = kernel.call(Opcode::ReadDirPlus, NODE, &Bytes::new().u64(3).u64(cookie).u32(4096).u32(0).u64(0).u64(0));
+        records(&answer.payload, true).into_iter().map(|(node, ..)| node).collect()
+    };
+    let kernel = Kernel::new();
+    assert_eq!(nodes(&kernel, 1), [0, 0, 0x100], "one name of a later piece is left out");
+    assert_eq!(nodes(&kernel, 0), [0, 0, 0x101, 0x102], "none of the first");
+    assert_eq!(nodes(&kernel, 1), [0, 0, 0], "it was not looked up");
+    kernel.call(Opcode::Lookup, NODE, &Bytes::new().raw(b"one\0"));
+    assert_eq!(nodes(&kernel, 1).iter().filter(|node| **node != 0).count(), 1, "now one was");
+
+    let by_page = Kernel::raw(Fake::default(), Config::new(TransportKind::Virtio));
+    by_page.call(Opcode::Init, 0, &init_args(38, OFFERED_7_45));
+    assert_eq!([nodes(&by_page, 1), nodes(&by_page, 1)], [[0, 0x100, 0x101], [0, 0x102, 0x103]], "a kernel with a rule of its own");
+    let policy = CachePolicy { entry: Duration::ZERO, ..Fake::default().policy };
+    let forgetful = Kernel::with(Fake { policy, ..Fake::default() }, OFFERED_7_45);
+    assert_eq!(nodes(&forgetful, 0), [0; 4], "a kernel that remembers nothing");
+    assert_eq!(forgetful.fake.held().0, 0);
 }
 
 #[test]
