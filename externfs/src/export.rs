@@ -45,6 +45,17 @@ pub struct Handle {
     pub size: u64,
 }
 
+/// What a kernel still has of an object that is listed, as far as its number tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Memory {
+    /// Nothing that it believes: it asks before it tells anybody.
+    None,
+    /// Attributes that it believes for a moment yet.
+    Old,
+    /// Attributes that it need not be told again.
+    Fresh,
+}
+
 /// Where a listing goes. The bridge asks for room before it takes a reference
 /// for an entry, so none leaks when a buffer is full.
 pub trait Listing {
@@ -52,9 +63,10 @@ pub trait Listing {
     fn has_room(&self, name_len: usize) -> bool;
 
     /// Whether a listing with attributes is to bring them for this name, which
-    /// fits, and which the kernel does not know already.
-    fn wants(&mut self, name: &[u8]) -> bool {
-        let _ = name;
+    /// fits. Of one whose attributes the kernel has it is asked only where the
+    /// listing does not tell its type.
+    fn wants(&mut self, name: &[u8], memory: Memory) -> bool {
+        let _ = (name, memory);
         true
     }
 

@@ -5,7 +5,7 @@ mod export;
 
 use crate::bridge::Bridge;
 use crate::error::{Errno, Error, Result};
-use crate::export::{Entry, Export, Handle, Watcher};
+use crate::export::{Entry, Export, Handle, Memory, Watcher};
 use crate::fs::{Child, ExternFs};
 use crate::name::Name;
 use crate::table::{Handles, Lookups, NodeEntry};
@@ -186,12 +186,17 @@ impl<F: ExternFs> Session<F> {
         Lock { owner: self.own_owner(wanted.owner), ..*wanted }
     }
 
-    /// Whether this kernel still remembers the attributes of what a listing
-    /// calls number `ino`, and will for a while: then they need not be read
-    /// and sent again. A guess by number; a wrong one costs a request.
-    fn is_fresh(&self, ino: u64) -> bool {
+    /// What this kernel remembers of what a listing calls number `ino`: what it
+    /// will for a while need not be read and sent again. A guess by number; a
+    /// wrong one costs a request.
+    fn memory_of(&self, ino: u64) -> Memory {
         let ttl = self.fs().cache_policy().attr;
-        !ttl.is_zero() && !self.bridge.is_shared() && self.lookups.told_within(NodeId(ino), ttl / 2)
+        match self.lookups.age(NodeId(ino)) {
+            None => Memory::None,
+            Some(age) if age >= ttl => Memory::None,
+            Some(age) if !self.bridge.is_shared() && age < ttl / 2 => Memory::Fresh,
+            Some(_) => Memory::Old,
+        }
     }
 
     fn tell_node(&self, id: NodeId, data: bool) {

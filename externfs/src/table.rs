@@ -258,11 +258,11 @@ impl<F: ExternFs> Lookups<F> {
         }
     }
 
-    /// Whether that was within the last `span`.
-    pub(crate) fn told_within(&self, id: NodeId, span: Duration) -> bool {
+    /// How long ago that was; None of one that it does not know.
+    pub(crate) fn age(&self, id: NodeId) -> Option<Duration> {
         let hash = self.hash(id);
-        let age = |known: &Known<F>| u128::from(self.now_ms().wrapping_sub(known.told_ms));
-        self.shard(hash).find(hash, |known| known.entry.id() == id).is_some_and(|known| age(known) < span.as_millis())
+        let told_ms = self.shard(hash).find(hash, |known| known.entry.id() == id)?.told_ms;
+        Some(Duration::from_millis(u64::from(self.now_ms().wrapping_sub(told_ms))))
     }
 
     /// `count` lookups fewer, but never below none.

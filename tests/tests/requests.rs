@@ -176,7 +176,8 @@ fn a_listing_brings_what_is_looked_at_next() {
         harness::skip(format!("Linux {release} asks for a page of names at a time, and decides itself what they bring"));
     }
     let source = fixture::temp_dir();
-    for dir in ["one", "two"] {
+    let dirs = ["one", "two", "three", "four", "five", "six"];
+    for dir in dirs {
         fs::create_dir(source.path().join(dir)).unwrap();
         (0..COUNT).for_each(|number| drop(fs::write(source.path().join(dir).join(format!("file-{number:04}")), "x")));
     }
@@ -185,18 +186,24 @@ fn a_listing_brings_what_is_looked_at_next() {
     // Not `fs::metadata`, which asks for birth times: these are never cached.
     let size = |path: &std::path::PathBuf| rustix::fs::lstat(path).unwrap().st_size;
     let names = |dir: &str| -> Vec<_> { fs::read_dir(mount.path().join(dir)).unwrap().map(|entry| entry.unwrap().path()).collect() };
-    for dir in ["one", "two"] {
-        let before = requests.so_far();
+    let mut in_time = 0;
+    for dir in dirs {
+        let (before, begun) = (requests.so_far(), std::time::Instant::now());
         let found = names(dir);
         assert_eq!(found.len() as u64, COUNT);
         found.iter().for_each(|path| assert_eq!(size(path), 1));
-        let asked = requests.so_far() - before;
-        assert!(asked < COUNT / 40, "{COUNT} names were listed and looked at with {asked} requests");
+        let (asked, took) = (requests.so_far() - before, begun.elapsed());
+        // What the kernel was told it believes for a second, from its first piece on.
+        if took < std::time::Duration::from_millis(700) {
+            assert!(asked < COUNT / 40, "{COUNT} names were listed and looked at with {asked} requests");
+            in_time += 1;
+        }
     }
+    assert!(in_time > 0, "to look at {COUNT} names always took longer than a second");
     // Who is content with names soon gets no more than these: what is looked at
     // all of a sudden is looked up.
     std::thread::sleep(std::time::Duration::from_millis(1100));
-    (0..8).for_each(|_| assert_eq!(names("one").len() as u64, COUNT));
+    (0..10).for_each(|_| assert_eq!(names("one").len() as u64, COUNT));
     std::thread::sleep(std::time::Duration::from_millis(1100));
     let before = requests.so_far();
     assert!(names("one").iter().all(|path| size(path) == 1));

@@ -3,7 +3,7 @@
 use super::{OpenDir, Session, attr_ttl};
 use crate::data::{DataSink, DataSource};
 use crate::error::{Errno, Result};
-use crate::export::{Entry, Export, Handle, Listing, Statistics, Watcher};
+use crate::export::{Entry, Export, Handle, Listing, Memory, Statistics, Watcher};
 use crate::fs::{Child, ExternFs};
 use crate::interrupt::Interrupt;
 use crate::name::Name;
@@ -428,9 +428,9 @@ impl<F: ExternFs> Export for Session<F> {
             };
             // Where the listing alone does not say what it is, the kernel is told
             // with the attributes.
-            let is_fresh = self.is_fresh(entry.ino);
-            let is_bare = if is_fresh { entry.kind.is_some() } else { !listing.wants(entry.name) };
-            if is_bare || self.check_nodes().is_err() {
+            let memory = self.memory_of(entry.ino);
+            let is_told = memory == Memory::Fresh && entry.kind.is_some();
+            if is_told || !listing.wants(entry.name, memory) || self.check_nodes().is_err() {
                 listing.put(&entry, None);
                 return true;
             }

@@ -85,8 +85,8 @@ const PAGE: u32 = 4096;
 const PAGES_UNNEGOTIATED: u32 = 32;
 
 /// From here on a READDIR has as much room as the program gave to getdents(2),
-/// 32 KiB mostly; before, a page. Linux 6.18 says this minor version; what it
-/// does was seen on it.
+/// 32 KiB mostly, and not a page: seen on Linux 6.18, which says this minor
+/// version. One or two before it may do so, too.
 const MINOR_LONG_LISTINGS: u32 = 45;
 
 /// `fuse_init_in`.

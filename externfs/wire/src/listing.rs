@@ -4,7 +4,7 @@ use crate::abi::size;
 use crate::habit::{Bring, Given};
 use crate::ops::Call;
 use crate::reply;
-use externfs::{DirEntry, Entry, Listing, NodeId};
+use externfs::{DirEntry, Entry, Listing, Memory, NodeId};
 use std::cell::Cell;
 
 /// Records are aligned to 8 bytes (`FUSE_REC_ALIGN`).
@@ -77,8 +77,8 @@ impl Listing for Dirents<'_> {
         fits
     }
 
-    fn wants(&mut self, name: &[u8]) -> bool {
-        self.bring.is_some_and(|bring| self.given.wants(bring, name))
+    fn wants(&mut self, name: &[u8], memory: Memory) -> bool {
+        self.bring.is_some_and(|bring| self.given.wants(bring, name, memory))
     }
 
     fn put(&mut self, entry: &DirEntry<'_>, known: Option<&Entry>) {

@@ -111,7 +111,7 @@ impl Fake {
                 return Ok(());
             }
             let entry = DirEntry { name: name.as_bytes(), ino: 0x20 + place as u64, kind: Some(FileKind::Regular), next: place as u64 + 1 };
-            let known = (plus && !name.starts_with('.') && listing.wants(name.as_bytes())).then(|| self.give_node());
+            let known = (plus && !name.starts_with('.') && listing.wants(name.as_bytes(), Memory::None)).then(|| self.give_node());
             listing.put(&entry, known.as_ref());
         }
         if self.listing_error { Err(Errno::EIO.into()) } else { Ok(()) }

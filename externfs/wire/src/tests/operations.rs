@@ -471,6 +471,7 @@ fn a_listing_brings_attributes_where_they_are_of_use() {
     let kernel = Kernel::new();
     assert_eq!(nodes(&kernel, 1), [0, 0, 0x100], "one name of a later piece is left out");
     assert_eq!(nodes(&kernel, 0), [0, 0, 0x101, 0x102], "none of the first");
+    assert_eq!(nodes(&kernel, 0), [0, 0, 0x103, 0x104]);
     assert_eq!(nodes(&kernel, 1), [0, 0, 0], "it was not looked up");
     kernel.call(Opcode::Lookup, NODE, &Bytes::new().raw(b"one\0"));
     assert_eq!(nodes(&kernel, 1).iter().filter(|node| **node != 0).count(), 1, "now one was");
