@@ -203,6 +203,7 @@ impl HumFs {
                 acl::DEFAULT => set_default_acl(&mut record, value)?,
                 _ => record.xattrs.set(name, value),
             }
+            check_fits(&record, &state.record)?;
             if flags.contains(XattrFlags::KILL_SGID) {
                 record.mode = Mode::new(record.mode.bits() & !SETGID);
             }
@@ -295,6 +296,18 @@ fn changed(record: &Record, change: &SetAttr) -> Result<Option<Record>> {
     Ok((chown || change.mode.is_some() || new != *record).then_some(new))
 }
 
+/// Most attributes of one object, and most bytes of their names and values: a
+/// record's count has 16 bits, and an archive of the tree is to be readable.
+const XATTRS_MAX: (usize, usize) = (u16::MAX as usize, 8 << 20);
+
+/// # Errors
+/// ENOSPC (setxattr(2)) where there are more attributes than an object can have.
+fn check_fits(record: &Record, before: &Record) -> Result<()> {
+    let (count, bytes) = (record.xattrs.len(), record.xattrs.bytes());
+    let grows = count > before.xattrs.len() || bytes > before.xattrs.bytes();
+    if grows && (count > XATTRS_MAX.0 || bytes > XATTRS_MAX.1) { Err(Errno::ENOSPC.into()) } else { Ok(()) }
+}
+
 /// xattr(7): the namespaces that there are. Whose each is, the guest's kernel
 /// knows.
 fn check_xattr_name(name: &[u8]) -> Result<()> {
@@ -332,4 +345,24 @@ fn set_default_acl(record: &mut Record, value: &[u8]) -> Result<()> {
     let acl = Acl::parse(value)?;
     record.xattrs.set(acl::DEFAULT, &acl.to_bytes());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_have_an_end_and_can_be_made_fewer_past_it() {
+        let with = |count: usize, length: usize| {
+            let mut record = Record::default();
+            (0..count).for_each(|number| record.xattrs.set(format!("user.{number}").as_bytes(), &vec![0; length]));
+            record
+        };
+        let (few, much) = (with(100, 65536), with(130, 65536));
+        assert!(check_fits(&few, &with(99, 65536)).is_ok());
+        assert_eq!(check_fits(&much, &with(129, 65536)).map_err(|error| error.errno()), Err(Errno::ENOSPC));
+        assert!(check_fits(&with(129, 65536), &much).is_ok(), "a tree of before");
+        let many = with(65_536, 0);
+        assert_eq!(check_fits(&many, &with(65_535, 0)).map_err(|error| error.errno()), Err(Errno::ENOSPC));
+    }
 }

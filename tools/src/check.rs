@@ -21,7 +21,7 @@ const NOT_CHECKED: u8 = 8;
 pub fn run(asked: &Check) -> Result<u8> {
     process::raise_file_limit();
     if asked.repair {
-        hostuser::act_as_owner_of(&asked.tree)?;
+        hostuser::act_as_owner_of(&asked.tree).map_err(|failure| Failure { code: NOT_CHECKED, ..failure })?;
     }
     let options = CheckOptions { repair: asked.repair, live: asked.live, adopt: asked.adopt };
     let progress = Progress::default();

@@ -458,3 +458,58 @@ fn the_size_is_kept() {
     let from = place.source();
     fails(&mut on(&small, &["create"], &["--size", "4K", "--from", from.to_str().expect("utf-8")]), 1, &["no space left"]);
 }
+
+#[test]
+fn files_of_two_file_systems_with_one_number_are_two() {
+    if !needs(is_root(), "root, to mount") {
+        return;
+    }
+    let place = Place::new();
+    let both = place.path().join("both");
+    let mounted: Vec<PathBuf> = ["a", "b"].iter().map(|name| both.join(name)).collect();
+    for dir in &mounted {
+        std::fs::create_dir_all(dir).expect("a directory");
+        succeeds(Command::new("mount").args(["-t", "tmpfs", "externfs-test"]).arg(dir));
+    }
+    let numbers: Vec<u64> = mounted
+        .iter()
+        .map(|dir| {
+            std::fs::write(dir.join("one"), dir.as_os_str().as_encoded_bytes()).expect("write");
+            std::fs::hard_link(dir.join("one"), dir.join("two")).expect("a link");
+            std::fs::metadata(dir.join("one")).expect("stat").ino()
+        })
+        .collect();
+    let out = place.path().join("out.tar");
+    let exported = externfs(["export"]).arg(format!("hostfs:{}", both.display())).arg("--tar").arg(&out).output().expect("runs");
+    for dir in &mounted {
+        succeeds(Command::new("umount").arg(dir));
+    }
+    assert!(exported.status.success(), "{}", text(&exported.stderr));
+    assert_eq!(numbers[0], numbers[1], "they were to have one number");
+    let unpacked = place.path().join("unpacked");
+    std::fs::create_dir(&unpacked).expect("a directory");
+    succeeds(Command::new("tar").arg("-xf").arg(&out).arg("-C").arg(&unpacked));
+    for (name, dir) in ["a", "b"].iter().zip(&mounted) {
+        for file in ["one", "two"] {
+            assert_eq!(std::fs::read(unpacked.join(name).join(file)).expect("read"), dir.as_os_str().as_encoded_bytes(), "{name}/{file}");
+        }
+        assert_eq!(std::fs::metadata(unpacked.join(name).join("one")).expect("stat").nlink(), 2);
+    }
+}
+
+#[test]
+fn a_device_that_is_copied_out_is_nobody_elses() {
+    if !needs(is_root(), "root, to make devices") {
+        return;
+    }
+    let place = Place::new();
+    let (tree, out) = (place.path().join("tree"), place.path().join("out"));
+    succeeds(&mut on(&tree, &["create"], &["--size", "1G"]));
+    succeeds(&mut on(&tree, &["mknod"], &["/null", "c", "1", "3"]));
+    succeeds(&mut on(&tree, &["chmod"], &["666", "/null"]));
+    succeeds(&mut on(&tree, &["cp-out"], &["-r", "/null", out.to_str().expect("utf-8")]));
+    assert_eq!(std::fs::symlink_metadata(&out).expect("stat").permissions().mode() & 0o7777, 0o600);
+    std::fs::remove_file(&out).expect("removed");
+    succeeds(&mut on(&tree, &["cp-out"], &["-r", "-p", "/null", out.to_str().expect("utf-8")]));
+    assert_eq!(std::fs::symlink_metadata(&out).expect("stat").permissions().mode() & 0o7777, 0o666);
+}

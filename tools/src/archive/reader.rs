@@ -10,7 +10,8 @@ use externfs::{DeviceNumber, FileKind, Timestamp};
 use std::collections::VecDeque;
 use std::io::{self, Read};
 
-/// Extended headers and long names; attributes are at most 64 KiB each.
+/// All extended headers and long names of one member, and all global ones;
+/// attributes are at most 64 KiB each.
 const EXTRA_MAX: u64 = 16 << 20;
 
 /// Reads an archive. After [`Reader::next_member`] its contents come from
@@ -24,10 +25,16 @@ pub struct Reader<R> {
     /// Where the stored bytes belong in the file.
     extents: VecDeque<(u64, u64)>,
     globals: Records,
+    global_bytes: u64,
     /// The current member, for messages.
     path: Vec<u8>,
     begun: bool,
     ended: bool,
+}
+
+/// A size that a file can have.
+fn in_range(size: u64) -> io::Result<u64> {
+    if i64::try_from(size).is_ok() { Ok(size) } else { Err(broken("a header's size is out of range")) }
 }
 
 /// What precedes a member and belongs to it.
@@ -36,6 +43,8 @@ struct Before {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     records: Option<Records>,
+    /// What all of that took in the archive.
+    bytes: u64,
 }
 
 impl<R: Read> Reader<R> {
@@ -47,6 +56,7 @@ impl<R: Read> Reader<R> {
             padding: 0,
             extents: VecDeque::new(),
             globals: Records::default(),
+            global_bytes: 0,
             path: Vec::new(),
             begun: false,
             ended: false,
@@ -66,7 +76,18 @@ impl<R: Read> Reader<R> {
         let mut before = Before::default();
         loop {
             let Some(header) = self.header()? else { return Ok(None) };
-            let size = header.unsigned(SIZE, "size")?;
+            let size = in_range(header.unsigned(SIZE, "size")?)?;
+            let extra = match header.letter() {
+                b'L' | b'K' | b'x' | b'X' => Some(&mut before.bytes),
+                b'g' => Some(&mut self.global_bytes),
+                _ => None,
+            };
+            if let Some(extra) = extra {
+                *extra = extra.saturating_add(size);
+                if *extra > EXTRA_MAX {
+                    return Err(broken("extended headers are too long"));
+                }
+            }
             match header.letter() {
                 b'L' => before.path = Some(self.extra_text(size)?),
                 b'K' => before.link = Some(self.extra_text(size)?),
@@ -152,7 +173,7 @@ impl<R: Read> Reader<R> {
         self.path.clone_from(&path);
         let link = records.take(b"linkpath").or(before.link).unwrap_or_else(|| header.text(LINK).to_vec());
         let what = what(header, &records, &path, link)?;
-        let mut size = records.number(b"size")?.map_or_else(|| header.unsigned(SIZE, "size"), Ok)?;
+        let mut size = in_range(records.number(b"size")?.map_or_else(|| header.unsigned(SIZE, "size"), Ok)?)?;
         // POSIX lets the others have one, and then no contents follow; but in
         // GNU's incremental dumps a directory is followed by its names.
         if what != What::Regular && header.letter() != b'D' {
@@ -227,9 +248,6 @@ impl<R: Read> Reader<R> {
     }
 
     fn extra(&mut self, size: u64) -> io::Result<Vec<u8>> {
-        if size > EXTRA_MAX {
-            return Err(broken("an extended header is too long"));
-        }
         let mut bytes = vec![0; size as usize];
         self.source.read_exact(&mut bytes).map_err(|error| self.cut_short(error))?;
         self.skip(size.next_multiple_of(BLOCK as u64) - size)?;

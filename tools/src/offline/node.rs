@@ -36,6 +36,14 @@ impl Node {
         &*self.offline.export
     }
 
+    /// Its number, which is nothing else's for as long as this is held: unlike
+    /// the host's, which two file systems may both have, and which a new file
+    /// may get from one that is gone.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
     /// As they were when it was looked up, made or last changed through this.
     #[must_use]
     pub fn attr(&self) -> &Attr {

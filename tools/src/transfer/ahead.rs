@@ -119,7 +119,8 @@ impl<O: Origin> Reading<O> {
                 Err(failure) => return Ok(Err(failure)),
             };
             let is_file = matches!(item.body, Body::Regular(_));
-            self.put(Message::Item(item), 0)?;
+            let bytes = item.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+            self.put(Message::Item(item), bytes)?;
             if is_file && let Err(failure) = self.contents(&mut buffer)? {
                 return Ok(Err(failure));
             }

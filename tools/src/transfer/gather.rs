@@ -3,7 +3,7 @@
 use super::{Body, Item, Origin};
 use crate::failure::{Failure, Result};
 use crate::offline::{File, Node, Offline, TreePath, failed};
-use externfs::{Error, FileKind, Name};
+use externfs::{Error, FileKind, Name, NodeId};
 use std::collections::HashMap;
 
 /// See the head of this file.
@@ -13,8 +13,9 @@ pub struct Gather {
     /// The top, until it is told.
     top: Option<Node>,
     recurse: bool,
-    /// Where files with several names were first met.
-    met: HashMap<u64, TreePath>,
+    /// Where files with several names were first met. They are held, so that
+    /// nothing else gets their numbers.
+    met: HashMap<NodeId, (TreePath, Node)>,
     current: Option<Current>,
 }
 
@@ -44,6 +45,18 @@ impl Gather {
     pub fn new(tree: &Offline, path: &TreePath, recurse: bool) -> Result<Gather> {
         let top = Some(tree.resolve(path)?);
         Ok(Gather { stack: Vec::new(), top, recurse, met: HashMap::new(), current: None })
+    }
+
+    /// Remembers where a file with several names was met.
+    fn meet(&mut self, node: &Node, path: &TreePath) -> Result<()> {
+        // The top is all there is, or a directory.
+        let (Some(level), Some((_, name))) = (self.stack.last(), path.split_last()) else { return Ok(()) };
+        let again = level.node.find(name).map_err(|error| failed(path.as_bytes(), &error))?;
+        // Else the name leads to something else by now.
+        if let Some(again) = again.filter(|again| again.id() == node.id()) {
+            self.met.insert(again.id(), (path.clone(), again));
+        }
+        Ok(())
     }
 
     /// The next node and its path.
@@ -76,14 +89,16 @@ impl Origin for Gather {
         let attr = *node.attr();
         let body = match attr.kind {
             FileKind::Directory => Body::Directory,
-            _ if attr.nlink > 1 && self.met.contains_key(&attr.ino) => Body::HardLink(self.met.get(&attr.ino).cloned().unwrap_or_default()),
+            _ if attr.nlink > 1 && self.met.contains_key(&node.id()) => {
+                Body::HardLink(self.met.get(&node.id()).map(|(path, _)| path.clone()).unwrap_or_default())
+            }
             FileKind::Regular => Body::Regular(attr.size),
             FileKind::Symlink => Body::Symlink(node.read_link().map_err(cannot)?),
             kind => Body::Special(kind, attr.device),
         };
         let is_link = matches!(body, Body::HardLink(_));
         if attr.nlink > 1 && attr.kind != FileKind::Directory && !is_link {
-            self.met.insert(attr.ino, path.clone());
+            self.meet(&node, &path)?;
         }
         let item = Item {
             path: path.clone(),

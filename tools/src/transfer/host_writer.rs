@@ -119,7 +119,9 @@ impl HostWriter {
 
     fn directory(&mut self, item: &Item) -> Result<()> {
         let (dir, name) = self.place(&item.path)?;
-        match rustix::fs::mkdirat(&dir, &name, HostMode::RWXU) {
+        // As in the planter: whoever is stopped here and begins again finds it made.
+        let others = if self.preserve { 0 } else { item.mode.bits() & 0o077 & !self.umask };
+        match rustix::fs::mkdirat(&dir, &name, HostMode::RWXU | HostMode::from_raw_mode(others)) {
             Ok(()) => self.later.push(Later::of(item)),
             // It keeps what it has, unless it is to be like the source.
             Err(Host::EXIST) if self.preserve => self.later.push(Later::of(item)),
@@ -129,12 +131,32 @@ impl HostWriter {
         self.walk(&item.path).map(drop)
     }
 
+    /// Beside what has its name, which stays until it is complete.
     fn file(&mut self, item: &Item, size: u64, buffer: &mut [u8], origin: &mut dyn Origin, told: Told<'_>) -> Result<()> {
-        let cannot = self.cannot(&item.path);
         let (dir, name) = self.place(&item.path)?;
-        clear(dir.as_fd(), &name).map_err(&cannot)?;
+        let beside = beside()?;
+        let done = self.fill((dir.as_fd(), &beside), (item, size), buffer, origin, told).and_then(|()| {
+            let renamed = rustix::fs::renameat(&dir, &beside, &dir, &name);
+            renamed.map_err(self.cannot(&item.path))
+        });
+        if done.is_err() {
+            // Perhaps it was not made. What is wrong is told by `done`.
+            let _ = clear(dir.as_fd(), &beside);
+        }
+        done
+    }
+
+    fn fill(
+        &self,
+        (dir, name): (BorrowedFd<'_>, &CString),
+        (item, size): (&Item, u64),
+        buffer: &mut [u8],
+        origin: &mut dyn Origin,
+        told: Told<'_>,
+    ) -> Result<()> {
+        let cannot = self.cannot(&item.path);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&dir, &name, flags, HostMode::RUSR | HostMode::WUSR).map_err(&cannot)?;
+        let file = rustix::fs::openat(dir, name, flags, HostMode::RUSR | HostMode::WUSR).map_err(&cannot)?;
         while let Some((offset, count)) = origin.data(buffer)? {
             let mut done = 0;
             while let Some(rest @ [_, ..]) = buffer.get(done..count) {
@@ -189,6 +211,10 @@ impl HostWriter {
             }
         } else {
             mode &= 0o777 & !self.umask;
+            // Whoever made it in the tree chose which device of this host it is.
+            if matches!(kind, FileKind::BlockDevice | FileKind::CharDevice) {
+                mode &= 0o600;
+            }
         }
         if kind != FileKind::Symlink {
             object.chmod(Mode::new(mode).bits()).map_err(&cannot)?;
@@ -214,6 +240,13 @@ fn is_ours(stat: &Stat, kind: FileKind) -> bool {
     FileKind::from_mode(stat.st_mode) == Some(kind) && stat.st_nlink <= 1
 }
 
+/// A name that nothing has.
+fn beside() -> Result<CString> {
+    let now = Timestamp::now();
+    let name = format!(".externfs-{}-{:x}.{:x}", std::process::id(), now.seconds, now.nanoseconds);
+    CString::new(name).map_err(|_| Failure::new("no name for a temporary file"))
+}
+
 /// Makes room for `name`; a directory stays, and is then in the way.
 fn clear(dir: BorrowedFd<'_>, name: &CString) -> Fault<()> {
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
@@ -231,7 +264,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-    /// One file, whose name becomes a link while its contents come.
+    /// One file; what is being written becomes a link while its contents come.
     struct Exchanged(PathBuf, PathBuf, Option<Item>);
 
     impl Origin for Exchanged {
@@ -241,10 +274,47 @@ mod tests {
 
         fn data(&mut self, _: &mut [u8]) -> Result<Option<(u64, usize)>> {
             let Exchanged(name, outside, _) = self;
-            std::fs::rename(&name, name.with_extension("aside")).expect("rename");
-            symlink(&outside, name).expect("a link");
+            let written = hidden(name).pop().expect("a file that is being written");
+            std::fs::rename(&written, name.with_extension("aside")).expect("rename");
+            symlink(outside, written).expect("a link");
             Ok(None)
         }
+    }
+
+    /// One file that cannot be read.
+    struct Unreadable(Option<Item>);
+
+    impl Origin for Unreadable {
+        fn next_item(&mut self) -> Result<Option<Item>> {
+            Ok(self.0.take())
+        }
+
+        fn data(&mut self, _: &mut [u8]) -> Result<Option<(u64, usize)>> {
+            Err(Failure::new("it cannot be read"))
+        }
+    }
+
+    /// What is not quite there yet, beside `name`.
+    fn hidden(name: &Path) -> Vec<PathBuf> {
+        let listed = name.parent().expect("a directory").read_dir().expect("a listing");
+        listed.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(b".externfs-")).map(|entry| entry.path()).collect()
+    }
+
+    fn item(mode: u32, owner: Option<(externfs::GuestUid, externfs::GuestGid)>) -> Item {
+        let path = TreePath::default();
+        Item { path, body: Body::Regular(5), mode: Mode::new(mode), owner, mtime: None, atime: None, xattrs: Vec::new() }
+    }
+
+    #[test]
+    fn what_is_there_stays_until_the_new_is_complete() {
+        let place = tempfile::tempdir().expect("a directory");
+        let name = place.path().join("f");
+        std::fs::write(&name, "precious").expect("a file");
+        let writer = HostWriter::new(&name, false).expect("a directory");
+        let failure = writer.write(&mut Unreadable(Some(item(0o644, None))), &mut |_| {}).expect_err("unreadable");
+        assert!(failure.line.contains("cannot be read"), "{}", failure.line);
+        assert_eq!(std::fs::read(&name).expect("read"), b"precious");
+        assert!(hidden(&name).is_empty());
     }
 
     #[test]
@@ -254,17 +324,9 @@ mod tests {
         std::fs::write(&outside, "").expect("a file");
         std::fs::set_permissions(&outside, std::fs::Permissions::from_mode(0o600)).expect("chmod");
         let owner = outside.metadata().map(|stat| (externfs::GuestUid(stat.uid()), externfs::GuestGid(stat.gid()))).expect("stat");
-        let item = Item {
-            path: TreePath::default(),
-            body: Body::Regular(0),
-            mode: Mode::new(0o4755),
-            owner: Some(owner),
-            mtime: None,
-            atime: None,
-            xattrs: Vec::new(),
-        };
         let writer = HostWriter::new(&name, true).expect("a directory");
-        writer.write(&mut Exchanged(name.clone(), outside.clone(), Some(item)), &mut |_| {}).expect("written");
+        let mut exchanged = Exchanged(name.clone(), outside.clone(), Some(item(0o4755, Some(owner))));
+        writer.write(&mut exchanged, &mut |_| {}).expect("written");
         let mode = |path: &Path| path.symlink_metadata().expect("stat").mode() & 0o7777;
         assert_eq!((mode(&outside), mode(&name.with_extension("aside"))), (0o600, 0o4755));
     }

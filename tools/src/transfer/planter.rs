@@ -102,7 +102,10 @@ impl Planter {
         if let Some((parent, name)) = item.path.split_last() {
             self.enter(&parent)?;
             let Some((_, parent)) = self.open.last() else { return Ok(()) };
-            let node = match parent.make(name, &NewNode::Directory, Mode::new(0o700)) {
+            // One that gets an owner is closed to others until then. Else it has its
+            // mode at once: who is stopped here and begins again finds it made.
+            let mode = if item.owner.is_some() { 0o700 } else { item.mode.bits() & 0o777 };
+            let node = match parent.make(name, &NewNode::Directory, Mode::new(mode)) {
                 Ok(node) => {
                     made = true;
                     node
@@ -198,7 +201,7 @@ fn make_beside(parent: &Node, name: Name<'_>, item: &mut Item, link: Option<&Nod
         if attr.kind == FileKind::Directory {
             return Err(cannot(Errno::EISDIR.into()));
         }
-        if link.is_some_and(|link| link.attr().ino == attr.ino) {
+        if link.is_some_and(|link| link.id() == old.id()) {
             return Ok(None);
         }
         if item.owner.is_none() && matches!(item.body, Body::Regular(_)) && attr.kind == FileKind::Regular {
