@@ -350,12 +350,13 @@ fn set_default_acl(record: &mut Record, value: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use externfs::GuestGid;
 
     #[test]
     fn attributes_have_an_end_and_can_be_made_fewer_past_it() {
         let with = |count: usize, length: usize| {
-            let mut record = Record::default();
-            (0..count).for_each(|number| record.xattrs.set(format!("user.{number}").as_bytes(), &vec![0; length]));
+            let mut record = Record::new(FileKind::Regular, Mode::new(0o644), GuestUid(0), GuestGid(0));
+            (0..count).for_each(|number| record.xattrs.set(format!("user.{number:05}").as_bytes(), &vec![0; length]));
             record
         };
         let (few, much) = (with(100, 65536), with(130, 65536));
