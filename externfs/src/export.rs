@@ -72,8 +72,7 @@ pub trait Listing {
 
     /// Takes an entry. `known` is there in a listing with attributes, except
     /// for `.`, `..` and names that were not wanted or could not be looked up.
-    /// It is only called
-    /// after `has_room` said yes for the same length.
+    /// It is only called after `has_room` said yes for the same length.
     fn put(&mut self, entry: &DirEntry<'_>, known: Option<&Entry>);
 }
 
