@@ -89,11 +89,13 @@ fn find_walks_a_large_tree_with_few_descriptors() {
     // Once more while everything is remembered, then after it was forgotten:
     // rounds cost nothing that stays.
     assert_eq!(fixture::shell(&list).trim(), native.trim());
+    // Of the objects' memory, a fiftieth may stay with the allocator.
+    let given_back = before + CONSTANT + after.saturating_sub(before) / 50;
     let mut rounds = Vec::new();
     while rounds.len() < 3 && forget_all() {
         // The kernel says what it forgets in its own time, a million times here:
         // whoever looks again before has the old and the new at once.
-        fixture::wait_for("what was forgotten is given back", || resident(pid) < before + CONSTANT);
+        fixture::wait_for("what was forgotten is given back", || resident(pid) < given_back);
         assert_eq!(fixture::shell(&list).trim(), native.trim());
         rounds.push(resident(pid));
     }
@@ -101,7 +103,7 @@ fn find_walks_a_large_tree_with_few_descriptors() {
     if let Some(last) = rounds.last() {
         assert!(*last < after + CONSTANT, "memory grows with each round: {after}, {rounds:?}");
         assert!(forget_all());
-        fixture::wait_for("what was forgotten is given back", || resident(pid) < before + CONSTANT);
+        fixture::wait_for("what was forgotten is given back", || resident(pid) < given_back);
         println!("    after the kernel forgot all: {} KiB", resident(pid) >> 10);
     }
     mount.finish();
