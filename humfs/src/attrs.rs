@@ -47,10 +47,10 @@ impl HumFs {
         change: &SetAttr,
     ) -> Result<Attr> {
         let record = changed(&state.record, change)?;
-        if let Some(record) = record {
-            self.save(node, state, at, record)?;
-        }
-        let mut host = None;
+        let mut host = match record {
+            Some(record) => self.save(node, state, at, record)?,
+            None => None,
+        };
         if let Some(size) = change.size {
             host = Some(self.change_size(node, state, at, file, size)?);
         }
@@ -63,8 +63,9 @@ impl HumFs {
     }
 
     /// Saves `record` as that of `node`, whose state the caller holds, and
-    /// whose name's directory is held.
-    pub(crate) fn save(&self, node: &HumNode, state: &mut NodeState, at: Option<&At<'_>>, record: Record) -> Result<()> {
+    /// whose name's directory is held. Returns what the host says of it, unless
+    /// that has changed.
+    pub(crate) fn save(&self, node: &HumNode, state: &mut NodeState, at: Option<&At<'_>>, record: Record) -> Result<Option<Attr>> {
         let place = match at {
             _ if self.is_root(&node.inner) => Place::Root,
             Some(at) => Place::Named(*at),
@@ -86,27 +87,25 @@ impl HumFs {
                 (Hold::by(held.as_fd(), is_open), host)
             }
         };
-        let object = Object { hold, place, host: &host };
-        if record.xattrs == state.record.xattrs {
-            self.store.save(&object, &record)?;
-            if record == state.record {
-                // Some hosts leave the ctime when an attribute gets the value that it has.
-                object.hold.touch_ctime().map_err(fault("moving the ctime of a file"))?;
-            }
-            state.record = record;
-            return Ok(());
-        }
         // Attributes take room, and may take a block of the host's.
-        let grown = record.xattrs.bytes().saturating_sub(state.record.xattrs.bytes()) as u64;
-        let need = if grown > 0 { grown.next_multiple_of(512) + BLOCK } else { 0 };
-        let path = at.and_then(|at| self.path_of(at));
-        let entry = self.changing(node, state, path.as_deref());
-        let announced = self.announce(&[entry], Usage { bytes: need, inodes: 0 })?;
-        self.store.save(&object, &record)?;
-        state.record = record;
-        let host = self.host_attr(node, None)?;
-        announced.end(&self.recosted(state, &host));
-        Ok(())
+        let announced = if record.xattrs == state.record.xattrs {
+            None
+        } else {
+            let grown = record.xattrs.bytes().saturating_sub(state.record.xattrs.bytes()) as u64;
+            let need = if grown > 0 { grown.next_multiple_of(512) + BLOCK } else { 0 };
+            let path = at.and_then(|at| self.path_of(at));
+            let entry = self.changing(node, state, path.as_deref());
+            Some(self.announce(&[entry], Usage { bytes: need, inodes: 0 })?)
+        };
+        let object = Object { hold, place, host: &host, known: Some(&state.record) };
+        let note = self.store.save(&object, &record)?;
+        state.record = Record { note, ..record };
+        let host = if self.store.keeps_times() { Some(host) } else { None };
+        if let Some(announced) = announced {
+            let now = host.map_or_else(|| self.host_attr(node, None), Ok)?;
+            announced.end(&self.recosted(state, &now));
+        }
+        Ok(host)
     }
 
     /// The entry for a change of what `node` costs.

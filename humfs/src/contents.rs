@@ -280,7 +280,7 @@ impl HumFs {
                 Some(at) => Place::Named(at),
                 None => Place::Nameless,
             };
-            self.store.sync_record(&Object { hold: Hold::by(held.as_fd(), is_open), place, host: &host })
+            self.store.sync_record(&Object { hold: Hold::by(held.as_fd(), is_open), place, host: &host, known: None })
         })
     }
 

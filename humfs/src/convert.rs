@@ -265,7 +265,7 @@ impl Copy<'_> {
     fn record_root(&mut self, (old, new): &Pair) -> Result<()> {
         let record = old.state().record.clone();
         let mut state = new.state();
-        self.new.save(new, &mut state, None, record)
+        self.new.save(new, &mut state, None, record).map(drop)
     }
 
     fn directory(&mut self, old: &Arc<HumNode>, new: &Arc<HumNode>, dirs: &mut Vec<(Pair, Attr)>) -> Result<()> {
@@ -315,7 +315,7 @@ impl Copy<'_> {
             // A power failure has taken the record, or the host's mode has changed.
             (true, true) => {
                 let held = host::child_dir(at.dir, at.name).map_err(fault("opening a directory"))?;
-                let object = Object { hold: Hold::Path(held.as_fd()), place: Place::Named(*at), host: there };
+                let object = Object { hold: Hold::Path(held.as_fd()), place: Place::Named(*at), host: there, known: None };
                 self.new.store.reset(&object, record).map(|()| true)
             }
             (false, false) => self.new.store.remove(at, crate::names::facts(there)).map(|()| false),
@@ -361,7 +361,7 @@ impl Copy<'_> {
                 let (held, is_open, _) = self.new.base.hold(&inner)?;
                 return self.link(Hold::by(held.as_fd(), is_open), &there, Some((parent, first)), record, at);
             }
-            drop(self.new.store.create(at, record)?);
+            self.new.store.create(at, record)?;
             if record.kind != FileKind::Directory {
                 let (made, _) = self.new.base.enroll(at.parent, at.name)?;
                 return self.new.base.set_attr(&Caller::root(), &made, None, &times(host)).map(drop);
@@ -371,7 +371,7 @@ impl Copy<'_> {
         let (held, is_open, _) = self.old.base.hold(&node.inner)?;
         let first = self.linked.get(&host.ino);
         if first.is_none() {
-            let object = Object { hold: Hold::by(held.as_fd(), is_open), place: Place::Nameless, host };
+            let object = Object { hold: Hold::by(held.as_fd(), is_open), place: Place::Nameless, host, known: None };
             self.new.store.save(&object, record)?;
         }
         self.link(Hold::by(held.as_fd(), is_open), host, first.map(|(parent, name)| (parent, name)), record, at)
@@ -383,7 +383,7 @@ impl Copy<'_> {
             (Some(dir), Some((parent, name))) => Place::Named(At { parent, dir: dir.as_fd(), name }),
             _ => Place::Nameless,
         };
-        self.new.store.link(&Object { hold, place, host }, at, record)
+        self.new.store.link(&Object { hold, place, host, known: None }, at, record)
     }
 
     fn set_times(&self, host: &Attr, new: &HumNode) -> Result<()> {

@@ -241,6 +241,7 @@ impl HumFs {
 pub(crate) fn merged(host: &Attr, record: &Record) -> Attr {
     let mut attr = *host;
     (attr.kind, attr.mode, attr.uid, attr.gid) = (record.kind, record.mode, record.uid, record.gid);
+    attr.ctime = attr.ctime.max(record.note.changed);
     attr.device = if record.kind.is_device() { record.device } else { DeviceNumber::default() };
     match record.kind {
         FileKind::Symlink => {

@@ -197,6 +197,12 @@ pub(crate) fn names(dir: BorrowedFd<'_>) -> Fault<Vec<(CString, FileType)>> {
     Ok(names)
 }
 
+/// The present, as the host's file systems see it when they give times.
+pub(crate) fn coarse_time() -> externfs::Timestamp {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    externfs::Timestamp { seconds: now.tv_sec, nanoseconds: now.tv_nsec as u32 }
+}
+
 /// Moves the ctime of what `fd` stands for to now and changes nothing else: a
 /// chown(2) that names neither owner nor group.
 pub(crate) fn touch_ctime(fd: BorrowedFd<'_>) -> Fault<()> {

@@ -32,7 +32,7 @@ type End<'a> = (&'a Node, Option<&'a Node>, &'a At<'a>, &'a Attr);
 impl HumFs {
     /// See [`externfs::ExternFs::make`].
     pub(crate) fn make_node(&self, caller: &Caller, parent: &Node, name: Name<'_>, new: &NewNode<'_>, mode: Mode) -> Result<(Node, Attr)> {
-        let record = self.record_of_new(caller, parent, new, mode)?;
+        let mut record = self.record_of_new(caller, parent, new, mode)?;
         let name = c_name(name)?;
         let dir = self.base.dir_fd(&parent.inner)?;
         let _changing = self.dirs.change(&parent.inner);
@@ -41,7 +41,8 @@ impl HumFs {
         let path = self.path_of(&at);
         let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: path.as_deref() };
         let announced = self.announce(&[entry], need_of_new(&record))?;
-        let fd = self.store.create(&at, &record)?;
+        let (fd, note) = self.store.create(&at, &record)?;
+        record.note = note;
         let (inner, host) = self.base.enroll(&parent.inner, &name)?;
         drop(fd);
         let used = one(&host, &record);
@@ -74,7 +75,7 @@ impl HumFs {
 
     /// See [`externfs::ExternFs::create`].
     pub(crate) fn create_file(&self, caller: &Caller, parent: &Node, name: Name<'_>, flags: CreateFlags) -> Result<File> {
-        let record = born(caller, &parent.state().record, FileKind::Regular, flags.mode)?;
+        let mut record = born(caller, &parent.state().record, FileKind::Regular, flags.mode)?;
         let name = c_name(name)?;
         let dir = self.base.dir_fd(&parent.inner)?;
         let _changing = self.dirs.change(&parent.inner);
@@ -87,7 +88,8 @@ impl HumFs {
         let path = self.path_of(&at);
         let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: path.as_deref() };
         let announced = self.announce(&[entry], need_of_new(&record))?;
-        let fd = self.store.create(&at, &record)?;
+        let (fd, note) = self.store.create(&at, &record)?;
+        record.note = note;
         let created = self.base.enroll_file(Some((&parent.inner, &name)), fd, flags.open.write)?;
         let used = one(&created.attr, &record);
         let file = self.admit_new(created, record, used, false);
@@ -158,7 +160,7 @@ impl HumFs {
                 Some((fd, above, called)) => Place::Named(At { parent: above, dir: fd.as_fd(), name: called }),
                 None => Place::Nameless,
             };
-            let object = Object { hold: Hold::Path(held), place, host: &host };
+            let object = Object { hold: Hold::Path(held), place, host: &host, known: Some(&state.record) };
             self.store.link(&object, &At { parent: &parent.inner, dir, name }, &state.record)
         })?;
         let was_nameless = std::mem::replace(&mut state.orphan, false);

@@ -255,7 +255,7 @@ mod tests {
                 // Two at once have begun with the same cost.
                 let announced = [0, 1].map(|_| fs.account.announce(&[entry], Usage::default()).unwrap());
                 let host = fs.host_attr(&root, None).unwrap();
-                let object = Object { hold: Hold::Path(fs.base.root_fd()), place: Place::Root, host: &host };
+                let object = Object { hold: Hold::Path(fs.base.root_fd()), place: Place::Root, host: &host, known: None };
                 fs.store.save(&object, &record).unwrap();
                 announced.into_iter().for_each(std::mem::forget);
                 drop(fs);

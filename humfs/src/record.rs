@@ -15,7 +15,7 @@ pub use block::{BLOCK_VERSION, Target};
 pub use line::LINE_MAX;
 pub use xattrs::Xattrs;
 
-use externfs::{DeviceNumber, FileKind, GuestGid, GuestUid, Mode};
+use externfs::{DeviceNumber, FileKind, GuestGid, GuestUid, Mode, Timestamp};
 
 /// Why a record cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -57,13 +57,43 @@ pub struct Record {
     pub target: Option<Box<[u8]>>,
     /// Extended attributes, ACLs among them.
     pub xattrs: Xattrs,
+    /// What its store notes down besides.
+    pub note: Note,
 }
+
+/// What a store knows of an object besides what the guest has made of it. It
+/// is no part of the record: two records are the same whatever it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Note {
+    /// When the record was last changed, in formats that keep the time
+    /// themselves (`MetaStore::keeps_times`); else the epoch. The guest's ctime
+    /// is this or the host's, whichever is later.
+    pub changed: Timestamp,
+    /// Where the store will find the record again; 0 if it has to look.
+    pub row: i64,
+}
+
+impl Note {
+    /// `made` by a store that notes nothing down.
+    pub(crate) fn none_for<T>(made: T) -> (T, Note) {
+        (made, Note::default())
+    }
+}
+
+impl PartialEq for Note {
+    fn eq(&self, _: &Note) -> bool {
+        true
+    }
+}
+
+impl Eq for Note {}
 
 impl Record {
     /// Of an object without attributes, device number or target.
     #[must_use]
     pub fn new(kind: FileKind, mode: Mode, uid: GuestUid, gid: GuestGid) -> Record {
-        Record { kind, mode, uid, gid, device: DeviceNumber::default(), target: None, xattrs: Xattrs::default() }
+        let (xattrs, note) = (Xattrs::default(), Note::default());
+        Record { kind, mode, uid, gid, device: DeviceNumber::default(), target: None, xattrs, note }
     }
 
     /// Whether a line can say all of it but the extended attributes.

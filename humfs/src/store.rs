@@ -30,7 +30,7 @@ pub mod sqlite;
 pub mod xattr;
 
 use crate::host::{self, Fault};
-use crate::record::Record;
+use crate::record::{Note, Record};
 use externfs::{Attr, FileKind, Result};
 use hostfs::Inode;
 use std::ffi::CStr;
@@ -104,6 +104,10 @@ pub struct Object<'a> {
     pub place: Place<'a>,
     /// What the host says of it: number, links, kind in the data tree.
     pub host: &'a Attr,
+    /// Its record as it was until now, if the caller remembers: it was loaded or
+    /// made, and every change since has been saved. The note says whether the
+    /// store has it.
+    pub known: Option<&'a Record>,
 }
 
 /// What a store has to say of an object.
@@ -208,12 +212,20 @@ pub trait MetaStore: Send + Sync {
     /// As for `load`.
     fn load_root(&self, root: BorrowedFd<'_>, host: &Attr) -> Result<Loaded>;
 
-    /// Replaces the record of `object`, or gives it its first. The object's
-    /// ctime moves, as it does when an inode changes.
+    /// Replaces the record of `object`, or gives it its first. The ctime moves,
+    /// as it does when an inode changes, even if the record is what it was. The
+    /// note is what the record has from now on.
     ///
     /// # Errors
     /// ENOSPC when the format has no room for it.
-    fn save(&self, object: &Object<'_>, record: &Record) -> Result<()>;
+    fn save(&self, object: &Object<'_>, record: &Record) -> Result<Note>;
+
+    /// Whether the time of a change is kept with the record ([`Note::changed`]).
+    /// Then `save` leaves the object on the host as it was, in all that the host
+    /// says of it.
+    fn keeps_times(&self) -> bool {
+        false
+    }
 
     /// As `save`, where there is a record that cannot be read: what it says
     /// does not count.
@@ -221,7 +233,7 @@ pub trait MetaStore: Send + Sync {
     /// # Errors
     /// As for `save`.
     fn reset(&self, object: &Object<'_>, record: &Record) -> Result<()> {
-        self.save(object, record)
+        self.save(object, record).map(drop)
     }
 
     /// Makes `at`, which must not exist, with `record`: an empty regular file
@@ -232,7 +244,7 @@ pub trait MetaStore: Send + Sync {
     ///
     /// # Errors
     /// EEXIST.
-    fn create(&self, at: &At<'_>, record: &Record) -> Result<OwnedFd>;
+    fn create(&self, at: &At<'_>, record: &Record) -> Result<(OwnedFd, Note)>;
 
     /// Makes a regular file without a name in the directory `dir`, open for
     /// reading and writing.

@@ -83,7 +83,7 @@ fn mend_root(scene: &Scene, store: &dyn MetaStore) -> Option<Finding> {
     let error = store.load_root(scene.base.root_fd(), &host).err()?;
     let mut finding = Finding::of_object(b"", Problem::UnreadableRecord(reason(&error).into()), Some(Mend::Lose));
     if host.uid.0 == parts::owner(&scene.tree) {
-        let object = Object { hold: Hold::Path(scene.base.root_fd()), place: Place::Root, host: &host };
+        let object = Object { hold: Hold::Path(scene.base.root_fd()), place: Place::Root, host: &host, known: None };
         finding.settle(store.reset(&object, &unowned(host.kind)).map(|()| "the root has a record again: 0:0, closed to others".into()));
     }
     Some(finding)
@@ -203,8 +203,8 @@ impl Bench<'_> {
         let Some(at) = at else {
             let root = self.fs.root()?;
             let host = self.fs.host_attr(&root, None)?;
-            let object = Object { hold: Hold::Path(self.base().root_fd()), place: Place::Root, host: &host };
-            return self.store().save(&object, record).map(|()| format!("recorded as {owner}"));
+            let object = Object { hold: Hold::Path(self.base().root_fd()), place: Place::Root, host: &host, known: None };
+            return self.store().save(&object, record).map(|_| format!("recorded as {owner}"));
         };
         let (host, held) = self.still(spot, at)?;
         if !has_record {
@@ -213,8 +213,8 @@ impl Bench<'_> {
         if self.store().format() == Format::Xattr && !matches!(host.kind, FileKind::Regular | FileKind::Directory) {
             return self.stand_in(at, &host, record).map(|()| format!("replaced by a file that stands for it, recorded as {owner}"));
         }
-        let object = Object { hold: Hold::Path(held.as_fd()), place: Place::Named(*at), host: &host };
-        self.store().save(&object, record).map(|()| format!("recorded as {owner}"))
+        let object = Object { hold: Hold::Path(held.as_fd()), place: Place::Named(*at), host: &host, known: None };
+        self.store().save(&object, record).map(|_| format!("recorded as {owner}"))
     }
 
     /// Where records are kept by name, names of one object must share one;
@@ -238,7 +238,7 @@ impl Bench<'_> {
         let (lost, lost_dir) = self.lost()?;
         let name = self.free_name(lost_dir.as_fd(), host.ino)?;
         let made_at = At { parent: &lost, dir: lost_dir.as_fd(), name: &name };
-        let made = self.store().create(&made_at, &record)?;
+        let (made, _) = self.store().create(&made_at, &record)?;
         let times = Timestamps { last_access: timespec(host.atime), last_modification: timespec(host.mtime) };
         rustix::fs::utimensat(rustix::fs::CWD, host::proc_path(made.as_fd()), &times, AtFlags::empty()).map_err(fault("setting times"))?;
         let moved = stat_at(made_at.dir, made_at.name).map_err(fault("looking up a name"))?;
@@ -275,7 +275,7 @@ impl Bench<'_> {
     }
 
     fn reset(&self, held: std::os::fd::BorrowedFd<'_>, at: &At<'_>, host: &Attr, kind: FileKind) -> Result<()> {
-        let object = Object { hold: Hold::Path(held), place: Place::Named(*at), host };
+        let object = Object { hold: Hold::Path(held), place: Place::Named(*at), host, known: None };
         self.store().reset(&object, &unowned(kind))
     }
 

@@ -53,7 +53,7 @@ pub mod version1;
 use super::{At, Facts, Format, Loaded, MetaStore, Object, Place, Recovered, Renaming};
 use crate::host::{self, Fault, damaged, fault};
 use crate::intent::Journal;
-use crate::record::Record;
+use crate::record::{Note, Record};
 use crate::tree::{Access, Tree};
 use awaited::Awaited;
 use externfs::{Attr, Errno, Error, NodeKey, Result};
@@ -213,12 +213,12 @@ impl MetaStore for ShadowStore {
         self.with_spare_fds(|| self.load_record(&Place::Root, host))
     }
 
-    fn save(&self, object: &Object<'_>, record: &Record) -> Result<()> {
-        self.with_spare_fds(|| self.save_record(object, record))
+    fn save(&self, object: &Object<'_>, record: &Record) -> Result<Note> {
+        self.with_spare_fds(|| self.save_record(object, record)).map(|()| Note::default())
     }
 
-    fn create(&self, at: &At<'_>, record: &Record) -> Result<OwnedFd> {
-        self.with_spare_fds(|| self.create_object(at, record))
+    fn create(&self, at: &At<'_>, record: &Record) -> Result<(OwnedFd, Note)> {
+        self.with_spare_fds(|| self.create_object(at, record)).map(Note::none_for)
     }
 
     fn create_unnamed(&self, dir: BorrowedFd<'_>, _record: &Record) -> Result<OwnedFd> {

@@ -52,10 +52,10 @@ mod tests;
 
 use super::{At, Facts, Format, Loaded, MetaStore, Object, Place, Recovered, Renaming};
 use crate::host::{self, damaged, fault};
-use crate::record::Record;
+use crate::record::{Note, Record};
 use crate::tree::{Access, Tree};
 use change::Change;
-use externfs::{Attr, FileKind, Result};
+use externfs::{Attr, FileKind, Result, Timestamp};
 use flusher::Flusher;
 use hostfs::Inode;
 use log::Outcome;
@@ -148,6 +148,25 @@ impl SqliteStore {
         changed
     }
 
+    /// Changes the row of the record `known` to what `record` says. False if there
+    /// is none to change: the caller looks for it by its name then.
+    fn change_row(&self, known: &Record, record: &Record, time: Timestamp) -> Result<bool> {
+        if known.note.row == 0 {
+            return Ok(false);
+        }
+        let mut state = self.shared.lock();
+        let plan = |session: &mut Session, _: &Site| Ok(plan::own(session, known, record, time)?.unwrap_or_default());
+        let changed = match state.write_down(&self.shared.site, plan) {
+            Ok((change, Some(ticket))) => {
+                let settled = state.settle(&self.shared.site, ticket, &change, &Outcome::default());
+                settled.map(|()| state.has_changed_a_row())
+            }
+            other => other.map(|_| false),
+        };
+        self.end_of_change(&mut state);
+        changed
+    }
+
     /// After each change.
     fn end_of_change(&self, state: &mut State) {
         let Some(session) = &state.session else { return };
@@ -171,6 +190,15 @@ impl Drop for SqliteStore {
             tracing::warn!("{error}; what is missing is in the log");
         }
     }
+}
+
+/// The time of a change of `object` that begins now: later than its last one, and
+/// no finer than the times that the host gives, unless it has to be.
+fn time_of_change(object: &Object<'_>) -> Timestamp {
+    let known = object.known.map(|known| known.note.changed).unwrap_or_default();
+    let last = object.host.ctime.max(known);
+    let coarse = host::coarse_time();
+    if coarse > last { coarse } else { last.max(Timestamp::now()) }
 }
 
 /// What statx(2) says of an object that has just been made.
@@ -223,33 +251,60 @@ impl MetaStore for SqliteStore {
         let mut state = self.shared.lock();
         let session = state.session(&self.shared.site)?;
         let record = match session.number(at.parent, &self.shared.site)? {
-            Some(parent) => rows::record(session.conn(), parent, at.name.to_bytes())?,
+            Some(parent) => rows::record(session.conn(), parent, at.name.to_bytes(), host)?,
             None => None,
         };
         // A record of another type is that of an object that is gone.
         let record = match record.filter(|record| rows::fits(record.kind, host.kind)) {
-            None => plan::other_name(session, host)?.map(|ino| rows::record_of(session.conn(), ino)).transpose()?.flatten(),
+            None => {
+                let ino = plan::other_name(session, host)?;
+                let record = ino.map(|ino| rows::record_of(session.conn(), ino, host)).transpose()?.flatten();
+                // This name has yet to be recorded: whoever saves has to look.
+                record.map(|record| Record { note: Note { row: 0, ..record.note }, ..record })
+            }
             some => some,
         };
         Ok(record.map_or(Loaded::Absent, Loaded::Record))
     }
 
-    fn load_root(&self, _root: BorrowedFd<'_>, _host: &Attr) -> Result<Loaded> {
+    fn load_root(&self, _root: BorrowedFd<'_>, host: &Attr) -> Result<Loaded> {
         let mut state = self.shared.lock();
-        let record = rows::record_of(state.session(&self.shared.site)?.conn(), rows::ROOT)?;
+        let record = rows::record_of(state.session(&self.shared.site)?.conn(), rows::ROOT, host)?;
         Ok(record.map_or(Loaded::Absent, Loaded::Record))
     }
 
-    fn save(&self, object: &Object<'_>, record: &Record) -> Result<()> {
-        object.hold.touch_ctime().map_err(fault("touching a file"))?;
+    fn save(&self, object: &Object<'_>, record: &Record) -> Result<Note> {
+        let changed = time_of_change(object);
         if matches!(object.place, Place::Nameless) {
-            return Ok(());
+            return Ok(Note { changed, row: 0 });
         }
-        self.change_rows(|session, site| plan::save(session, site, object, record))
+        if let Some(known) = object.known
+            && self.change_row(known, record, changed)?
+        {
+            return Ok(Note { changed, row: known.note.row });
+        }
+        let mut row = 0;
+        self.change_rows(|session, site| {
+            let change;
+            (row, change) = plan::save(session, site, object, record, changed)?;
+            Ok(change)
+        })?;
+        Ok(Note { changed, row })
     }
 
-    fn create(&self, at: &At<'_>, record: &Record) -> Result<OwnedFd> {
-        self.change(|session, site| plan::create(session, site, at, record), || make(at, record))
+    fn keeps_times(&self) -> bool {
+        true
+    }
+
+    fn create(&self, at: &At<'_>, record: &Record) -> Result<(OwnedFd, Note)> {
+        let mut row = 0;
+        let plan = |session: &mut Session, site: &Site| {
+            let change;
+            (row, change) = plan::create(session, site, at, record)?;
+            Ok(change)
+        };
+        let fd = self.change(plan, || make(at, record))?;
+        Ok((fd, Note { row, ..Note::default() }))
     }
 
     fn create_unnamed(&self, dir: BorrowedFd<'_>, _record: &Record) -> Result<OwnedFd> {

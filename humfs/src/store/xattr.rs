@@ -14,7 +14,7 @@
 
 use super::{At, Facts, Format, Hold, Loaded, MetaStore, Object, Recovered, Renaming};
 use crate::host::{self, Fault, damaged, fault};
-use crate::record::{BLOCK_VERSION, Record, Target, Unreadable};
+use crate::record::{BLOCK_VERSION, Note, Record, Target, Unreadable};
 use crate::tree::{Access, Tree};
 use externfs::{Attr, Errno, FileKind, Result};
 use hostfs::Inode;
@@ -160,19 +160,24 @@ impl MetaStore for XattrStore {
         decode(block, host, || Err(Host::INVAL))
     }
 
-    fn save(&self, object: &Object<'_>, record: &Record) -> Result<()> {
+    fn save(&self, object: &Object<'_>, record: &Record) -> Result<Note> {
         let in_contents = record.target.as_ref().is_some_and(|target| target.len() > TARGET_INLINE_MAX);
         let target = if in_contents { Target::Contents } else { Target::Block };
-        put(object.hold, &record.to_block(target)).map_err(fault("writing a record"))
+        put(object.hold, &record.to_block(target)).map_err(fault("writing a record"))?;
+        if object.known == Some(record) {
+            // Some hosts leave the ctime when an attribute gets the value that it has.
+            object.hold.touch_ctime().map_err(fault("moving the ctime of a file"))?;
+        }
+        Ok(Note::default())
     }
 
-    fn create(&self, at: &At<'_>, record: &Record) -> Result<OwnedFd> {
+    fn create(&self, at: &At<'_>, record: &Record) -> Result<(OwnedFd, Note)> {
         if record.kind == FileKind::Directory {
-            return self.create_dir(at, record);
+            return self.create_dir(at, record).map(Note::none_for);
         }
         let fd = XattrStore::prepare(at.dir, record)?;
         host::link_fd(fd.as_fd(), at.dir, at.name).map_err(fault("creating a file"))?;
-        Ok(fd)
+        Ok(Note::none_for(fd))
     }
 
     fn create_unnamed(&self, dir: BorrowedFd<'_>, record: &Record) -> Result<OwnedFd> {

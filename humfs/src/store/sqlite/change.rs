@@ -54,6 +54,21 @@ pub(super) enum Step {
     Set { ino: i64, name: Vec<u8>, value: Vec<u8> },
     /// 7: an attribute is gone.
     Unset { ino: i64, name: Vec<u8> },
+    /// 9: an inode that has a row, and names, has another owner or mode.
+    Own(Owner),
+}
+
+/// What of a row of `inode` a guest can change of an object that is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Owner {
+    pub(super) ino: i64,
+    /// As in [`Row`].
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) has_xattrs: bool,
+    /// When it was changed.
+    pub(super) time: Timestamp,
 }
 
 /// A row of `inode`, and its object on the host.
@@ -179,6 +194,13 @@ impl Step {
                 head(out, 7, *ino);
                 put_bytes(out, name);
             }
+            Step::Own(Owner { ino, mode, uid, gid, has_xattrs, time }) => {
+                head(out, 9, *ino);
+                for number in [*mode, *uid, *gid, u32::from(*has_xattrs)] {
+                    out.extend(number.to_le_bytes());
+                }
+                put_time(out, *time);
+            }
         }
     }
 
@@ -192,6 +214,14 @@ impl Step {
             5 | 8 => Step::Drop { ino, below: tag == 8 },
             6 => Step::Set { ino, name: rest.bytes()?, value: rest.bytes()? },
             7 => Step::Unset { ino, name: rest.bytes()? },
+            9 => Step::Own(Owner {
+                ino,
+                mode: rest.number()?,
+                uid: rest.number()?,
+                gid: rest.number()?,
+                has_xattrs: rest.number::<u32, 4>()? != 0,
+                time: rest.time()?,
+            }),
             _ => return None,
         })
     }
@@ -206,8 +236,7 @@ impl Row {
             out.extend(number.to_le_bytes());
         }
         for time in [self.atime, self.mtime, self.ctime, self.btime] {
-            out.extend(time.seconds.to_le_bytes());
-            out.extend(time.nanoseconds.to_le_bytes());
+            put_time(out, time);
         }
     }
 
@@ -230,6 +259,11 @@ impl Row {
             btime: rest.time()?,
         })
     }
+}
+
+fn put_time(out: &mut Vec<u8>, time: Timestamp) {
+    out.extend(time.seconds.to_le_bytes());
+    out.extend(time.nanoseconds.to_le_bytes());
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -301,6 +335,9 @@ mod tests {
             (any::<i64>(), any::<bool>()).prop_map(|(ino, below)| Step::Drop { ino, below }),
             (any::<i64>(), bytes(), bytes()).prop_map(|(ino, name, value)| Step::Set { ino, name, value }),
             (any::<i64>(), bytes()).prop_map(|(ino, name)| Step::Unset { ino, name }),
+            row().prop_map(|Row { ino, mode, uid, gid, has_xattrs, ctime: time, .. }| {
+                Step::Own(Owner { ino, mode, uid, gid, has_xattrs, time })
+            }),
         ];
         let doubt = (bytes(), any::<u64>(), any::<bool>()).prop_map(|(path, hino, appears)| Doubt { path, hino, appears });
         (prop::option::of(doubt), prop::collection::vec(step, 0..6)).prop_map(|(doubt, steps)| Change { doubt, steps })

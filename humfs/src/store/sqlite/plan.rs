@@ -1,12 +1,12 @@
 //! What each operation changes: the rows as they will be, by what is there now.
 
-use super::change::{Change, Doubt, Row, Step};
+use super::change::{Change, Doubt, Owner, Row, Step};
 use super::rows::{self, Found, ROOT};
 use super::session::{Session, Site};
 use crate::path;
 use crate::record::{Record, Xattrs};
 use crate::store::{At, Facts, Object, Place, Renaming};
-use externfs::{Attr, Errno, FileKind, Result};
+use externfs::{Attr, Errno, FileKind, Result, Timestamp};
 
 /// How to tell whether the host's step at `at` was done.
 fn doubt(at: &At<'_>, site: &Site, hino: u64, appears: bool) -> Result<Option<Doubt>> {
@@ -62,10 +62,27 @@ fn unname_step(parent: i64, at: &At<'_>) -> Step {
     Step::Unname { parent, name: at.name.to_bytes().to_vec() }
 }
 
-pub(super) fn save(session: &mut Session, site: &Site, object: &Object<'_>, record: &Record) -> Result<Change> {
+/// What is changed of an object whose row is known to be there; None if it is
+/// not known, or gone.
+pub(super) fn own(session: &Session, known: &Record, record: &Record, time: Timestamp) -> Result<Option<Change>> {
+    let ino = known.note.row;
+    let (mode, uid, gid) = (record.kind.mode_bits() | record.mode.bits(), record.uid.0, record.gid.0);
+    let mut steps = Vec::new();
+    xattr_steps(ino, &known.xattrs, record, &mut steps);
+    // An owner for a row that is not there changes nothing; attributes for it
+    // would be left over.
+    if !steps.is_empty() && rows::find_inode(session.conn(), ino)?.is_none_or(|inode| inode.nlink == 0) {
+        return Ok(None);
+    }
+    steps.push(Step::Own(Owner { ino, mode, uid, gid, has_xattrs: record.has_xattrs(), time }));
+    Ok(Some(Change::of(steps)))
+}
+
+/// Returns the number of the inode, too.
+pub(super) fn save(session: &mut Session, site: &Site, object: &Object<'_>, record: &Record, time: Timestamp) -> Result<(i64, Change)> {
     let mut steps = Vec::new();
     let found = match &object.place {
-        Place::Nameless => return Ok(Change::default()),
+        Place::Nameless => return Ok((0, Change::default())),
         Place::Root => Found { ino: ROOT, inode: rows::find_inode(session.conn(), ROOT)? },
         Place::Named(at) => {
             let parent = session.ensure_number(at.parent, site)?;
@@ -88,9 +105,9 @@ pub(super) fn save(session: &mut Session, site: &Site, object: &Object<'_>, reco
         _ => Xattrs::default(),
     };
     let nlink = found.inode.map_or(1, |inode| inode.nlink);
-    steps.push(Step::Put(Row { nlink, ..Row::new(found.ino, record).of(object.host) }));
+    steps.push(Step::Put(Row { nlink, ctime: time, ..Row::new(found.ino, record).of(object.host) }));
     xattr_steps(found.ino, &before, record, &mut steps);
-    Ok(Change::of(steps))
+    Ok((found.ino, Change::of(steps)))
 }
 
 /// The inode for an object whose name leads to none, with that name counted.
@@ -108,7 +125,8 @@ fn one_more(ino: i64, inode: rows::Inode) -> Found {
     Found { ino, inode: Some(rows::Inode { nlink: inode.nlink.saturating_add(1), ..inode }) }
 }
 
-pub(super) fn create(session: &mut Session, site: &Site, at: &At<'_>, record: &Record) -> Result<Change> {
+/// Returns the number of the inode, too.
+pub(super) fn create(session: &mut Session, site: &Site, at: &At<'_>, record: &Record) -> Result<(i64, Change)> {
     let parent = session.ensure_number(at.parent, site)?;
     let mut steps = Vec::new();
     // A stale record.
@@ -117,7 +135,7 @@ pub(super) fn create(session: &mut Session, site: &Site, at: &At<'_>, record: &R
     steps.push(Step::Put(Row::new(ino, record)));
     xattr_steps(ino, &Xattrs::default(), record, &mut steps);
     steps.push(name_step(parent, at, ino));
-    Ok(Change { doubt: doubt(at, site, 0, true)?, steps })
+    Ok((ino, Change { doubt: doubt(at, site, 0, true)?, steps }))
 }
 
 pub(super) fn link(session: &mut Session, site: &Site, object: &Object<'_>, to: &At<'_>, record: &Record) -> Result<Change> {

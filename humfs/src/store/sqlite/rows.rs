@@ -1,12 +1,12 @@
 //! The rows of the tables: reading them, with everything checked that a
 //! record may not be, and writing those of a [`Step`].
 
-use super::change::{Row, Step};
+use super::change::{Owner, Row, Step};
 use super::database::refused;
 use super::log::Outcome;
 use crate::host::damaged;
-use crate::record::{Record, Xattrs};
-use externfs::{DeviceNumber, FileKind, GuestGid, GuestUid, Mode, Result, Timestamp};
+use crate::record::{Note, Record, Xattrs};
+use externfs::{Attr, DeviceNumber, FileKind, GuestGid, GuestUid, Mode, Result, Timestamp};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Params, Row as Columns};
 
@@ -115,30 +115,44 @@ pub(super) fn fits(kind: FileKind, host: FileKind) -> bool {
     kind == host || (host == FileKind::Regular && !matches!(kind, FileKind::Directory | FileKind::Symlink))
 }
 
-/// The record behind `name` in the directory with number `parent`.
-pub(super) fn record(conn: &Connection, parent: i64, name: &[u8]) -> Result<Option<Record>> {
-    let sql = "SELECT i.ino, i.mode, i.uid, i.gid, i.rmajor, i.rminor, i.flags FROM dentry d JOIN inode i ON i.ino=d.ino \
-         WHERE d.parent=?1 AND d.name=?2";
+/// The columns that make a record, and those that tell whose it was last.
+macro_rules! record_columns {
+    ($from:literal) => {
+        concat!(
+            "SELECT i.ino, i.mode, i.uid, i.gid, i.rmajor, i.rminor, i.flags, i.ctime, i.ctime_ns, i.btime, i.btime_ns, \
+             ifnull(h.hino, 0) FROM ",
+            $from
+        )
+    };
+}
+
+const COLUMNS: usize = 12;
+
+/// The record behind `name` in the directory with number `parent`, which is
+/// that of `host`.
+pub(super) fn record(conn: &Connection, parent: i64, name: &[u8], host: &Attr) -> Result<Option<Record>> {
+    let sql = record_columns!("dentry d JOIN inode i ON i.ino=d.ino LEFT JOIN hostref h ON h.ino=d.ino WHERE d.parent=?1 AND d.name=?2");
     let columns = one(conn, sql, (parent, name), columns)?;
-    columns.map(|columns| read(conn, columns)).transpose()
+    columns.map(|columns| read(conn, columns, host)).transpose()
 }
 
-/// The record of the inode with number `ino`.
-pub(super) fn record_of(conn: &Connection, ino: i64) -> Result<Option<Record>> {
-    let columns = one(conn, "SELECT ino, mode, uid, gid, rmajor, rminor, flags FROM inode WHERE ino=?1", [ino], columns)?;
-    columns.map(|columns| read(conn, columns)).transpose()
+/// The record of the inode with number `ino`, which is that of `host`.
+pub(super) fn record_of(conn: &Connection, ino: i64, host: &Attr) -> Result<Option<Record>> {
+    let sql = record_columns!("inode i LEFT JOIN hostref h ON h.ino=i.ino WHERE i.ino=?1");
+    let columns = one(conn, sql, [ino], columns)?;
+    columns.map(|columns| read(conn, columns, host)).transpose()
 }
 
-fn columns(row: &Columns<'_>) -> Sql<[i64; 7]> {
-    let mut columns = [0; 7];
+fn columns(row: &Columns<'_>) -> Sql<[i64; COLUMNS]> {
+    let mut columns = [0; COLUMNS];
     for (index, column) in columns.iter_mut().enumerate() {
         *column = row.get(index)?;
     }
     Ok(columns)
 }
 
-fn read(conn: &Connection, columns: [i64; 7]) -> Result<Record> {
-    let [ino, mode, uid, gid, major, minor, flags] = columns;
+fn read(conn: &Connection, columns: [i64; COLUMNS], host: &Attr) -> Result<Record> {
+    let [ino, mode, uid, gid, major, minor, flags, ctime, ctime_ns, btime, btime_ns, hino] = columns;
     let number = |what: &str, value: i64| {
         u32::try_from(value).map_err(|_| damaged(format!("humfs/metadata.db: inode {ino}: {what} is {value}, which is none")))
     };
@@ -152,6 +166,10 @@ fn read(conn: &Connection, columns: [i64; 7]) -> Result<Record> {
     if flags & HAS_XATTRS != 0 {
         record.xattrs = xattrs(conn, ino)?;
     }
+    let time = |seconds, nanoseconds| u32::try_from(nanoseconds).ok().and_then(|ns| Timestamp::new(seconds, ns).ok()).unwrap_or_default();
+    // Of a tree that was copied, the row has yet to learn which object it is about.
+    let is_its = hino as u64 == host.ino && host.btime.is_none_or(|born| born == time(btime, btime_ns));
+    record.note = Note { changed: time(ctime, ctime_ns), row: if is_its { ino } else { 0 } };
     Ok(record)
 }
 
@@ -208,8 +226,18 @@ pub(super) fn apply(conn: &Connection, step: &Step, outcome: &Outcome) -> Result
             run(conn, sql, (ino, name, value))
         }
         Step::Unset { ino, name } => run(conn, "DELETE FROM xattr WHERE ino=?1 AND name=?2", (ino, name)),
+        Step::Own(owner) => own(conn, owner),
     };
     applied.map_err(refused("writing a record"))
+}
+
+/// Changes one row, or none if there is none that has names.
+fn own(conn: &Connection, owner: &Owner) -> Sql<()> {
+    let sql = "UPDATE inode SET mode=?2, uid=?3, gid=?4, flags=?5, ctime=?6, ctime_ns=?7 WHERE ino=?1 AND nlink<>0";
+    let Owner { ino, mode, uid, gid, has_xattrs, time } = *owner;
+    let flags = if has_xattrs { HAS_XATTRS } else { 0 };
+    let columns = [ino, mode.into(), uid.into(), gid.into(), flags, time.seconds, time.nanoseconds.into()];
+    run(conn, sql, columns)
 }
 
 fn put(conn: &Connection, row: &Row) -> Sql<()> {

@@ -184,6 +184,11 @@ impl State {
         Ok(())
     }
 
+    /// Whether the last step of the change that was settled last found its row.
+    pub(super) fn has_changed_a_row(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.conn().changes() == 1)
+    }
+
     /// The host's step failed.
     pub(super) fn give_up(&mut self, site: &Site, ticket: Ticket) {
         // The database may have failed meanwhile, and the log goes with it.

@@ -113,7 +113,7 @@ impl World {
     }
 
     fn create(&self, path: impl AsRef<[u8]>, record: &Record) -> Result<OwnedFd> {
-        self.with(path, |at| self.store.create(at, record))
+        self.with(path, |at| self.store.create(at, record).map(|(fd, _)| fd))
     }
 
     /// Calls `act` with what is at `path`.
@@ -121,7 +121,7 @@ impl World {
         self.with(path, |at| {
             let (_, host) = self.fs.enroll(at.parent, at.name).unwrap();
             let fd = host::child(at.dir, at.name).unwrap();
-            act(&Object { hold: crate::store::Hold::Path(fd.as_fd()), place: Place::Named(*at), host: &host })
+            act(&Object { hold: crate::store::Hold::Path(fd.as_fd()), place: Place::Named(*at), host: &host, known: None })
         })
     }
 
@@ -132,8 +132,18 @@ impl World {
         })
     }
 
-    fn save(&self, path: impl AsRef<[u8]>, record: &Record) {
-        self.object(path, |object| self.store.save(object, record)).unwrap();
+    /// As somebody who remembers the record that it had.
+    fn save(&self, path: impl AsRef<[u8]>, record: &Record) -> Note {
+        let known = match self.load(path.as_ref()) {
+            Loaded::Record(known) => Some(known),
+            Loaded::Absent => None,
+        };
+        self.object(path, |object| self.store.save(&Object { known: known.as_ref(), ..*object }, record)).unwrap()
+    }
+
+    /// As somebody who does not.
+    fn save_anew(&self, path: impl AsRef<[u8]>, record: &Record) -> Note {
+        self.object(path, |object| self.store.save(object, record)).unwrap()
     }
 
     fn load(&self, path: impl AsRef<[u8]>) -> Loaded {
@@ -276,18 +286,10 @@ fn saving_replaces_all_of_a_record_and_moves_ctime() {
     made.xattrs.set(b"user.goes", b"1");
     made.xattrs.set(b"user.changes", b"2");
     world.create("f", &made).unwrap();
-    let ctime = |path: &Path| {
-        use std::os::unix::fs::MetadataExt;
-        let stat = std::fs::symlink_metadata(path).unwrap();
-        (stat.ctime(), stat.ctime_nsec())
-    };
-    let before = ctime(&world.host("f"));
-    std::thread::sleep(std::time::Duration::from_millis(20));
     let mut other = record(FileKind::Regular, 0o640, 3, 4);
     other.xattrs.set(b"user.changes", &vec![9; 64 << 10]);
     other.xattrs.set(b"user.comes", b"");
     world.save("f", &other);
-    assert!(ctime(&world.host("f")) > before);
     assert_eq!(world.load("f"), Loaded::Record(other.clone()));
     let world = world.again();
     assert_eq!(world.load("f"), Loaded::Record(other));
@@ -296,13 +298,97 @@ fn saving_replaces_all_of_a_record_and_moves_ctime() {
     assert_eq!(world.count("SELECT count(*) FROM xattr"), 0);
 }
 
+/// What the store notes down of `path`, as it says when it is asked.
+fn note(world: &World, path: &str) -> Note {
+    let Loaded::Record(record) = world.load(path) else { panic!("{path} has no record") };
+    record.note
+}
+
+#[test]
+fn the_time_of_a_change_is_kept_and_moves_each_time() {
+    let world = World::new();
+    world.create("f", &file(1)).unwrap();
+    world.create("d", &directory(1)).unwrap();
+    let host = |path: &str| world.object(path, |object| *object.host);
+    for path in ["f", "d"] {
+        let before = host(path);
+        let record = |uid| Record { uid: GuestUid(uid), ..if path == "f" { file(0) } else { directory(0) } };
+        let mut last = before.ctime;
+        for round in 0..20 {
+            // The same again is a change, too.
+            let told = world.save(path, &record(round / 2));
+            assert!(told.changed > last, "{path} {round}: {last:?} {told:?}");
+            assert_eq!(note(&world, path).changed, told.changed);
+            last = told.changed;
+        }
+        assert_eq!(host(path), before, "nothing of it on the host");
+        let told = world.save_anew(path, &record(99));
+        assert!(told.changed >= last);
+        assert_eq!(told.row, note(&world, path).row);
+    }
+    let (f, d) = (note(&world, "f"), note(&world, "d"));
+    let world = World::open(world.die());
+    assert_eq!((note(&world, "f").changed, note(&world, "d").changed), (f.changed, d.changed));
+}
+
+#[test]
+fn a_row_that_is_remembered_and_gone_is_made_again() {
+    for (path, mut with) in [("f", file(1)), ("g", file(1))] {
+        let world = World::new();
+        world.create(path, &file(1)).unwrap();
+        let Loaded::Record(known) = world.load(path) else { panic!() };
+        assert_ne!(known.note.row, 0);
+        // The database has one name of two, and gives the row up with it.
+        std::fs::hard_link(world.host(path), world.host("other")).unwrap();
+        world.remove(path).unwrap();
+        if path == "g" {
+            with.xattrs.set(b"user.a", b"b");
+        }
+        with.uid = GuestUid(7);
+        let told = world.object("other", |object| world.store.save(&Object { known: Some(&known), ..*object }, &with)).unwrap();
+        assert_ne!(told.row, known.note.row);
+        assert_eq!(world.load("other"), Loaded::Record(with.clone()));
+        world.check_rows();
+        assert_eq!(World::open(world.die()).load("other"), Loaded::Record(with));
+    }
+}
+
+#[test]
+fn of_a_copy_a_row_is_looked_for_until_it_knows_its_object() {
+    let world = World::new();
+    world.create("f", &file(1)).unwrap();
+    assert_ne!(note(&world, "f").row, 0);
+    std::fs::rename(world.host("f"), world.host("old")).unwrap();
+    std::fs::write(world.host("f"), "copied").unwrap();
+    assert_eq!(note(&world, "f").row, 0, "another object");
+    let told = world.save("f", &file(2));
+    assert_eq!((told.row, note(&world, "f").row), (note(&world, "f").row, told.row));
+    assert_ne!(told.row, 0);
+    assert_eq!(world.load("f"), Loaded::Record(file(2)));
+}
+
+#[test]
+fn a_time_that_is_none_does_no_harm() {
+    let world = World::new();
+    world.create("f", &file(1)).unwrap();
+    world.store.sync().unwrap();
+    let conn = rusqlite::Connection::open(world.dir.path().join("humfs/metadata.db")).unwrap();
+    for (time, ns, expected) in [(5, -1i64, 0i64), (5, 1_000_000_000, 0), (i64::MAX, 999_999_999, i64::MAX), (i64::MIN, 1 << 40, 0)] {
+        conn.execute("UPDATE inode SET ctime=?1, ctime_ns=?2 WHERE mode=35309", (time, ns)).unwrap();
+        assert_eq!(note(&world, "f").changed.seconds, expected);
+        let told = world.save("f", &file(3));
+        world.store.sync().unwrap();
+        assert!(told.changed.seconds == i64::MAX || told.changed.seconds > 1_000_000_000, "{told:?}");
+    }
+}
+
 #[test]
 fn the_root_has_a_record() {
     let world = World::new();
     let root = world.fs.root().unwrap();
     let host = world.fs.attr(&root, None).unwrap();
     assert_eq!(world.store.load_root(world.fs.root_fd(), &host), Ok(Loaded::Absent));
-    let object = Object { hold: crate::store::Hold::Open(world.fs.root_fd()), place: Place::Root, host: &host };
+    let object = Object { hold: crate::store::Hold::Open(world.fs.root_fd()), place: Place::Root, host: &host, known: None };
     world.store.save(&object, &directory(3)).unwrap();
     let world = world.again();
     assert_eq!(world.store.load_root(world.fs.root_fd(), &host), Ok(Loaded::Record(directory(3))));
@@ -352,7 +438,7 @@ fn a_file_without_a_name_gets_its_record_with_the_first() {
     let stat = rustix::fs::fstat(&fd).unwrap();
     let root = world.fs.root().unwrap();
     let host = Attr { ino: stat.st_ino, kind: FileKind::Regular, nlink: 0, ..world.fs.attr(&root, None).unwrap() };
-    let object = Object { hold: crate::store::Hold::Open(fd.as_fd()), place: Place::Nameless, host: &host };
+    let object = Object { hold: crate::store::Hold::Open(fd.as_fd()), place: Place::Nameless, host: &host, known: None };
     world.store.save(&object, &file(2)).unwrap();
     world.with("x", |at| world.store.link(&object, at, &file(2))).unwrap();
     assert_eq!(world.load("x"), Loaded::Record(file(2)));

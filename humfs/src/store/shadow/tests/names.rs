@@ -111,7 +111,7 @@ fn a_file_without_a_name_gets_its_record_with_one() {
         let rig = Rig::new(format);
         let fd = rig.store.create_unnamed(rig.fs.root_fd(), &file(1)).unwrap();
         let attr = rig.attr_of(&fd);
-        let object = Object { hold: crate::store::Hold::Open(fd.as_fd()), place: Place::Nameless, host: &attr };
+        let object = Object { hold: crate::store::Hold::Open(fd.as_fd()), place: Place::Nameless, host: &attr, known: None };
         rig.store.save(&object, &file(2)).unwrap();
         std::fs::write(rig.host("file_metadata/f"), "2047 9 9\n").unwrap();
         let wanted = with_xattr(file(2), "x");
@@ -121,7 +121,7 @@ fn a_file_without_a_name_gets_its_record_with_one() {
         let fd = rig.create("g", &file(3)).unwrap();
         rig.remove("g").unwrap();
         let attr = rig.attr_of(&fd);
-        let object = Object { hold: crate::store::Hold::Open(fd.as_fd()), place: Place::Nameless, host: &attr };
+        let object = Object { hold: crate::store::Hold::Open(fd.as_fd()), place: Place::Nameless, host: &attr, known: None };
         assert_eq!(rig.at("h", |to| errno(rig.store.link(&object, to, &file(3)))), Errno::ENOENT);
         assert!(!rig.metadata().iter().any(|path| path.ends_with("/h")), "{:?}", rig.metadata());
     }

@@ -73,7 +73,7 @@ fn the_root_has_a_record() {
         };
         assert_eq!(load().mode.bits(), 0o755, "the classic file is read in either format");
         let saved = with_xattr(directory(12), "of the root");
-        rig.store.save(&Object { hold: crate::store::Hold::Path(root), place: Place::Root, host: &host }, &saved).unwrap();
+        rig.store.save(&Object { hold: crate::store::Hold::Path(root), place: Place::Root, host: &host, known: None }, &saved).unwrap();
         assert_eq!(load(), saved);
         assert_eq!(rig.text("dir_metadata/metadata").unwrap(), "488 12 13\n");
     }
@@ -265,7 +265,7 @@ fn a_record_is_made_durable_wherever_it_is() {
             rig.object(name, |object| rig.store.sync_record(object)).unwrap();
         }
         let attr = rig.attr("f").unwrap();
-        let nameless = Object { hold: crate::store::Hold::Path(rig.fs.root_fd()), place: Place::Nameless, host: &attr };
+        let nameless = Object { hold: crate::store::Hold::Path(rig.fs.root_fd()), place: Place::Nameless, host: &attr, known: None };
         rig.store.sync_record(&nameless).unwrap();
     }
 }

@@ -123,12 +123,12 @@ impl Rig {
         let attr = self.attr(&path).expect("there is an object");
         self.at(path, |at| {
             let fd = crate::host::child(at.dir, at.name).unwrap();
-            call(&Object { hold: crate::store::Hold::Path(fd.as_fd()), place: Place::Named(*at), host: &attr })
+            call(&Object { hold: crate::store::Hold::Path(fd.as_fd()), place: Place::Named(*at), host: &attr, known: None })
         })
     }
 
     pub(super) fn create(&self, path: impl AsRef<[u8]>, record: &Record) -> Result<OwnedFd> {
-        self.at(path, |at| self.store.create(at, record))
+        self.at(path, |at| self.store.create(at, record).map(|(fd, _)| fd))
     }
 
     /// The record of an object; None if it has none. Panics if there is no
@@ -149,7 +149,7 @@ impl Rig {
     }
 
     pub(super) fn save(&self, path: impl AsRef<[u8]>, record: &Record) -> Result<()> {
-        self.object(path, |object| self.store.save(object, record))
+        self.object(path, |object| self.store.save(object, record).map(drop))
     }
 
     pub(super) fn link(&self, from: &str, to: &str) -> Result<()> {

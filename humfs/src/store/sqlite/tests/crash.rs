@@ -27,7 +27,7 @@ pub(super) fn plan_rename(world: &World, session: &mut Session, site: &Site, (fr
 }
 
 fn plan_create(world: &World, session: &mut Session, site: &Site, path: &str, record: &Record) -> Result<Change> {
-    world.with(path, |at| plan::create(session, site, at, record))
+    world.with(path, |at| plan::create(session, site, at, record).map(|(_, change)| change))
 }
 
 pub(super) fn plan_remove(world: &World, session: &mut Session, site: &Site, path: &str) -> Result<Change> {
@@ -200,7 +200,9 @@ fn all_that_was_answered_survives_death_at_any_time() {
         match world.facts(&path) {
             None => drop(world.create(&path, &file(round)).unwrap()),
             Some(_) if round % 3 == 0 => world.remove(&path).unwrap(),
-            Some(_) => world.save(&path, &file(round)),
+            Some(_) => {
+                world.save(&path, &file(round));
+            }
         }
         if round % 5 == 0 && world.facts("f1").is_some() {
             world.rename("f1", "g", false).unwrap();
@@ -225,7 +227,7 @@ fn a_database_that_fails_is_opened_again_and_nothing_is_lost() {
         state.session.as_ref().unwrap().conn().execute_batch("ROLLBACK; DROP TABLE hostref").unwrap();
     };
     let told = world.store.change(
-        |session, site| world.with("b", |at| plan::create(session, site, at, &file(2))),
+        |session, site| world.with("b", |at| plan::create(session, site, at, &file(2)).map(|(_, change)| change)),
         || {
             break_down(&world);
             std::fs::write(world.host("b"), "").unwrap();
@@ -342,7 +344,7 @@ fn the_first_change_of_a_name_is_announced_before_it_is_done() {
     let is_clean = |world: &World| world.count("SELECT v FROM super WHERE k='clean'") == 1;
     assert!(is_clean(&world));
     let told = world.store.change(
-        |session, site| world.with("f", |at| plan::create(session, site, at, &file(1))),
+        |session, site| world.with("f", |at| plan::create(session, site, at, &file(1)).map(|(_, change)| change)),
         || {
             // What somebody sees who looks at the file itself.
             let conn = Connection::open(world.dir.path().join("humfs/metadata.db")).unwrap();

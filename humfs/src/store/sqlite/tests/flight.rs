@@ -19,7 +19,9 @@ impl World {
             meanwhile();
             make(at, record)
         };
-        self.with(path, |at| self.store.change(|session, site| plan::create(session, site, at, record), || host(at)))
+        self.with(path, |at| {
+            self.store.change(|session, site| plan::create(session, site, at, record).map(|(_, change)| change), || host(at))
+        })
     }
 
     /// As the flusher and full batches do.

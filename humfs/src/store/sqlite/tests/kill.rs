@@ -59,7 +59,9 @@ impl World {
         match op {
             Op::Create(path, uid) => drop(self.create(path, &file(*uid)).unwrap()),
             Op::Remove(path) => self.remove(path).unwrap(),
-            Op::Save(path, uid) => self.save(path, &file(*uid)),
+            Op::Save(path, uid) => {
+                self.save(path, &file(*uid));
+            }
             Op::Rename(from, to) => self.rename(from, to, false).unwrap(),
             Op::Exchange(from, to) => self.rename(from, to, true).unwrap(),
         }
