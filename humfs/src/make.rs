@@ -1,4 +1,8 @@
 //! Making a tree: empty, or one that is filled before anybody opens it.
+//!
+//! The writer's lock is held from before anything is made until the tree is
+//! whole, without a gap: who waits for it looks anew at what is there once it has
+//! it, and finds either what was cut short or a tree that is nobody's to make again.
 
 use crate::birth;
 use crate::convert::PARTS;
@@ -13,7 +17,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno as Host;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What a new tree is to be.
@@ -56,12 +60,21 @@ pub fn lay(path: &Path, plan: &Plan) -> Result<(), UsageError> {
     Ok(())
 }
 
-/// As [`lay`], but nobody can open the tree before [`finish`] was called,
-/// except by [`open_to_fill`]. The next call, or the next [`lay`], starts over.
+/// A tree that [`lay_to_fill`] has made, and nobody else's until this is dropped.
+#[derive(Debug)]
+pub struct Filling {
+    path: PathBuf,
+    control: OwnedFd,
+    lock: OwnedFd,
+}
+
+/// As [`lay`], but nobody can open the tree before [`Filling::finish`] was called,
+/// except by [`Filling::open`]. Without that end the next call, or the next
+/// [`lay`], starts over.
 ///
 /// # Errors
 /// As for [`lay`].
-pub fn lay_to_fill(path: &Path, plan: &Plan) -> Result<(), UsageError> {
+pub fn lay_to_fill(path: &Path, plan: &Plan) -> Result<Filling, UsageError> {
     let (root, control, lock) = prepare(path, plan)?;
     let cannot = cannot_make(path);
     drop(host::open_file(control.as_fd(), IMPORTING, OFlags::CREATE | OFlags::WRONLY).map_err(&cannot)?);
@@ -69,34 +82,35 @@ pub fn lay_to_fill(path: &Path, plan: &Plan) -> Result<(), UsageError> {
     // gone, with the superblock there, is not.
     rustix::fs::fsync(host::open_listing(control.as_fd()).map_err(&cannot)?).map_err(&cannot)?;
     lay_in(root.as_fd(), &plan.superblock()).map_err(&cannot)?;
-    drop(lock);
-    Ok(())
+    Ok(Filling { path: path.to_owned(), control, lock })
 }
 
-/// Opens a tree that [`lay_to_fill`] has made.
-///
-/// # Errors
-/// One clear line.
-pub fn open_to_fill(path: &Path) -> Result<Arc<Bridge<HumFs>>, UsageError> {
-    let tree = Tree::open_marked(path, None)?;
-    let filling = HumFs::new(tree, Options::default()).and_then(|fs| {
-        // Cut short, it is made anew: nobody would want the account of it.
-        fs.account().write_at_the_end().map_err(host::fault("writing humfs/state"))?;
-        Bridge::new(fs, BridgeOptions::default())
-    });
-    filling.map_err(|error| UsageError(format!("'{}': {error}", path.display())))
-}
+impl Filling {
+    /// Opens the tree.
+    ///
+    /// # Errors
+    /// One clear line.
+    pub fn open(&self) -> Result<Arc<Bridge<HumFs>>, UsageError> {
+        // The lock is the open file's: it outlives the tree that is closed first.
+        let lock = self.lock.try_clone().map_err(|error| UsageError(format!("'{}/humfs/lock': {error}", self.path.display())))?;
+        let tree = Tree::open_marked(&self.path, Some(lock))?;
+        let filling = HumFs::new(tree, Options::default()).and_then(|fs| {
+            // Cut short, it is made anew: nobody would want the account of it.
+            fs.account().write_at_the_end().map_err(host::fault("writing humfs/state"))?;
+            Bridge::new(fs, BridgeOptions::default())
+        });
+        filling.map_err(|error| UsageError(format!("'{}': {error}", self.path.display())))
+    }
 
-/// The tree is filled, and everything in it durable: anybody may open it.
-///
-/// # Errors
-/// One clear line.
-pub fn finish(path: &Path) -> Result<(), UsageError> {
-    let cannot = cannot_make(path);
-    let control = rustix::fs::open(path.join("humfs"), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, rustix::fs::Mode::empty());
-    let control = control.map_err(&cannot)?;
-    host::remove_file(control.as_fd(), IMPORTING).map_err(&cannot)?;
-    rustix::fs::fsync(&control).map_err(cannot)
+    /// The tree is filled, and everything in it durable: anybody may open it.
+    ///
+    /// # Errors
+    /// One clear line.
+    pub fn finish(self) -> Result<(), UsageError> {
+        let cannot = cannot_make(&self.path);
+        host::remove_file(self.control.as_fd(), IMPORTING).map_err(&cannot)?;
+        rustix::fs::fsync(host::open_listing(self.control.as_fd()).map_err(&cannot)?).map_err(&cannot)
+    }
 }
 
 fn cannot_make(path: &Path) -> impl Fn(Host) -> UsageError {
@@ -118,24 +132,13 @@ fn prepare(path: &Path, plan: &Plan) -> Result<(OwnedFd, OwnedFd, OwnedFd), Usag
         Host::NOTDIR => UsageError(format!("'{shown}' is not a directory: give one that is empty, or a name that is free")),
         other => cannot(other),
     })?;
-    let unfinished = host::child(root.as_fd(), c"humfs/importing").is_ok();
-    for (name, _) in host::names(root.as_fd()).map_err(&cannot)? {
-        match name.to_bytes() {
-            b"superblock" if !unfinished => {
-                return Err(UsageError(format!("'{shown}' is a humfs tree already: 'externfs check' looks at it")));
-            }
-            b"superblock" | b"superblock.new" | b"humfs" => {}
-            _ if PARTS.contains(&&*name) => {}
-            other => {
-                return Err(UsageError(format!("'{shown}' is not empty: it holds '{}'", other.escape_ascii())));
-            }
-        }
-    }
+    is_unfinished(root.as_fd(), path)?;
     // Nobody but its owner has business in it.
     rustix::fs::fchmod(&root, host::DIR_MODE).map_err(&cannot)?;
     let control = host::ensure_dir(root.as_fd(), c"humfs").map_err(&cannot)?;
     let lock = take_lock(control.as_fd(), path)?;
-    if unfinished {
+    // Whoever had it until now may have made a tree meanwhile.
+    if is_unfinished(root.as_fd(), path)? {
         start_over(root.as_fd(), control.as_fd()).map_err(&cannot)?;
     }
     let data = host::ensure_dir(root.as_fd(), c"data").map_err(&cannot)?;
@@ -147,6 +150,28 @@ fn prepare(path: &Path, plan: &Plan) -> Result<(OwnedFd, OwnedFd, OwnedFd), Usag
         host::replace_file(control.as_fd(), c"settings", settings.as_bytes()).map_err(&cannot)?;
     }
     Ok((root, control, lock))
+}
+
+/// Whether an attempt to make a tree in `root` was cut short.
+///
+/// # Errors
+/// There is something in it that no such attempt has made.
+fn is_unfinished(root: BorrowedFd<'_>, path: &Path) -> Result<bool, UsageError> {
+    let shown = path.display();
+    let unfinished = host::child(root, c"humfs/importing").is_ok();
+    for (name, _) in host::names(root).map_err(cannot_make(path))? {
+        match name.to_bytes() {
+            b"superblock" if !unfinished => {
+                return Err(UsageError(format!("'{shown}' is a humfs tree already: 'externfs check' looks at it")));
+            }
+            b"superblock" | b"superblock.new" | b"humfs" => {}
+            _ if PARTS.contains(&&*name) => {}
+            other => {
+                return Err(UsageError(format!("'{shown}' is not empty: it holds '{}'", other.escape_ascii())));
+            }
+        }
+    }
+    Ok(unfinished)
 }
 
 /// Takes away what an attempt made that was cut short: the mark last, and that
@@ -200,6 +225,7 @@ pub(crate) fn lay_in(root: BorrowedFd<'_>, superblock: &Superblock) -> Fault<()>
 mod tests {
     use super::*;
     use crate::tree::Access;
+    use externfs::Connect;
 
     fn plan(format: Format) -> Plan {
         Plan { format, total: 1 << 30, inodes: None, adopt: None }
@@ -231,29 +257,52 @@ mod tests {
         let path = dir.path().join("tree");
         let plan = Plan { inodes: Some(5), ..plan(Format::Xattr) };
         let open = |access| Tree::open(&path, access).map(drop).map_err(|error| error.0);
-        lay_to_fill(&path, &plan).unwrap();
+        drop(lay_to_fill(&path, &plan).unwrap());
         std::fs::create_dir_all(path.join("data/a/b")).unwrap();
         for access in [Access::Read, Access::Write] {
             assert!(open(access).unwrap_err().contains("same 'externfs create' again"));
         }
-        let filling = open_to_fill(&path).unwrap();
+        // It starts over, and goes on being in use after it was closed.
+        let filling = lay_to_fill(&path, &plan).unwrap();
+        drop(filling.open().unwrap());
         assert!(lay_to_fill(&path, &plan).unwrap_err().0.contains("in use"));
-        drop(filling);
-        // It starts over.
-        lay_to_fill(&path, &plan).unwrap();
         assert_eq!(std::fs::read_dir(path.join("data")).unwrap().count(), 0);
         assert_eq!(std::fs::read_to_string(path.join("humfs/settings")).unwrap(), "inodes 5\n");
-        finish(&path).unwrap();
+        filling.finish().unwrap();
         open(Access::Read).unwrap();
         open(Access::Write).unwrap();
         assert!(lay(&path, &plan).unwrap_err().0.contains("already"));
     }
 
     #[test]
+    fn who_waits_for_the_end_of_another_attempt_destroys_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tree");
+        let plan = plan(Format::ShadowFs);
+        let filling = lay_to_fill(&path, &plan).unwrap();
+        let tree = filling.open().unwrap();
+        std::fs::write(path.join("data/precious"), "").unwrap();
+        // From here on others wait instead of being refused.
+        tree.close().unwrap();
+        drop(tree);
+        let second = {
+            let path = path.clone();
+            std::thread::spawn(move || lay_to_fill(&path, &plan).map(drop))
+        };
+        // It has looked at what is there, or does so after the end: both are to be well.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(path.join("data/precious").exists());
+        filling.finish().unwrap();
+        assert!(second.join().unwrap().unwrap_err().0.contains("already"));
+        assert!(path.join("data/precious").exists());
+        Tree::open(&path, Access::Write).unwrap();
+    }
+
+    #[test]
     fn an_attempt_that_was_cut_short_can_be_given_up_for_an_empty_tree() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tree");
-        lay_to_fill(&path, &plan(Format::ShadowFs)).unwrap();
+        drop(lay_to_fill(&path, &plan(Format::ShadowFs)).unwrap());
         std::fs::write(path.join("data/file"), "").unwrap();
         lay(&path, &plan(Format::Xattr)).unwrap();
         assert_eq!(std::fs::read_dir(path.join("data")).unwrap().count(), 0);

@@ -30,8 +30,8 @@ pub fn run(asked: &Create) -> Result<()> {
     // What cannot be read is found out before anything is made.
     let source = asked.from.as_deref().map(Source::open).transpose()?;
     let given = become_owner(owner, &asked.tree)?;
-    make::lay_to_fill(&asked.tree, &plan)?;
-    let opened = make::open_to_fill(&asked.tree)?;
+    let filling = make::lay_to_fill(&asked.tree, &plan)?;
+    let opened = filling.open()?;
     if let Some(given) = given {
         given.check(opened.fs().tree().root(), &asked.tree)?;
     }
@@ -44,7 +44,7 @@ pub fn run(asked: &Create) -> Result<()> {
     }
     tree.sync().map_err(why)?;
     tree.close()?;
-    Ok(make::finish(&asked.tree)?)
+    Ok(filling.finish()?)
 }
 
 /// Whoever owns TREE, or is to own it, makes it.
