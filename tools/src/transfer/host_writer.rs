@@ -2,7 +2,8 @@
 //!
 //! Names come from a guest. Each is used as one component, relative to a
 //! directory that was opened without following links; what has a name already
-//! is replaced, not written through.
+//! is replaced, not written through, and only by what is whole: everything but a
+//! directory is made beside it and renamed.
 
 use super::dates::Later;
 use super::{BUFFER, Body, Item, Origin, Told};
@@ -13,7 +14,7 @@ use externfs::{FileKind, Mode, Timestamp};
 use hostfs::object::Object;
 use rustix::fs::{AtFlags, FileType, Mode as HostMode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno as Host;
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -131,24 +132,30 @@ impl HostWriter {
         self.walk(&item.path).map(drop)
     }
 
-    /// Beside what has its name, which stays until it is complete.
-    fn file(&mut self, item: &Item, size: u64, buffer: &mut [u8], origin: &mut dyn Origin, told: Told<'_>) -> Result<()> {
+    /// Puts `item` beside what has its name, which stays until `make` has made
+    /// the new one whole.
+    fn beside(&mut self, item: &Item, make: impl FnOnce(&HostWriter, (BorrowedFd<'_>, &CStr)) -> Result<()>) -> Result<()> {
         let (dir, name) = self.place(&item.path)?;
         let beside = beside()?;
-        let done = self.fill((dir.as_fd(), &beside), (item, size), buffer, origin, told).and_then(|()| {
+        let done = make(self, (dir.as_fd(), &beside)).and_then(|()| {
             let renamed = rustix::fs::renameat(&dir, &beside, &dir, &name);
             renamed.map_err(self.cannot(&item.path))
         });
-        if done.is_err() {
+        // Where both are names of one file, rename(2) leaves both.
+        if done.is_err() || matches!(item.body, Body::HardLink(_)) {
             // Perhaps it was not made. What is wrong is told by `done`.
-            let _ = clear(dir.as_fd(), &beside);
+            let _ = rustix::fs::unlinkat(&dir, &beside, AtFlags::empty());
         }
         done
     }
 
+    fn file(&mut self, item: &Item, size: u64, buffer: &mut [u8], origin: &mut dyn Origin, told: Told<'_>) -> Result<()> {
+        self.beside(item, |writer, place| writer.fill(place, (item, size), buffer, origin, told))
+    }
+
     fn fill(
         &self,
-        (dir, name): (BorrowedFd<'_>, &CString),
+        (dir, name): (BorrowedFd<'_>, &CStr),
         (item, size): (&Item, u64),
         buffer: &mut [u8],
         origin: &mut dyn Origin,
@@ -168,29 +175,32 @@ impl HostWriter {
         self.settle(&Object::from(file), &Later::of(item), FileKind::Regular)
     }
 
+    /// What is neither a directory nor has contents.
     fn other(&mut self, item: &Item) -> Result<()> {
         let cannot = self.cannot(&item.path);
-        let (dir, name) = self.place(&item.path)?;
-        clear(dir.as_fd(), &name).map_err(&cannot)?;
-        let kind = match &item.body {
+        match &item.body {
             Body::HardLink(target) => {
                 let (from, old) = self.place(target)?;
-                return rustix::fs::linkat(&from, &old, &dir, &name, AtFlags::empty()).map_err(cannot);
+                self.beside(item, |_, (dir, name)| rustix::fs::linkat(&from, &old, dir, name, AtFlags::empty()).map_err(cannot))
             }
-            Body::Symlink(target) => {
-                rustix::fs::symlinkat(&target[..], &dir, &name).map_err(&cannot)?;
-                FileKind::Symlink
-            }
-            Body::Special(kind, device) => {
+            Body::Symlink(target) => self.beside(item, |writer, (dir, name)| {
+                rustix::fs::symlinkat(&target[..], dir, name).map_err(cannot)?;
+                writer.settle_made((dir, name), item, FileKind::Symlink)
+            }),
+            Body::Special(kind, device) => self.beside(item, |writer, (dir, name)| {
                 let number = rustix::fs::makedev(device.major, device.minor);
                 let (file_type, mode) = (FileType::from_raw_mode(kind.mode_bits()), HostMode::RUSR | HostMode::WUSR);
-                rustix::fs::mknodat(&dir, &name, file_type, mode, number).map_err(&cannot)?;
-                *kind
-            }
-            Body::Regular(_) | Body::Directory => return Ok(()),
-        };
+                rustix::fs::mknodat(dir, name, file_type, mode, number).map_err(cannot)?;
+                writer.settle_made((dir, name), item, *kind)
+            }),
+            Body::Regular(_) | Body::Directory => Ok(()),
+        }
+    }
+
+    /// As [`HostWriter::settle`], of what was made by its name.
+    fn settle_made(&self, (dir, name): (BorrowedFd<'_>, &CStr), item: &Item, kind: FileKind) -> Result<()> {
         // Whoever may write there could have put something else in its place.
-        let object = Object::hold(dir.as_fd(), &name, |stat| is_ours(stat, kind)).map_err(&cannot)?;
+        let object = Object::hold(dir, name, |stat| is_ours(stat, kind)).map_err(self.cannot(&item.path))?;
         self.settle(&object, &Later::of(item), kind)
     }
 
@@ -245,14 +255,6 @@ fn beside() -> Result<CString> {
     let now = Timestamp::now();
     let name = format!(".externfs-{}-{:x}.{:x}", std::process::id(), now.seconds, now.nanoseconds);
     CString::new(name).map_err(|_| Failure::new("no name for a temporary file"))
-}
-
-/// Makes room for `name`; a directory stays, and is then in the way.
-fn clear(dir: BorrowedFd<'_>, name: &CString) -> Fault<()> {
-    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
-        Err(Host::NOENT) => Ok(()),
-        other => other,
-    }
 }
 
 fn timespec(at: Timestamp) -> Timespec {
@@ -315,6 +317,54 @@ mod tests {
         assert!(failure.line.contains("cannot be read"), "{}", failure.line);
         assert_eq!(std::fs::read(&name).expect("read"), b"precious");
         assert!(hidden(&name).is_empty());
+    }
+
+    /// One item without contents.
+    struct Single(Option<Item>);
+
+    impl Origin for Single {
+        fn next_item(&mut self) -> Result<Option<Item>> {
+            Ok(self.0.take())
+        }
+
+        fn data(&mut self, _: &mut [u8]) -> Result<Option<(u64, usize)>> {
+            Ok(None)
+        }
+    }
+
+    fn put(body: Body, path: TreePath, target: &Path) -> Result<()> {
+        let item = Item { path, body, ..item(0o644, None) };
+        HostWriter::new(target, false)?.write(&mut Single(Some(item)), &mut |_| {})
+    }
+
+    #[test]
+    fn links_and_nodes_replace_what_is_there_once_they_are_made() {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| TreePath::parse(name.as_bytes()).expect("a path");
+        let name = place.path().join("f");
+        std::fs::write(&name, "precious").expect("a file");
+        // None of these can be made: a link to nothing, a second name of what is
+        // not there, a directory as a node.
+        for body in
+            [Body::Symlink(Vec::new()), Body::HardLink(path("gone")), Body::Special(FileKind::Directory, externfs::DeviceNumber::default())]
+        {
+            let failure = put(body.clone(), path("f"), place.path()).expect_err("cannot be made");
+            assert!(failure.line.contains("/f: "), "{body:?}: {}", failure.line);
+            assert_eq!(std::fs::read(&name).expect("read"), b"precious", "{body:?}");
+        }
+        put(Body::Symlink(b"to".to_vec()), path("f"), place.path()).expect("a link");
+        assert_eq!(name.read_link().expect("a link"), Path::new("to"));
+        put(Body::Special(FileKind::Fifo, externfs::DeviceNumber::default()), path("f"), place.path()).expect("a FIFO");
+        assert_eq!(FileKind::from_mode(name.symlink_metadata().expect("stat").mode()), Some(FileKind::Fifo));
+        std::fs::write(place.path().join("g"), "g").expect("a file");
+        // The second time it has that name already.
+        for _ in 0..2 {
+            put(Body::HardLink(path("g")), path("f"), place.path()).expect("a second name");
+            assert_eq!(name.metadata().expect("stat").nlink(), 2);
+        }
+        let failure = put(Body::Symlink(b"to".to_vec()), TreePath::default(), place.path()).expect_err("a directory is in the way");
+        assert!(failure.line.contains("directory"), "{}", failure.line);
+        assert!(hidden(&name).is_empty() && hidden(place.path()).is_empty());
     }
 
     #[test]
