@@ -45,6 +45,18 @@ impl Object {
         Object::hold(dir, name, |now| (now.st_dev, now.st_ino, kind(now)) == (known.st_dev, known.st_ino, kind(known)))
     }
 
+    /// Gives it another name in `dir`, or its first.
+    ///
+    /// # Errors
+    /// What linkat(2) says; EEXIST for a name that is taken.
+    pub fn give_name(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+        match rustix::fs::linkat(&self.fd, c"", dir, name, AtFlags::EMPTY_PATH) {
+            // Before Linux 6.10 that was root's; the magic link is everybody's.
+            Err(Errno::NOENT) => rustix::fs::linkat(rustix::fs::CWD, fd_path(self.fd.as_fd()), dir, name, AtFlags::SYMLINK_FOLLOW),
+            answer => answer,
+        }
+    }
+
     /// Gives it to another owner and group.
     ///
     /// # Errors

@@ -3,7 +3,8 @@
 //! Names come from a guest. Each is used as one component, relative to a
 //! directory that was opened without following links; what has a name already
 //! is replaced, not written through, and only by what is whole: everything but a
-//! directory is made beside it and renamed.
+//! directory is made beside it and renamed. A file has no name until then where
+//! the file system can do that, so that one who is killed leaves nothing of it.
 
 use super::dates::Later;
 use super::{BUFFER, Body, Item, Origin, Told};
@@ -33,6 +34,8 @@ pub struct HostWriter {
     /// The directories that were last used, outermost first.
     open: Vec<(Vec<u8>, OwnedFd)>,
     later: Vec<Later>,
+    /// Whether files may be without a name while they are written; for tests.
+    nameless: bool,
 }
 
 impl HostWriter {
@@ -51,7 +54,8 @@ impl HostWriter {
         let umask = rustix::process::umask(HostMode::empty());
         rustix::process::umask(umask);
         let name = CString::new(name.as_bytes()).map_err(|_| cannot(Host::INVAL))?;
-        Ok(HostWriter { target: target.to_owned(), dir, name, preserve, umask: umask.bits(), open: Vec::new(), later: Vec::new() })
+        let (target, umask) = (target.to_owned(), umask.bits());
+        Ok(HostWriter { target, dir, name, preserve, umask, open: Vec::new(), later: Vec::new(), nameless: true })
     }
 
     /// Puts everything that `origin` tells where it belongs.
@@ -150,20 +154,41 @@ impl HostWriter {
     }
 
     fn file(&mut self, item: &Item, size: u64, buffer: &mut [u8], origin: &mut dyn Origin, told: Told<'_>) -> Result<()> {
-        self.beside(item, |writer, place| writer.fill(place, (item, size), buffer, origin, told))
+        let cannot = self.cannot(&item.path);
+        let (dir, name) = self.place(&item.path)?;
+        let mut fill = |writer: &HostWriter, file: OwnedFd| writer.fill(file, (item, size), buffer, origin, told);
+        let Some(file) = self.nameless(dir.as_fd()) else {
+            return self.beside(item, |writer, (dir, name)| {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(dir, name, flags, HostMode::RUSR | HostMode::WUSR).map_err(cannot)?;
+                fill(writer, file).map(drop)
+            });
+        };
+        let file = fill(self, file)?;
+        match file.give_name(dir.as_fd(), &name) {
+            Ok(()) => Ok(()),
+            Err(Host::EXIST) => self.beside(item, |_, (dir, name)| file.give_name(dir, name).map_err(cannot)),
+            Err(error) => Err(cannot(error)),
+        }
     }
 
+    /// A file in `dir` that is gone with whoever writes it, until it has a name.
+    /// None where there is no such thing: what is wrong besides shows then.
+    fn nameless(&self, dir: BorrowedFd<'_>) -> Option<OwnedFd> {
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        self.nameless.then(|| rustix::fs::openat(dir, c".", flags, HostMode::RUSR | HostMode::WUSR).ok()).flatten()
+    }
+
+    /// Contents and attributes.
     fn fill(
         &self,
-        (dir, name): (BorrowedFd<'_>, &CStr),
+        file: OwnedFd,
         (item, size): (&Item, u64),
         buffer: &mut [u8],
         origin: &mut dyn Origin,
         told: Told<'_>,
-    ) -> Result<()> {
+    ) -> Result<Object> {
         let cannot = self.cannot(&item.path);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(dir, name, flags, HostMode::RUSR | HostMode::WUSR).map_err(&cannot)?;
         while let Some((offset, count)) = origin.data(buffer)? {
             let mut done = 0;
             while let Some(rest @ [_, ..]) = buffer.get(done..count) {
@@ -172,7 +197,9 @@ impl HostWriter {
             told(count as u64);
         }
         rustix::fs::ftruncate(&file, size).map_err(&cannot)?;
-        self.settle(&Object::from(file), &Later::of(item), FileKind::Regular)
+        let object = Object::from(file);
+        self.settle(&object, &Later::of(item), FileKind::Regular)?;
+        Ok(object)
     }
 
     /// What is neither a directory nor has contents.
@@ -262,122 +289,4 @@ fn timespec(at: Timestamp) -> Timespec {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-
-    /// One file; what is being written becomes a link while its contents come.
-    struct Exchanged(PathBuf, PathBuf, Option<Item>);
-
-    impl Origin for Exchanged {
-        fn next_item(&mut self) -> Result<Option<Item>> {
-            Ok(self.2.take())
-        }
-
-        fn data(&mut self, _: &mut [u8]) -> Result<Option<(u64, usize)>> {
-            let Exchanged(name, outside, _) = self;
-            let written = hidden(name).pop().expect("a file that is being written");
-            std::fs::rename(&written, name.with_extension("aside")).expect("rename");
-            symlink(outside, written).expect("a link");
-            Ok(None)
-        }
-    }
-
-    /// One file that cannot be read.
-    struct Unreadable(Option<Item>);
-
-    impl Origin for Unreadable {
-        fn next_item(&mut self) -> Result<Option<Item>> {
-            Ok(self.0.take())
-        }
-
-        fn data(&mut self, _: &mut [u8]) -> Result<Option<(u64, usize)>> {
-            Err(Failure::new("it cannot be read"))
-        }
-    }
-
-    /// What is not quite there yet, beside `name`.
-    fn hidden(name: &Path) -> Vec<PathBuf> {
-        let listed = name.parent().expect("a directory").read_dir().expect("a listing");
-        listed.flatten().filter(|entry| entry.file_name().as_bytes().starts_with(b".externfs-")).map(|entry| entry.path()).collect()
-    }
-
-    fn item(mode: u32, owner: Option<(externfs::GuestUid, externfs::GuestGid)>) -> Item {
-        let path = TreePath::default();
-        Item { path, body: Body::Regular(5), mode: Mode::new(mode), owner, mtime: None, atime: None, xattrs: Vec::new() }
-    }
-
-    #[test]
-    fn what_is_there_stays_until_the_new_is_complete() {
-        let place = tempfile::tempdir().expect("a directory");
-        let name = place.path().join("f");
-        std::fs::write(&name, "precious").expect("a file");
-        let writer = HostWriter::new(&name, false).expect("a directory");
-        let failure = writer.write(&mut Unreadable(Some(item(0o644, None))), &mut |_| {}).expect_err("unreadable");
-        assert!(failure.line.contains("cannot be read"), "{}", failure.line);
-        assert_eq!(std::fs::read(&name).expect("read"), b"precious");
-        assert!(hidden(&name).is_empty());
-    }
-
-    /// One item without contents.
-    struct Single(Option<Item>);
-
-    impl Origin for Single {
-        fn next_item(&mut self) -> Result<Option<Item>> {
-            Ok(self.0.take())
-        }
-
-        fn data(&mut self, _: &mut [u8]) -> Result<Option<(u64, usize)>> {
-            Ok(None)
-        }
-    }
-
-    fn put(body: Body, path: TreePath, target: &Path) -> Result<()> {
-        let item = Item { path, body, ..item(0o644, None) };
-        HostWriter::new(target, false)?.write(&mut Single(Some(item)), &mut |_| {})
-    }
-
-    #[test]
-    fn links_and_nodes_replace_what_is_there_once_they_are_made() {
-        let place = tempfile::tempdir().expect("a directory");
-        let path = |name: &str| TreePath::parse(name.as_bytes()).expect("a path");
-        let name = place.path().join("f");
-        std::fs::write(&name, "precious").expect("a file");
-        // None of these can be made: a link to nothing, a second name of what is
-        // not there, a directory as a node.
-        for body in
-            [Body::Symlink(Vec::new()), Body::HardLink(path("gone")), Body::Special(FileKind::Directory, externfs::DeviceNumber::default())]
-        {
-            let failure = put(body.clone(), path("f"), place.path()).expect_err("cannot be made");
-            assert!(failure.line.contains("/f: "), "{body:?}: {}", failure.line);
-            assert_eq!(std::fs::read(&name).expect("read"), b"precious", "{body:?}");
-        }
-        put(Body::Symlink(b"to".to_vec()), path("f"), place.path()).expect("a link");
-        assert_eq!(name.read_link().expect("a link"), Path::new("to"));
-        put(Body::Special(FileKind::Fifo, externfs::DeviceNumber::default()), path("f"), place.path()).expect("a FIFO");
-        assert_eq!(FileKind::from_mode(name.symlink_metadata().expect("stat").mode()), Some(FileKind::Fifo));
-        std::fs::write(place.path().join("g"), "g").expect("a file");
-        // The second time it has that name already.
-        for _ in 0..2 {
-            put(Body::HardLink(path("g")), path("f"), place.path()).expect("a second name");
-            assert_eq!(name.metadata().expect("stat").nlink(), 2);
-        }
-        let failure = put(Body::Symlink(b"to".to_vec()), TreePath::default(), place.path()).expect_err("a directory is in the way");
-        assert!(failure.line.contains("directory"), "{}", failure.line);
-        assert!(hidden(&name).is_empty() && hidden(place.path()).is_empty());
-    }
-
-    #[test]
-    fn a_link_put_in_its_place_is_not_followed() {
-        let place = tempfile::tempdir().expect("a directory");
-        let (name, outside) = (place.path().join("f"), place.path().join("outside"));
-        std::fs::write(&outside, "").expect("a file");
-        std::fs::set_permissions(&outside, std::fs::Permissions::from_mode(0o600)).expect("chmod");
-        let owner = outside.metadata().map(|stat| (externfs::GuestUid(stat.uid()), externfs::GuestGid(stat.gid()))).expect("stat");
-        let writer = HostWriter::new(&name, true).expect("a directory");
-        let mut exchanged = Exchanged(name.clone(), outside.clone(), Some(item(0o4755, Some(owner))));
-        writer.write(&mut exchanged, &mut |_| {}).expect("written");
-        let mode = |path: &Path| path.symlink_metadata().expect("stat").mode() & 0o7777;
-        assert_eq!((mode(&outside), mode(&name.with_extension("aside"))), (0o600, 0o4755));
-    }
-}
+mod tests;
