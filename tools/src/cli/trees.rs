@@ -225,6 +225,7 @@ pub struct Ln {
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 What is there already keeps its owner, mode and attributes, and is replaced at once when the copy is whole; its other hard links stay as they were. What is new is root's.
+As by cp(1), what a FIFO or device gives becomes a file, unless -r or -p copies it itself; of several files with one name the first is copied.
 
 Examples:
   externfs cp-in /srv/guest ./resolv.conf /etc/resolv.conf
@@ -240,17 +241,22 @@ pub struct CpIn {
     /// A path in the tree; a directory if there are several files
     #[arg(value_name = "PATH")]
     pub target: OsString,
-    /// Directories with all that is in them
+    /// Directories with all that is in them; devices, FIFOs, sockets and links themselves
     #[arg(short, long)]
     pub recursive: bool,
-    /// Keep owners, all mode bits, times and attributes
+    /// Keep owners, all mode bits, times and attributes; devices, FIFOs and sockets themselves
     #[arg(short, long)]
     pub preserve: bool,
 }
 
 /// Arguments of `cp-out`.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Examples:\n  externfs cp-out /srv/guest /etc/shadow -\n  externfs cp-out -r -p /srv/guest /var/log ./logs")]
+#[command(after_help = "\
+What is there already is replaced at once when the copy is whole. Links, devices and FIFOs are copied themselves; of several files with one name the first is copied.
+
+Examples:
+  externfs cp-out /srv/guest /etc/shadow -
+  externfs cp-out -r -p /srv/guest /var/log ./logs")]
 pub struct CpOut {
     /// The tree
     #[arg(value_name = "TREE", value_hint = ValueHint::DirPath)]

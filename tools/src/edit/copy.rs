@@ -1,4 +1,8 @@
 //! `externfs cp-in` and `externfs cp-out`.
+//!
+//! They do as cp(1) does where that can be told from the words: a link is
+//! followed unless a tree is copied, a device or FIFO is read unless it is to be
+//! copied itself, and of several files with one name the first gets it.
 
 use crate::cli::{CpIn, CpOut};
 use crate::failure::{Failure, Result};
@@ -7,8 +11,10 @@ use crate::progress::Progress;
 use crate::shown;
 use crate::transfer::{Body, Gather, HostTree, HostWriter, Item, Keep, Origin, Planter};
 use externfs::{FileKind, Mode, Name};
+use std::collections::HashMap;
 use std::io::{IsTerminal, Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Stands for standard input and output.
@@ -26,26 +32,88 @@ pub fn inward(asked: &CpIn) -> Result<()> {
     if must && !into {
         return Err(Failure::new(format!("{}: it is no directory in the tree: several files go into one", shown::path(target.as_bytes()))));
     }
-    let mut progress = Progress::of_items(None);
+    let (mut names, mut jobs) = (Names::default(), Vec::new());
     for source in &asked.sources {
-        if source.as_os_str() == DASH {
-            if into {
-                return Err(Failure::usage("standard input has no name: give the path of a file in the tree"));
+        if !into {
+            jobs.push((source, target.clone()));
+        } else if source.as_os_str() == DASH {
+            return Err(Failure::usage("standard input has no name: give the path of a file in the tree"));
+        } else {
+            let name = last_name(source)?;
+            if names.admit(&name.0, source, || shown::text(source.as_os_str().as_bytes())) {
+                jobs.push((source, target.child(name.as_name()?)));
             }
-            plant(&tree, target.clone(), &mut StandardInput::default(), &mut progress)?;
-            continue;
         }
-        let at = if into { target.child(last_name(source)?.as_name()?) } else { target.clone() };
-        let keep = if asked.preserve { Keep::All } else { Keep::Little };
-        // As cp(1): a link is followed unless a tree is copied.
-        let source = if asked.recursive { source.clone() } else { canonical(source)? };
-        let mut origin = HostTree::new(&source, keep, asked.recursive, false)?;
-        // A tree that lies in what is copied into it would never end.
-        origin.avoid(offline::source_of(&crate::plugins::registry(), &asked.tree).1)?;
-        plant(&tree, at, &mut origin, &mut progress)?;
+    }
+    let mut progress = Progress::of_items(None);
+    for (source, at) in jobs {
+        put_in(&tree, at, source, asked, &mut progress)?;
     }
     progress.finish();
-    tree.close()
+    tree.close()?;
+    names.finish()
+}
+
+/// One of the sources, as `at`.
+fn put_in(tree: &Offline, at: TreePath, source: &Path, asked: &CpIn, progress: &mut Progress) -> Result<()> {
+    if source.as_os_str() == DASH {
+        return plant(tree, at, &mut Stream::standard_input(), progress);
+    }
+    if !asked.recursive
+        && !asked.preserve
+        && let Some(mut stream) = Stream::of(source)?
+    {
+        return plant(tree, at, &mut stream, progress);
+    }
+    let keep = if asked.preserve { Keep::All } else { Keep::Little };
+    // As cp(1): a link is followed unless a tree is copied.
+    let source = if asked.recursive { source.to_owned() } else { canonical(source)? };
+    let mut origin = HostTree::new(&source, keep, asked.recursive, false)?;
+    // A tree that lies in what is copied into it would never end.
+    origin.avoid(offline::source_of(&crate::plugins::registry(), &asked.tree).1)?;
+    plant(tree, at, &mut origin, progress)
+}
+
+/// Names that were given in one directory, each to one source.
+struct Names<S> {
+    given: HashMap<Vec<u8>, S>,
+    /// The sources that came too late, for people.
+    refused: Vec<String>,
+}
+
+impl<S> Default for Names<S> {
+    fn default() -> Names<S> {
+        Names { given: HashMap::new(), refused: Vec::new() }
+    }
+}
+
+impl<S: PartialEq> Names<S> {
+    /// Whether `source` is to be copied as `name`: not over another that was just
+    /// copied, and not twice.
+    fn admit(&mut self, name: &[u8], source: S, shown: impl FnOnce() -> String) -> bool {
+        match self.given.get(name) {
+            Some(earlier) => {
+                if *earlier != source {
+                    self.refused.push(shown());
+                }
+                false
+            }
+            None => {
+                self.given.insert(name.to_vec(), source);
+                true
+            }
+        }
+    }
+
+    /// When everything else is copied.
+    fn finish(self) -> Result<()> {
+        let (refused, is) = match &self.refused[..] {
+            [] => return Ok(()),
+            [one] => (one.clone(), "is"),
+            several => (several.join(", "), "are"),
+        };
+        Err(Failure::new(format!("{refused} {is} not copied over what was just copied under the same name: choose another name")))
+    }
 }
 
 fn plant(tree: &Offline, at: TreePath, origin: &mut dyn Origin, progress: &mut Progress) -> Result<()> {
@@ -84,23 +152,49 @@ impl LastName {
     }
 }
 
-/// One file, from standard input.
-#[derive(Default)]
-struct StandardInput {
+/// One file, of what is read until it ends.
+struct Stream {
+    name: String,
+    source: Box<dyn Read>,
+    mode: Mode,
     told: bool,
     at: u64,
 }
 
-impl Origin for StandardInput {
+impl Stream {
+    fn standard_input() -> Stream {
+        Stream { name: "standard input".into(), source: Box::new(std::io::stdin()), mode: Mode::new(0o644), told: false, at: 0 }
+    }
+
+    /// Of a device or FIFO; None for what is a file or directory.
+    fn of(source: &Path) -> Result<Option<Stream>> {
+        let cannot = |error| Failure::io(source.display(), &error);
+        let there = source.metadata().map_err(cannot)?;
+        let kind = there.file_type();
+        if kind.is_file() || kind.is_dir() {
+            return Ok(None);
+        }
+        let name = source.display().to_string();
+        if kind.is_socket() {
+            return Err(Failure::new(format!("{name} is a socket, which cannot be read: -r copies the socket itself")));
+        }
+        let no_terminal = rustix::fs::OFlags::NOCTTY.bits().cast_signed();
+        let file = std::fs::File::options().read(true).custom_flags(no_terminal).open(source).map_err(cannot)?;
+        // Who may use a device tells little of whose its contents are to be.
+        let mode = Mode::new(there.mode() & 0o644);
+        Ok(Some(Stream { name, source: Box::new(file), mode, told: false, at: 0 }))
+    }
+}
+
+impl Origin for Stream {
     fn next_item(&mut self) -> Result<Option<Item>> {
         if std::mem::replace(&mut self.told, true) {
             return Ok(None);
         }
-        let mode = Mode::new(0o644);
         Ok(Some(Item {
             path: TreePath::default(),
             body: Body::Regular(0),
-            mode,
+            mode: self.mode,
             owner: None,
             mtime: None,
             atime: None,
@@ -109,7 +203,7 @@ impl Origin for StandardInput {
     }
 
     fn data(&mut self, buffer: &mut [u8]) -> Result<Option<(u64, usize)>> {
-        let count = std::io::stdin().lock().read(buffer).map_err(|error| Failure::io("standard input", &error))?;
+        let count = self.source.read(buffer).map_err(|error| Failure::io(&self.name, &error))?;
         let at = self.at;
         self.at += count as u64;
         Ok((count > 0).then_some((at, count)))
@@ -131,20 +225,24 @@ pub fn outward(asked: &CpOut) -> Result<()> {
     if must && !into {
         return Err(Failure::new(format!("{}: it is no directory: several files go into one", asked.target.display())));
     }
-    let mut progress = Progress::of_items(None);
+    let (mut names, mut progress) = (Names::default(), Progress::of_items(None));
     for path in &paths {
+        let name = path.split_last().map(|(_, name)| name.as_os_str().to_owned());
+        let given = name.as_deref().unwrap_or_default().as_bytes();
+        if !names.admit(given, path, || shown::path(path.as_bytes())) {
+            continue;
+        }
         let node = tree.resolve(path)?;
         if node.attr().kind == FileKind::Directory && !asked.recursive {
             return Err(Failure::new(format!("{} is a directory: -r copies it", shown::path(path.as_bytes()))));
         }
-        let name = path.split_last().map(|(_, name)| name.as_os_str().to_owned());
         let target = if into { name.map_or_else(|| asked.target.clone(), |name| asked.target.join(name)) } else { asked.target.clone() };
         let target = std::path::absolute(&target).unwrap_or(target);
         let mut origin = Gather::new(&tree, path, asked.recursive)?;
         HostWriter::new(&target, asked.preserve)?.write(&mut origin, &mut |bytes| progress.told(bytes))?;
     }
     progress.finish();
-    Ok(())
+    names.finish()
 }
 
 fn to_standard_output(tree: &Offline, path: &TreePath) -> Result<()> {

@@ -1,0 +1,108 @@
+//! Copying into trees and out of them, as cp(1) would.
+
+mod support;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use support::{PROGRAM, Place, Running, externfs, fails, run, succeeds, text};
+
+/// A place with an empty tree in it.
+fn empty() -> (Place, PathBuf) {
+    let place = Place::new();
+    let tree = place.path().join("tree");
+    succeeds(externfs(["create"]).arg(&tree).args(["--size", "1G"]));
+    (place, tree)
+}
+
+fn cp_in(tree: &Path, rest: &[&Path]) -> Command {
+    let mut command = externfs(["cp-in"]);
+    command.arg(tree).args(rest);
+    command
+}
+
+fn listed(tree: &Path, path: &str) -> String {
+    succeeds(externfs(["ls", "-ldn"]).arg(tree).arg(path))
+}
+
+fn contents(tree: &Path, path: &str) -> String {
+    text(&run(externfs(["cp-out"]).arg(tree).args([path, "-"])).stdout)
+}
+
+#[test]
+fn what_a_device_or_fifo_gives_becomes_a_file() {
+    let (place, tree) = empty();
+    let motd = Path::new("/motd");
+    std::fs::write(place.path().join("motd"), "old").expect("write");
+    succeeds(&mut cp_in(&tree, &[&place.path().join("motd"), motd]));
+    // What is replaced stays the file that it was.
+    succeeds(&mut cp_in(&tree, &[Path::new("/dev/null"), motd]));
+    assert!(listed(&tree, "/motd").starts_with("-rw-r--r-- 1 0 0 0 "), "{}", listed(&tree, "/motd"));
+    succeeds(&mut cp_in(&tree, &[Path::new("/dev/null"), Path::new("/new")]));
+    assert!(listed(&tree, "/new").starts_with("-rw-r--r-- 1 0 0 0 "), "{}", listed(&tree, "/new"));
+    let fifo = place.path().join("fifo");
+    succeeds(Command::new("mkfifo").args(["-m", "600"]).arg(&fifo));
+    let link = place.path().join("link");
+    std::os::unix::fs::symlink("fifo", &link).expect("a link");
+    for (name, at) in [(&fifo, "/a"), (&link, "/b")] {
+        let mut reader = Command::new(PROGRAM);
+        let mut reader = Running(reader.arg("cp-in").arg(&tree).arg(name).arg(at).stdin(Stdio::null()).spawn().expect("starts"));
+        // Who opens it waits for the other side.
+        std::fs::File::options().write(true).open(&fifo).expect("opens").write_all(b"through a pipe").expect("writes");
+        assert_eq!(reader.ends(), Some(0));
+        assert!(listed(&tree, at).starts_with("-rw------- 1 0 0 14 "), "{}", listed(&tree, at));
+        assert_eq!(contents(&tree, at), "through a pipe");
+    }
+    let script = format!("printf here | {PROGRAM} cp-in {} /dev/stdin /c", tree.display());
+    succeeds(Command::new("sh").args(["-ec", &script]));
+    assert_eq!(contents(&tree, "/c"), "here");
+}
+
+#[test]
+fn with_r_or_p_it_is_copied_itself() {
+    let (place, tree) = empty();
+    let [fifo, socket] = ["fifo", "socket"].map(|name| place.path().join(name));
+    succeeds(Command::new("mkfifo").args(["-m", "640"]).arg(&fifo));
+    let _listening = std::os::unix::net::UnixListener::bind(&socket).expect("binds");
+    for option in ["-r", "-p"] {
+        succeeds(cp_in(&tree, &[&fifo, Path::new("/fifo")]).arg(option));
+        assert!(listed(&tree, "/fifo").starts_with("prw-r-----"), "{}", listed(&tree, "/fifo"));
+        succeeds(cp_in(&tree, &[&socket, Path::new("/socket")]).arg(option));
+        assert!(listed(&tree, "/socket").starts_with('s'), "{}", listed(&tree, "/socket"));
+        succeeds(cp_in(&tree, &[Path::new("/dev/null"), Path::new("/null")]).arg(option));
+        assert!(listed(&tree, "/null").starts_with('c'), "{}", listed(&tree, "/null"));
+    }
+    fails(&mut cp_in(&tree, &[&socket, Path::new("/fifo")]), 1, &["socket", "cannot be read", "-r"]);
+    fails(&mut cp_in(&tree, &[place.path(), Path::new("/dir")]), 1, &["is a directory", "-r"]);
+}
+
+#[test]
+fn of_several_with_one_name_the_first_is_copied() {
+    let (place, tree) = empty();
+    let made: Vec<PathBuf> = ["one/same", "two/same", "two/other", "three/same"].map(|name| place.path().join(name)).to_vec();
+    for path in &made {
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("mkdir");
+        std::fs::write(path, path.as_os_str().as_encoded_bytes()).expect("write");
+    }
+    let said = |path: &Path| path.to_str().expect("utf-8").to_owned();
+    let sources: Vec<&Path> = made.iter().map(PathBuf::as_path).chain([Path::new("/")]).collect();
+    fails(&mut cp_in(&tree, &sources), 1, &[&said(&made[1]), &said(&made[3]), "are not copied over what was just copied"]);
+    assert_eq!(contents(&tree, "/same"), said(&made[0]));
+    assert_eq!(contents(&tree, "/other"), said(&made[2]));
+    // The same file again is no other.
+    succeeds(&mut cp_in(&tree, &[&made[0], &made[2], &made[0], Path::new("/")]));
+
+    let [one, two] = ["one", "two"].map(|name| place.path().join(name));
+    succeeds(cp_in(&tree, &[&one, &two, Path::new("/")]).arg("-r"));
+    let out = place.path().join("out");
+    std::fs::create_dir(&out).expect("mkdir");
+    let mut copied = externfs(["cp-out"]);
+    copied.arg(&tree).args(["/one/same", "/two/same", "/two/other"]).arg(&out);
+    fails(&mut copied, 1, &["/two/same is not copied over what was just copied"]);
+    assert_eq!(std::fs::read_to_string(out.join("same")).expect("read"), said(&made[0]));
+    assert_eq!(std::fs::read_to_string(out.join("other")).expect("read"), said(&made[2]));
+    assert_eq!(out.read_dir().expect("a listing").count(), 2);
+    // What was there before is replaced as ever.
+    succeeds(externfs(["cp-out"]).arg(&tree).args(["/two/same", "/two/same", "/two/other"]).arg(&out));
+    assert_eq!(std::fs::read_to_string(out.join("same")).expect("read"), said(&made[1]));
+}
