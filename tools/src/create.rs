@@ -100,7 +100,8 @@ impl Source<'_> {
 fn pour(tree: &Offline, mut origin: Ahead, mut progress: Progress) -> Result<()> {
     let mut planter = Planter::new(tree, TreePath::default(), false)?;
     planter.plant(&mut origin, &mut |bytes| progress.told(bytes))?;
-    planter.finish()?;
+    let left_out = planter.finish()?;
     progress.finish();
+    left_out.tell();
     Ok(())
 }

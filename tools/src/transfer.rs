@@ -7,6 +7,7 @@
 //! [`pack`] into an archive.
 
 mod ahead;
+mod attributes;
 mod dates;
 mod gather;
 mod host_tree;
@@ -16,6 +17,7 @@ mod planter;
 mod unpack;
 
 pub use ahead::Ahead;
+pub use attributes::LeftOut;
 pub use gather::Gather;
 pub use host_tree::{HostTree, Keep};
 pub use host_writer::HostWriter;
@@ -60,7 +62,7 @@ pub struct Item {
     pub mtime: Option<Timestamp>,
     /// When they were last read; None for the same as `mtime`.
     pub atime: Option<Timestamp>,
-    /// Extended attributes.
+    /// Extended attributes. Those that no guest can have may be without their values.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 

@@ -2,10 +2,12 @@
 
 mod support;
 
+use externfs::Timestamp;
+use externfs_tools::archive::{Member, What, Writer};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use support::{PROGRAM, Place, Running, externfs, fails, run, succeeds, text};
+use support::{PROGRAM, Place, Running, externfs, fails, is_root, needs, run, succeeds, text};
 
 /// A place with an empty tree in it.
 fn empty() -> (Place, PathBuf) {
@@ -105,4 +107,80 @@ fn of_several_with_one_name_the_first_is_copied() {
     // What was there before is replaced as ever.
     succeeds(externfs(["cp-out"]).arg(&tree).args(["/two/same", "/two/same", "/two/other"]).arg(&out));
     assert_eq!(std::fs::read_to_string(out.join("same")).expect("read"), said(&made[1]));
+}
+
+/// Runs it, and returns what it says on standard error.
+fn says(command: &mut Command) -> String {
+    let output = run(command);
+    assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
+    text(&output.stderr)
+}
+
+const COMPRESSION: &str = "externfs: warning: the attribute btrfs.compression of 2 objects is left out: no guest can have it\n";
+
+#[test]
+fn attributes_that_no_guest_can_have_are_left_out_of_archives() {
+    let place = Place::new();
+    let member = |path: &[u8], what: What, mode: u32, names: &[&str]| {
+        let xattrs = names.iter().map(|name| (name.as_bytes().to_vec(), b"x".to_vec())).collect();
+        Member { path: path.to_vec(), what, mode, uid: 0, gid: 0, mtime: Timestamp::default(), atime: None, size: 0, xattrs }
+    };
+    let mut writer = Writer::new(Vec::new());
+    for member in [
+        member(b"./", What::Directory, 0o755, &["btrfs.compression", "user.kept"]),
+        member(b"./file", What::Regular, 0o644, &["btrfs.compression", "system.nfs4_acl", "user.kept"]),
+        // It was counted already.
+        member(b"./second", What::HardLink(b"./file".to_vec()), 0o644, &["btrfs.compression"]),
+    ] {
+        writer.begin(&member).expect("begins");
+        writer.end().expect("ends");
+    }
+    let archive = place.path().join("in.tar");
+    std::fs::write(&archive, writer.finish().expect("finishes")).expect("write");
+    for format in ["xattr", "sqlite", "shadow_fs", "shadow_link"] {
+        let tree = place.path().join(format);
+        let nfs = "externfs: warning: the attribute system.nfs4_acl of an object is left out: no guest can have it\n";
+        let said = says(externfs(["create"]).arg(&tree).args(["--size", "1G", "--metadata", format, "--from"]).arg(&archive));
+        assert_eq!(said, format!("{COMPRESSION}{nfs}"));
+        for path in ["/", "/second"] {
+            let shown = succeeds(externfs(["stat"]).arg(&tree).arg(path));
+            assert!(shown.contains("user.kept") && !shown.contains("btrfs") && !shown.contains("nfs4"), "{shown}");
+        }
+    }
+}
+
+#[test]
+fn attributes_that_no_guest_can_have_are_left_out_of_directories() {
+    let has = |program: &str| Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok();
+    let known = || std::fs::read_to_string("/proc/filesystems").is_ok_and(|all| all.contains("\tbtrfs"));
+    if !needs(is_root() && has("mkfs.btrfs") && has("setfattr") && known(), "root, btrfs, mkfs.btrfs and setfattr") {
+        return;
+    }
+    let (place, tree) = empty();
+    let (image, source) = (place.path().join("image"), place.point());
+    std::fs::File::create(&image).and_then(|file| file.set_len(120 << 20)).expect("a file");
+    succeeds(Command::new("mkfs.btrfs").arg("-q").arg(&image));
+    // The place takes it away again, whatever happens.
+    if !needs(run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&source)).status.success(), "loop devices") {
+        return;
+    }
+    let script =
+        "mkdir d; echo x > d/f; for name in d d/f; do setfattr -n btrfs.compression -v zlib $name; setfattr -n user.kept -v x $name; done";
+    succeeds(Command::new("sh").args(["-ec", script]).current_dir(&source));
+    let kept = |tree: &Path, path: &str| {
+        let shown = succeeds(externfs(["stat"]).arg(tree).arg(path));
+        assert!(shown.contains("user.kept") && !shown.contains("btrfs"), "{shown}");
+    };
+    let made = place.path().join("made");
+    assert_eq!(says(externfs(["create"]).arg(&made).args(["--size", "1G", "--from"]).arg(&source)), COMPRESSION);
+    kept(&made, "/d/f");
+    assert_eq!(says(cp_in(&tree, &[&source.join("d"), Path::new("/")]).args(["-r", "-p"])), COMPRESSION);
+    kept(&tree, "/d");
+    // Each file by itself, told together.
+    std::fs::copy(source.join("d/f"), source.join("d/g")).expect("a copy");
+    succeeds(Command::new("setfattr").args(["-n", "btrfs.compression", "-v", "zlib"]).arg(source.join("d/g")));
+    assert_eq!(says(cp_in(&tree, &[&source.join("d/f"), &source.join("d/g"), Path::new("/")]).arg("-p")), COMPRESSION);
+    kept(&tree, "/f");
+    // Nothing is kept, and nothing left out.
+    assert_eq!(says(cp_in(&tree, &[&source.join("d"), Path::new("/e")]).arg("-r")), "");
 }

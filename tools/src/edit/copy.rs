@@ -9,7 +9,7 @@ use crate::failure::{Failure, Result};
 use crate::offline::{self, Offline, TreePath};
 use crate::progress::Progress;
 use crate::shown;
-use crate::transfer::{Body, Gather, HostTree, HostWriter, Item, Keep, Origin, Planter};
+use crate::transfer::{Body, Gather, HostTree, HostWriter, Item, Keep, LeftOut, Origin, Planter};
 use externfs::{FileKind, Mode, Name};
 use std::collections::HashMap;
 use std::io::{IsTerminal, Read, Write};
@@ -45,17 +45,18 @@ pub fn inward(asked: &CpIn) -> Result<()> {
             }
         }
     }
-    let mut progress = Progress::of_items(None);
+    let (mut left_out, mut progress) = (LeftOut::default(), Progress::of_items(None));
     for (source, at) in jobs {
-        put_in(&tree, at, source, asked, &mut progress)?;
+        left_out.add(&put_in(&tree, at, source, asked, &mut progress)?);
     }
     progress.finish();
+    left_out.tell();
     tree.close()?;
     names.finish()
 }
 
 /// One of the sources, as `at`.
-fn put_in(tree: &Offline, at: TreePath, source: &Path, asked: &CpIn, progress: &mut Progress) -> Result<()> {
+fn put_in(tree: &Offline, at: TreePath, source: &Path, asked: &CpIn, progress: &mut Progress) -> Result<LeftOut> {
     if source.as_os_str() == DASH {
         return plant(tree, at, &mut Stream::standard_input(), progress);
     }
@@ -116,7 +117,7 @@ impl<S: PartialEq> Names<S> {
     }
 }
 
-fn plant(tree: &Offline, at: TreePath, origin: &mut dyn Origin, progress: &mut Progress) -> Result<()> {
+fn plant(tree: &Offline, at: TreePath, origin: &mut dyn Origin, progress: &mut Progress) -> Result<LeftOut> {
     let mut planter = Planter::new(tree, at, true)?;
     planter.plant(origin, &mut |bytes| progress.told(bytes))?;
     planter.finish()

@@ -1,5 +1,6 @@
 //! [`HostTree`]: the items of a directory or file of the host.
 
+use super::attributes::can_be_had;
 use super::{Body, Item, Origin};
 use crate::failure::Failure;
 use crate::offline::TreePath;
@@ -284,6 +285,11 @@ fn read_xattrs(list: impl Fn(&mut [u8]) -> Fault<usize>, get: impl Fn(&CStr, &mu
     };
     let mut all = Vec::new();
     for name in names.split(|&byte| byte == 0).filter(|name| !name.is_empty() && *name != HOST_LABEL) {
+        if !can_be_had(name) {
+            // Only to be counted; not each file system can give the value.
+            all.push((name.to_vec(), Vec::new()));
+            continue;
+        }
         let Ok(c_name) = CString::new(name) else { continue };
         let mut value = vec![0; 64 << 10];
         match get(&c_name, &mut value) {
@@ -297,4 +303,29 @@ fn read_xattrs(list: impl Fn(&mut [u8]) -> Fault<usize>, get: impl Fn(&CStr, &mu
     }
     all.sort_unstable();
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_of_the_host_alone_are_not_read() {
+        let list = |buffer: &mut [u8]| {
+            let names = b"system.cifs_acl\0user.a\0security.selinux\0btrfs.compression\0user.gone\0";
+            buffer[..names.len()].copy_from_slice(names);
+            Ok(names.len())
+        };
+        let get = |name: &CStr, buffer: &mut [u8]| match name.to_bytes() {
+            b"user.a" => {
+                buffer[..2].copy_from_slice(b"is");
+                Ok(2)
+            }
+            b"user.gone" => Err(Host::NODATA),
+            _ => Err(Host::IO),
+        };
+        let pair = |name: &str, value: &str| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
+        let expected = vec![pair("btrfs.compression", ""), pair("system.cifs_acl", ""), pair("user.a", "is")];
+        assert_eq!(read_xattrs(list, get), Ok(expected));
+    }
 }

@@ -1,5 +1,6 @@
 //! [`Planter`]: items into a tree of ours.
 
+use super::attributes::LeftOut;
 use super::dates::{Later, times};
 use super::{BUFFER, Body, Item, Origin, Told};
 use crate::failure::{Failure, Result};
@@ -26,6 +27,7 @@ pub struct Planter {
     /// The first is the root's.
     open: Vec<(Vec<u8>, Node)>,
     later: Vec<Later>,
+    left_out: LeftOut,
     buffer: Vec<u8>,
 }
 
@@ -36,7 +38,8 @@ impl Planter {
     /// The root cannot be read.
     pub fn new(tree: &Offline, at: TreePath, staged: bool) -> Result<Planter> {
         let root = tree.root().map_err(|error| failed("", &error))?;
-        Ok(Planter { tree: tree.clone(), at, staged, open: vec![(Vec::new(), root)], later: Vec::new(), buffer: vec![0; BUFFER] })
+        let (tree, open) = (tree.clone(), vec![(Vec::new(), root)]);
+        Ok(Planter { tree, at, staged, open, later: Vec::new(), left_out: LeftOut::default(), buffer: vec![0; BUFFER] })
     }
 
     /// Puts everything that `origin` tells where it belongs.
@@ -46,6 +49,10 @@ impl Planter {
     pub fn plant(&mut self, origin: &mut dyn Origin, told: Told<'_>) -> Result<()> {
         while let Some(mut item) = origin.next_item()? {
             item.path = self.at.join(&item.path);
+            // A second name has the attributes of the first, whatever is said of it.
+            if !matches!(item.body, Body::HardLink(_)) {
+                self.left_out.sift(&mut item);
+            }
             match item.body {
                 Body::Directory => self.directory(item)?,
                 _ => self.object(&mut item, origin, told)?,
@@ -55,11 +62,12 @@ impl Planter {
         Ok(())
     }
 
-    /// Gives directories the attributes that filling them would have changed.
+    /// Gives directories the attributes that filling them would have changed, and
+    /// tells what was left out.
     ///
     /// # Errors
     /// As for [`Planter::plant`].
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(mut self) -> Result<LeftOut> {
         for later in std::mem::take(&mut self.later) {
             self.enter(&later.path)?;
             let cannot = cannot(&later.path);
@@ -71,7 +79,7 @@ impl Planter {
                 node.set_attr(&times(later.mtime, later.atime)).map_err(&cannot)?;
             }
         }
-        Ok(())
+        Ok(self.left_out)
     }
 
     /// Makes the directory `path` the last one that is open, and makes those
