@@ -1,6 +1,12 @@
 //! [`Planter`]: items into a tree of ours.
+//!
+//! A directory gets its attributes when it is full, which is known at the end
+//! only: filling it would move its times, and what is made in it would inherit its
+//! ACL and group. Until then they are kept, which is little: but an archive can have
+//! 16 MiB of them for each directory. So beyond [`PENDING_MAX`] bytes all but the
+//! times is set at once, and whatever is made later is freed of what it inherits.
 
-use super::attributes::LeftOut;
+use super::attributes::{ACLS, LeftOut};
 use super::dates::{Later, times};
 use super::{BUFFER, Body, Item, Origin, Told};
 use crate::failure::{Failure, Result};
@@ -11,6 +17,12 @@ use externfs::{Caller, Errno, Error, FileKind, GuestGid, GuestUid, Mode, Name, N
 /// What an object is called until it is whole. Nothing that a guest would
 /// have; what a killed command left is replaced by the next.
 const UNFINISHED: &[u8] = b".externfs.unfinished";
+
+/// How much of directories' attributes may wait for the end, in bytes.
+const PENDING_MAX: usize = 16 << 20;
+
+/// What an attribute takes besides name and value, about, in bytes.
+const ATTRIBUTE_COST: usize = 80;
 
 /// Mode bits that a write may take away, so that they are set after it.
 const SPECIAL: u32 = 0o7000;
@@ -27,6 +39,11 @@ pub struct Planter {
     /// The first is the root's.
     open: Vec<(Vec<u8>, Node)>,
     later: Vec<Later>,
+    /// What the attributes in `later` take, and how much that may be.
+    pending: usize,
+    pending_max: usize,
+    /// Directories of which the times alone wait.
+    dated: Vec<(TreePath, SetAttr)>,
     left_out: LeftOut,
     buffer: Vec<u8>,
 }
@@ -39,7 +56,8 @@ impl Planter {
     pub fn new(tree: &Offline, at: TreePath, staged: bool) -> Result<Planter> {
         let root = tree.root().map_err(|error| failed("", &error))?;
         let (tree, open) = (tree.clone(), vec![(Vec::new(), root)]);
-        Ok(Planter { tree, at, staged, open, later: Vec::new(), left_out: LeftOut::default(), buffer: vec![0; BUFFER] })
+        let (later, dated, left_out) = (Vec::new(), Vec::new(), LeftOut::default());
+        Ok(Planter { tree, at, staged, open, later, pending: 0, pending_max: PENDING_MAX, dated, left_out, buffer: vec![0; BUFFER] })
     }
 
     /// Puts everything that `origin` tells where it belongs.
@@ -68,18 +86,49 @@ impl Planter {
     /// # Errors
     /// As for [`Planter::plant`].
     pub fn finish(mut self) -> Result<LeftOut> {
+        for (path, times) in std::mem::take(&mut self.dated) {
+            self.date(&path, &times)?;
+        }
         for later in std::mem::take(&mut self.later) {
-            self.enter(&later.path)?;
-            let cannot = cannot(&later.path);
-            let Some((_, node)) = self.open.last_mut() else { continue };
-            let (uid, gid) = later.owner.unzip();
-            node.set_attr(&SetAttr { uid, gid, mode: Some(later.mode), ..SetAttr::default() }).map_err(&cannot)?;
-            set_xattrs(node, &later.path, &later.xattrs)?;
-            if later.mtime.is_some() {
-                node.set_attr(&times(later.mtime, later.atime)).map_err(&cannot)?;
-            }
+            self.settle(&later)?;
+            self.date(&later.path, &times(later.mtime, later.atime))?;
         }
         Ok(self.left_out)
+    }
+
+    /// All that waits but the times; the memory that it took is free again.
+    fn settle_early(&mut self) -> Result<()> {
+        self.pending = 0;
+        for later in std::mem::take(&mut self.later) {
+            self.settle(&later)?;
+            let times = times(later.mtime, later.atime);
+            self.dated.push((later.path, times));
+        }
+        Ok(())
+    }
+
+    /// Owner, mode and attributes of a directory.
+    fn settle(&mut self, later: &Later) -> Result<()> {
+        self.enter(&later.path)?;
+        let Some((_, node)) = self.open.last_mut() else { return Ok(()) };
+        let (uid, gid) = later.owner.unzip();
+        node.set_attr(&SetAttr { uid, gid, mode: Some(later.mode), ..SetAttr::default() }).map_err(cannot(&later.path))?;
+        set_xattrs(node, &later.path, &later.xattrs)
+    }
+
+    fn date(&mut self, path: &TreePath, times: &SetAttr) -> Result<()> {
+        if *times == SetAttr::default() {
+            return Ok(());
+        }
+        self.enter(path)?;
+        let Some((_, node)) = self.open.last_mut() else { return Ok(()) };
+        node.set_attr(times).map(drop).map_err(cannot(path))
+    }
+
+    /// Whether what is made now may inherit something from a directory that came
+    /// before it.
+    fn inherits(&self) -> bool {
+        !self.dated.is_empty()
     }
 
     /// Makes the directory `path` the last one that is open, and makes those
@@ -93,10 +142,11 @@ impl Planter {
             if index < same {
                 continue;
             }
+            let inherits = self.inherits();
             let Some((_, parent)) = self.open.last() else { break };
             let found = parent.find(name).map_err(cannot(&walked))?;
             let node = match found {
-                None => parent.make(name, &NewNode::Directory, Mode::new(0o755)).map_err(cannot(&walked))?,
+                None => make_directory(parent, name, Mode::new(0o755), inherits).map_err(cannot(&walked))?,
                 Some(node) => node,
             };
             check_directory(&node, &walked)?;
@@ -109,11 +159,12 @@ impl Planter {
         let mut made = false;
         if let Some((parent, name)) = item.path.split_last() {
             self.enter(&parent)?;
+            let inherits = self.inherits();
             let Some((_, parent)) = self.open.last() else { return Ok(()) };
             // One that gets an owner is closed to others until then. Else it has its
             // mode at once: who is stopped here and begins again finds it made.
             let mode = if item.owner.is_some() { 0o700 } else { item.mode.bits() & 0o777 };
-            let node = match parent.make(name, &NewNode::Directory, Mode::new(mode)) {
+            let node = match make_directory(parent, name, Mode::new(mode), inherits) {
                 Ok(node) => {
                     made = true;
                     node
@@ -127,7 +178,11 @@ impl Planter {
         }
         // One that was there keeps what it has, unless it is to be like the source.
         if made || item.owner.is_some() {
+            self.pending += item.xattrs.iter().map(|(name, value)| name.len() + value.len() + ATTRIBUTE_COST).sum::<usize>();
             self.later.push(Later::of(&item));
+            if self.pending > self.pending_max {
+                self.settle_early()?;
+            }
         }
         Ok(())
     }
@@ -149,6 +204,9 @@ impl Planter {
             other => (other.map_err(&cannot)?, name),
         };
         let (mut node, file) = made;
+        if self.inherits() && !matches!(item.body, Body::HardLink(_) | Body::Symlink(_)) {
+            shed_acls(&node).map_err(&cannot)?;
+        }
         let filled = fill(&mut node, file, item, &mut self.buffer, origin, told);
         let named = filled.and_then(|()| if at == name { Ok(()) } else { parent.rename(at, name).map_err(&cannot) });
         if named.is_err() {
@@ -166,6 +224,26 @@ impl Planter {
         })?;
         Ok(Some(node))
     }
+}
+
+/// Makes a directory of root's, which keeps nothing of what it may have inherited.
+fn make_directory(parent: &Node, name: Name<'_>, mode: Mode, inherits: bool) -> externfs::Result<Node> {
+    let mut node = parent.make(name, &NewNode::Directory, mode)?;
+    if inherits {
+        shed_acls(&node)?;
+        node.set_attr(&SetAttr { uid: Some(GuestUid(0)), gid: Some(GuestGid(0)), mode: Some(mode), ..SetAttr::default() })?;
+    }
+    Ok(node)
+}
+
+fn shed_acls(node: &Node) -> externfs::Result<()> {
+    for name in ACLS {
+        match node.remove_xattr(name) {
+            Err(error) if !matches!(error.errno(), Errno::ENODATA | Errno::EOPNOTSUPP) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Makes the object itself, empty.
@@ -314,3 +392,6 @@ fn cannot(path: &TreePath) -> impl Fn(Error) -> Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
