@@ -51,10 +51,15 @@ impl Object {
     /// What linkat(2) says; EEXIST for a name that is taken.
     pub fn give_name(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
         match rustix::fs::linkat(&self.fd, c"", dir, name, AtFlags::EMPTY_PATH) {
-            // Before Linux 6.10 that was root's; the magic link is everybody's.
-            Err(Errno::NOENT) => rustix::fs::linkat(rustix::fs::CWD, fd_path(self.fd.as_fd()), dir, name, AtFlags::SYMLINK_FOLLOW),
+            // Before Linux 6.10 that was root's alone.
+            Err(Errno::NOENT) => self.give_name_by_path(dir, name),
             answer => answer,
         }
+    }
+
+    /// The same by the magic link, which is everybody's.
+    fn give_name_by_path(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+        rustix::fs::linkat(rustix::fs::CWD, fd_path(self.fd.as_fd()), dir, name, AtFlags::SYMLINK_FOLLOW)
     }
 
     /// Gives it to another owner and group.
@@ -154,6 +159,26 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         std::fs::symlink_metadata(path).expect("stat").mode() & 0o7777
+    }
+
+    #[test]
+    fn a_file_without_a_name_gets_one() {
+        let place = tempfile::tempdir().expect("a directory");
+        let dir = OwnedFd::from(std::fs::File::open(place.path()).expect("opened"));
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        let Ok(file) = rustix::fs::openat(&dir, c".", flags, Mode::RUSR) else {
+            eprintln!("SKIPPED: needs O_TMPFILE in {}", place.path().display());
+            return;
+        };
+        let object = Object::from(file);
+        object.give_name(dir.as_fd(), c"a").expect("named");
+        object.give_name_by_path(dir.as_fd(), c"b").expect("named again");
+        for name in [c"a", c"b"] {
+            assert_eq!(object.give_name(dir.as_fd(), name), Err(Errno::EXIST));
+            assert_eq!(object.give_name_by_path(dir.as_fd(), name), Err(Errno::EXIST));
+        }
+        let links = |name: &str| place.path().join(name).metadata().expect("stat").nlink();
+        assert_eq!((links("a"), links("b")), (2, 2));
     }
 
     #[test]
