@@ -47,7 +47,7 @@ pub fn touch_ctime(dir: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
 pub fn get_xattr(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
     let buffer = std::cell::RefCell::new(buffer);
     XATTR_AT.call(
-        || sys::get_xattr_at(dir, name, attribute, &mut buffer.borrow_mut()),
+        || sys::get_xattr_at(dir, sys::Last::Itself(name), attribute, &mut buffer.borrow_mut()),
         || rustix::fs::lgetxattr(path_below(dir, name), attribute, &mut **buffer.borrow_mut()),
     )
 }
@@ -58,7 +58,7 @@ pub fn get_xattr(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, buffer: &mu
 /// What setxattr(2) says.
 pub fn set_xattr(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, value: &[u8]) -> Result<(), Errno> {
     XATTR_AT.call(
-        || sys::set_xattr_at(dir, name, attribute, value),
+        || sys::set_xattr_at(dir, sys::Last::Itself(name), attribute, value, 0),
         || rustix::fs::lsetxattr(path_below(dir, name), attribute, value, rustix::fs::XattrFlags::empty()),
     )
 }

@@ -65,9 +65,19 @@ struct XattrArgs {
     flags: u32,
 }
 
-/// getxattrat(2), Linux 6.13, of `name` in `dir`, which is not followed if it
-/// is a link. Returns the value's length; an empty `value` only asks for it.
-pub(crate) fn get_xattr_at(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, value: &mut [u8]) -> Result<usize> {
+/// A component of a path, and what is done if it is a link.
+#[derive(Clone, Copy)]
+pub(crate) enum Last<'a> {
+    /// It is not followed.
+    Itself(&'a CStr),
+    /// It is; for the magic links of `/proc/self/fd`, which lead to what a
+    /// descriptor stands for and no further.
+    Followed(&'a CStr),
+}
+
+/// getxattrat(2), Linux 6.13, of `name` in `dir`. Returns the value's length; an
+/// empty `value` only asks for it.
+pub(crate) fn get_xattr_at(dir: BorrowedFd<'_>, name: Last<'_>, attribute: &CStr, value: &mut [u8]) -> Result<usize> {
     const SYS_GETXATTRAT: c_long = 464;
     let args = XattrArgs {
         value: if value.is_empty() { 0 } else { value.as_mut_ptr() as u64 },
@@ -78,18 +88,21 @@ pub(crate) fn get_xattr_at(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, v
     unsafe { xattr_at(SYS_GETXATTRAT, dir, name, attribute, &args) }
 }
 
-/// setxattrat(2), Linux 6.13, of `name` in `dir`, which is not followed if it
-/// is a link.
-pub(crate) fn set_xattr_at(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, value: &[u8]) -> Result<()> {
+/// setxattrat(2), Linux 6.13, of `name` in `dir`. `flags` as for setxattr(2).
+pub(crate) fn set_xattr_at(dir: BorrowedFd<'_>, name: Last<'_>, attribute: &CStr, value: &[u8], flags: u32) -> Result<()> {
     const SYS_SETXATTRAT: c_long = 463;
-    let args = XattrArgs { value: value.as_ptr() as u64, size: u32::try_from(value.len()).map_err(|_| Errno::INVAL)?, flags: 0 };
+    let args = XattrArgs { value: value.as_ptr() as u64, size: u32::try_from(value.len()).map_err(|_| Errno::INVAL)?, flags };
     // SAFETY: the call only reads the bytes that `args` names.
     unsafe { xattr_at(SYS_SETXATTRAT, dir, name, attribute, &args) }.map(drop)
 }
 
 /// # Safety
 /// `number` is one of the calls above, and `args` names memory that it may use.
-unsafe fn xattr_at(number: c_long, dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, args: &XattrArgs) -> Result<usize> {
+unsafe fn xattr_at(number: c_long, dir: BorrowedFd<'_>, name: Last<'_>, attribute: &CStr, args: &XattrArgs) -> Result<usize> {
+    let (name, flags) = match name {
+        Last::Itself(name) => (name, libc::AT_SYMLINK_NOFOLLOW),
+        Last::Followed(name) => (name, 0),
+    };
     // SAFETY: both strings end in NUL, `args` lives through the call, and the
     // caller vouches for the memory that it names.
     check(unsafe {
@@ -97,7 +110,7 @@ unsafe fn xattr_at(number: c_long, dir: BorrowedFd<'_>, name: &CStr, attribute: 
             number,
             dir.as_raw_fd(),
             name.as_ptr(),
-            libc::AT_SYMLINK_NOFOLLOW,
+            flags,
             attribute.as_ptr(),
             std::ptr::from_ref(args).cast::<c_void>(),
             size_of::<XattrArgs>(),

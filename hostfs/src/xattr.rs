@@ -3,12 +3,13 @@
 use crate::HostFs;
 use crate::fault::{Fault, fault};
 use crate::idmap::OVERFLOW_ID;
-use crate::jail::fd_path;
+use crate::jail::{fd_name, fd_path};
 use crate::node::Inode;
 use crate::reach::{Held, Spot};
 use crate::sys;
 use externfs::{Errno, GuestGid, GuestUid, Result, XattrFlags};
 use rustix::io::Errno as Host;
+use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const CAPABILITY: &[u8] = b"security.capability";
 
 /// Both ACLs.
-const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
+const ACLS: [&[u8]; 2] = [ACCESS_ACL, b"system.posix_acl_default"];
 
 /// The longest value or list that the host takes (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const LEN_MAX: usize = 64 << 10;
@@ -42,13 +44,15 @@ impl HostFs {
             Spot::Named(dir, place) if self.options.is_exclusive() => {
                 self.stat(node)?;
                 let unknown = || Err(Host::NOSYS);
-                match XATTR_AT.call(|| whole(|buffer| sys::get_xattr_at(dir.as_fd(), &place, &attribute, buffer)), unknown) {
-                    Err(Host::NOSYS) => get(&self.reach(node)?, &attribute),
+                match XATTR_AT
+                    .call(|| whole(|buffer| sys::get_xattr_at(dir.as_fd(), sys::Last::Itself(&place), &attribute, buffer)), unknown)
+                {
+                    Err(Host::NOSYS) => self.get(&self.reach(node)?, &attribute),
                     answer => answer,
                 }
             }
-            Spot::Named(..) => get(&self.reach(node)?, &attribute),
-            Spot::Held(held) => get(&held, &attribute),
+            Spot::Named(..) => self.get(&self.reach(node)?, &attribute),
+            Spot::Held(held) => self.get(&held, &attribute),
         };
         match value {
             Ok(mut value) => {
@@ -90,13 +94,19 @@ impl HostFs {
         let value = self.acl_to_host(name, value)?;
         let held = self.reach(node)?;
         self.own_change(node);
-        let host_flags = rustix::fs::XattrFlags::from_bits_truncate(flags.bits() as u32);
+        // What is not in xattr(7) would be EINVAL.
+        let known = (flags & !XattrFlags::KILL_SGID).bits();
+        let host_flags = rustix::fs::XattrFlags::from_bits_retain(known as u32);
         let done = match &held {
             Held::Open(file) => rustix::fs::fsetxattr(&file.fd, &attribute, &value, host_flags),
-            path => rustix::fs::setxattr(proc_path(path), &attribute, &value, host_flags),
+            path => XATTR_AT.call(
+                || sys::set_xattr_at(self.jail.proc_fd()?.as_fd(), magic_link(path).last(), &attribute, &value, host_flags.bits()),
+                || rustix::fs::setxattr(proc_path(path), &attribute, &value, host_flags),
+            ),
         };
         done.map_err(fault("setxattr"))?;
-        if flags.contains(XattrFlags::KILL_SGID) {
+        // A kernel asks for it whichever ACL is set; local file systems do it for this one.
+        if flags.contains(XattrFlags::KILL_SGID) && name == ACCESS_ACL {
             // The host spares the bit for root; whose ACL this is, is not.
             let mode = crate::attr::Stat::of_open(held.as_fd())?.mode().bits();
             if mode & 0o2000 != 0 {
@@ -117,6 +127,19 @@ impl HostFs {
             path => rustix::fs::removexattr(proc_path(path), &attribute),
         };
         done.map_err(fault("removexattr"))
+    }
+
+    fn get(&self, held: &Held, attribute: &CStr) -> Fault<Vec<u8>> {
+        whole(|buffer| match held {
+            Held::Open(file) => rustix::fs::fgetxattr(&file.fd, attribute, buffer),
+            path => {
+                let buffer = RefCell::new(buffer);
+                XATTR_AT.call(
+                    || sys::get_xattr_at(self.jail.proc_fd()?.as_fd(), magic_link(path).last(), attribute, &mut buffer.borrow_mut()),
+                    || rustix::fs::getxattr(proc_path(path), attribute, &mut **buffer.borrow_mut()),
+                )
+            }
+        })
     }
 
     fn check_change(&self, name: &[u8]) -> Result<()> {
@@ -190,11 +213,18 @@ fn proc_path(held: &Held) -> String {
     fd_path(held.as_fd())
 }
 
-fn get(held: &Held, attribute: &CStr) -> Fault<Vec<u8>> {
-    whole(|buffer| match held {
-        Held::Open(file) => rustix::fs::fgetxattr(&file.fd, attribute, buffer),
-        path => rustix::fs::getxattr(proc_path(path), attribute, buffer),
-    })
+/// The same for calls that take a directory: a walk from the root of the mounts
+/// is most of what an attribute costs.
+struct MagicLink(rustix::path::DecInt);
+
+fn magic_link(held: &Held) -> MagicLink {
+    MagicLink(fd_name(held.as_fd()))
+}
+
+impl MagicLink {
+    fn last(&self) -> sys::Last<'_> {
+        sys::Last::Followed(self.0.as_c_str())
+    }
 }
 
 /// All that `call` has to say, whose answer fits or is ERANGE.

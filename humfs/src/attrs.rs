@@ -100,7 +100,8 @@ impl HumFs {
         let object = Object { hold, place, host: &host, known: Some(&state.record) };
         let note = self.store.save(&object, &record)?;
         state.record = Record { note, ..record };
-        let host = if self.store.keeps_times() { Some(host) } else { None };
+        let is_as_it_was = self.store.keeps_times() && host.ctime <= note.changed;
+        let host = is_as_it_was.then_some(host);
         if let Some(announced) = announced {
             let now = host.map_or_else(|| self.host_attr(node, None), Ok)?;
             announced.end(&self.recosted(state, &now));
@@ -203,7 +204,8 @@ impl HumFs {
                 _ => record.xattrs.set(name, value),
             }
             check_fits(&record, &state.record)?;
-            if flags.contains(XattrFlags::KILL_SGID) {
+            // The kernel asks for it whichever ACL is set.
+            if flags.contains(XattrFlags::KILL_SGID) && name == acl::ACCESS {
                 record.mode = Mode::new(record.mode.bits() & !SETGID);
             }
             self.save_and_tell(node, &mut state, at.as_ref(), record)
@@ -350,6 +352,30 @@ fn set_default_acl(record: &mut Record, value: &[u8]) -> Result<()> {
 mod tests {
     use super::*;
     use externfs::GuestGid;
+
+    #[test]
+    fn a_default_acl_leaves_the_directory_its_setgid() {
+        use crate::make::{Plan, lay};
+        use crate::tree::{Access, Tree};
+        // user::rwx user:1000:rwx group::r-x mask::rwx other::---
+        let mut acl = 2u32.to_le_bytes().to_vec();
+        for (tag, bits, id) in [(1u16, 7u16, u32::MAX), (2, 7, 1000), (4, 5, u32::MAX), (16, 7, u32::MAX), (32, 0, u32::MAX)] {
+            acl.extend([tag.to_le_bytes(), bits.to_le_bytes()].concat());
+            acl.extend(id.to_le_bytes());
+        }
+        let dir = tempfile::tempdir().unwrap();
+        lay(dir.path(), &Plan { format: crate::store::Format::Sqlite, total: 1 << 30, inodes: None, adopt: None }).unwrap();
+        let fs = HumFs::new(Tree::open(dir.path(), Access::Write).unwrap(), crate::options::Options::default()).unwrap();
+        let root = fs.root().unwrap();
+        let shared = SetAttr { mode: Some(Mode::new(0o2775)), ..SetAttr::default() };
+        fs.set_attr(&Caller::root(), &root, None, &shared).unwrap();
+        let set = |name| {
+            fs.set_xattr(&Caller::root(), &root, name, &acl, XattrFlags::KILL_SGID).unwrap();
+            fs.attr(&root, None).unwrap().mode.bits()
+        };
+        assert_eq!(set(acl::DEFAULT), 0o2775);
+        assert_eq!(set(acl::ACCESS), 0o770);
+    }
 
     #[test]
     fn attributes_have_an_end_and_can_be_made_fewer_past_it() {

@@ -161,6 +161,29 @@ fn a_default_acl_takes_the_place_of_the_umask() {
 }
 
 #[test]
+fn a_default_acl_leaves_a_directory_its_setgid() {
+    let export = Tree::new("");
+    std::fs::create_dir(export.host("d")).unwrap();
+    std::fs::set_permissions(export.host("d"), std::os::unix::fs::PermissionsExt::from_mode(0o2775)).unwrap();
+    let dir = export.node("d");
+    // user::rwx user:1000:rwx group::r-x mask::rwx other::---
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, bits, id) in [(1u16, 7u16, u32::MAX), (2, 7, 1000), (4, 5, u32::MAX), (16, 7, u32::MAX), (32, 0, u32::MAX)] {
+        acl.extend([tag.to_le_bytes(), bits.to_le_bytes()].concat());
+        acl.extend(id.to_le_bytes());
+    }
+    for (name, expected) in [(&b"system.posix_acl_default"[..], 0o2775), (b"system.posix_acl_access", 0o770)] {
+        let set = export.fs.set_xattr(&Caller::root(), &dir, name, &acl, XattrFlags::KILL_SGID);
+        if set.as_ref().is_err_and(|error| error.errno() == Errno::EOPNOTSUPP) {
+            println!("skipped: the temporary directory's file system has no ACLs");
+            return;
+        }
+        set.unwrap();
+        assert_eq!(export.fs.attr(&dir, None).unwrap().mode, Mode::new(expected), "{}", name.escape_ascii());
+    }
+}
+
+#[test]
 fn squash_makes_everything_one_users() {
     if !is_root() {
         return;
