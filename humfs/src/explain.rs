@@ -2,7 +2,7 @@
 
 use crate::account;
 use crate::check::{kind, nonsense, reason, shown};
-use crate::fs::adopted;
+use crate::fs::{adopted, merged};
 use crate::host::stat_at;
 use crate::options::Adopt;
 use crate::path;
@@ -178,13 +178,13 @@ impl<'a> Subject<'a> {
         if record.is_some_and(|record| matches!(record.kind, FileKind::Regular | FileKind::Directory)) {
             tell("size", format!("{} bytes", host.size), place.clone());
         }
-        let kept = record.map(|record| record.note.changed).filter(|changed| *changed > host.ctime);
-        let changed = kept.map_or((host.ctime, place.clone()), |changed| (changed, "the record".into()));
-        let mut times =
-            vec![("accessed", host.atime, place.clone()), ("modified", host.mtime, place.clone()), ("changed", changed.0, changed.1)];
-        times.extend(host.btime.map(|born| ("born", born, place.clone())));
-        for (name, Timestamp { seconds, nanoseconds }, source) in times {
-            tell(name, format!("{seconds}.{nanoseconds:09}"), format!("{source}, seconds since 1970"));
+        let changed = record.map_or(host.ctime, |record| merged(host, record).ctime);
+        let times = [("accessed", Some(host.atime)), ("modified", Some(host.mtime)), ("changed", Some(changed)), ("born", host.btime)];
+        for (name, time) in times {
+            if let Some(Timestamp { seconds, nanoseconds }) = time {
+                let source = if name == "changed" && changed != host.ctime { "the record" } else { place.as_str() };
+                tell(name, format!("{seconds}.{nanoseconds:09}"), format!("{source}, seconds since 1970"));
+            }
         }
         let xattrs = record.map_or(0, |record| record.xattrs.bytes());
         let blocks =

@@ -241,7 +241,11 @@ impl HumFs {
 pub(crate) fn merged(host: &Attr, record: &Record) -> Attr {
     let mut attr = *host;
     (attr.kind, attr.mode, attr.uid, attr.gid) = (record.kind, record.mode, record.uid, record.gid);
-    attr.ctime = attr.ctime.max(record.note.changed);
+    let changed = record.note.changed;
+    // One that is yet to come is from a time when the clock was ahead.
+    if changed > attr.ctime && changed <= Timestamp::now() {
+        attr.ctime = changed;
+    }
     attr.device = if record.kind.is_device() { record.device } else { DeviceNumber::default() };
     match record.kind {
         FileKind::Symlink => {

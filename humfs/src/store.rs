@@ -222,7 +222,7 @@ pub trait MetaStore: Send + Sync {
 
     /// Whether the time of a change is kept with the record ([`Note::changed`]).
     /// Then `save` leaves the object on the host as it was, in all that the host
-    /// says of it.
+    /// says of it, unless its ctime is later than that time.
     fn keeps_times(&self) -> bool {
         false
     }

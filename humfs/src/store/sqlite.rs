@@ -81,13 +81,20 @@ impl SqliteStore {
     pub fn open(tree: &Tree) -> Result<SqliteStore> {
         let control = tree.control().ok_or_else(|| damaged("humfs/ is missing: put it back from a backup"))?;
         let dup = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map_err(externfs::Error::from);
-        let root = rustix::fs::fstat(tree.data()).map_err(fault("looking at data/"))?.st_ino;
+        let root = hostfs::layer::status(tree.data(), c".").map_err(fault("looking at data/"))?;
         // In a tree without files there is nothing that a database could have known.
         let is_expected = tree.superblock().format == Format::Sqlite
             && !database::exists(control)?
             && !host::names(tree.data()).map_err(fault("reading data/"))?.is_empty();
-        let site =
-            Site { control: dup(control)?, data: dup(tree.data())?, root, boot: database::boot(), access: tree.access(), is_expected };
+        let site = Site {
+            control: dup(control)?,
+            data: dup(tree.data())?,
+            root: root.ino,
+            root_born: root.btime,
+            boot: database::boot(),
+            access: tree.access(),
+            is_expected,
+        };
         if site.access == Access::Read {
             recovery::settle_first(&site)?;
         }
@@ -193,12 +200,12 @@ impl Drop for SqliteStore {
 }
 
 /// The time of a change of `object` that begins now: later than its last one, and
-/// no finer than the times that the host gives, unless it has to be.
+/// no finer than the times that the host gives, unless it has to be. After a time
+/// when the clock was ahead it is the present, as on a disk.
 fn time_of_change(object: &Object<'_>) -> Timestamp {
     let known = object.known.map(|known| known.note.changed).unwrap_or_default();
-    let last = object.host.ctime.max(known);
     let coarse = host::coarse_time();
-    if coarse > last { coarse } else { last.max(Timestamp::now()) }
+    if coarse > object.host.ctime.max(known) { coarse } else { Timestamp::now() }
 }
 
 /// What statx(2) says of an object that has just been made.
@@ -275,6 +282,10 @@ impl MetaStore for SqliteStore {
 
     fn save(&self, object: &Object<'_>, record: &Record) -> Result<Note> {
         let changed = time_of_change(object);
+        if object.host.ctime > changed {
+            // The host's clock was ahead.
+            object.hold.touch_ctime().map_err(fault("moving the ctime of a file"))?;
+        }
         if matches!(object.place, Place::Nameless) {
             return Ok(Note { changed, row: 0 });
         }

@@ -29,8 +29,14 @@ pub(super) struct Past {
     has_crashed: bool,
     /// The tree is a copy: the host's inode numbers mean nothing.
     pub(super) is_copied: bool,
-    /// The database has not seen this tree yet.
+    /// The database has not seen this tree yet, or not all that tells it from
+    /// others.
     is_new: bool,
+}
+
+/// What of the root is in the database beside its number.
+fn birth(site: &Site) -> Option<String> {
+    site.root_born.map(|born| format!("{}.{:09}", born.seconds, born.nanoseconds))
 }
 
 impl Past {
@@ -38,14 +44,17 @@ impl Past {
         let is_clean = database::get::<i64>(conn, "clean")? != 0;
         let boot: Option<String> = database::look::<Option<String>>(conn, "boot_id")?.flatten();
         let root: Option<i64> = database::look(conn, "root_ino")?;
+        let known: Option<String> = database::look(conn, "root_btime")?;
+        let born = birth(site);
         let is_same_boot = boot.is_some() && boot == site.boot;
-        let is_new = root.is_none_or(|root| root as u64 != site.root);
+        // A copy may have got the same number, but not at the same time.
+        let is_other = root.is_some_and(|root| root as u64 != site.root) || known.is_some() && born.is_some() && known != born;
         Ok(Past {
             is_clean,
             is_marked: !is_clean && is_same_boot,
             has_crashed: !is_clean && !is_same_boot && may_walk,
-            is_copied: is_new && root.is_some(),
-            is_new,
+            is_copied: is_other,
+            is_new: is_other || root.is_none() || known.is_none() && born.is_some(),
         })
     }
 }
@@ -88,7 +97,15 @@ pub(super) fn settle_first(site: &Site) -> Result<()> {
     }
     let dup = |fd: &OwnedFd| fd.try_clone().map_err(externfs::Error::from);
     let (control, data) = (dup(&site.control)?, dup(&site.data)?);
-    let writer = Site { control, data, root: site.root, boot: site.boot.clone(), access: Access::Write, is_expected: true };
+    let writer = Site {
+        control,
+        data,
+        root: site.root,
+        root_born: site.root_born,
+        boot: site.boot.clone(),
+        access: Access::Write,
+        is_expected: true,
+    };
     let (mut session, _) = Session::open(&writer, true, &BTreeSet::new())?;
     session.commit(None).map(drop)
 }
@@ -101,11 +118,11 @@ pub(super) fn recover(session: &mut Session, site: &Site, past: &Past, entries: 
         return Ok(recovered);
     }
     session.begin()?;
-    if past.is_copied {
-        reconcile::forget_numbers(session.conn())?;
-    }
     if past.is_new {
         database::set(session.conn(), "root_ino", site.root as i64)?;
+        if let Some(born) = birth(site) {
+            database::set(session.conn(), "root_btime", born)?;
+        }
     }
     for entry in entries {
         let change = decode(entry)?;
@@ -113,6 +130,10 @@ pub(super) fn recover(session: &mut Session, site: &Site, past: &Past, entries: 
         if !in_flight.contains(&entry.ticket.seq) {
             replay(session, site, past, (entry, &change), &mut recovered)?;
         }
+    }
+    if past.is_copied {
+        // Those in the log as well.
+        reconcile::forget_numbers(session.conn())?;
     }
     if past.has_crashed {
         reconcile::reconcile(session, site)?;

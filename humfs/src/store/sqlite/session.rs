@@ -19,7 +19,7 @@ use super::rows::{self, ROOT};
 use crate::host::{self, damaged, fault};
 use crate::store::Recovered;
 use crate::tree::Access;
-use externfs::{Errno, Error, Result};
+use externfs::{Errno, Error, Result, Timestamp};
 use hostfs::Inode;
 use rusqlite::Connection;
 use std::collections::{BTreeSet, HashMap};
@@ -39,6 +39,8 @@ pub(super) struct Site {
     pub(super) data: OwnedFd,
     /// The root's number on the host.
     pub(super) root: u64,
+    /// When the root was made there, if the host knows. No copy can have the same.
+    pub(super) root_born: Option<Timestamp>,
     /// Read when it still can be: a server in its sandbox cannot.
     pub(super) boot: Option<String>,
     pub(super) access: Access,

@@ -323,6 +323,73 @@ fn after_a_crash_of_the_host_names_lead_to_the_records_of_their_objects() {
     assert_eq!(world.count("SELECT nlink FROM inode WHERE uid=6"), 2);
 }
 
+/// `dir` as another file system would have it.
+fn copied(dir: &TempDir) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    let status = std::process::Command::new("cp").arg("-aT").arg(dir.path()).arg(copy.path()).status().unwrap();
+    assert!(status.success());
+    copy
+}
+
+/// A tree with records in the database, and some that are in the log alone.
+fn left_in_a_hurry() -> (View, TempDir) {
+    let world = start();
+    world.create("d/e", &directory(4)).unwrap();
+    world.create("d/e/g", &file(5)).unwrap();
+    world.store.sync().unwrap();
+    world.create("late", &directory(6)).unwrap();
+    world.create("late/f", &file(7)).unwrap();
+    world.save_anew("d/e", &directory(8));
+    (world.view(), world.die())
+}
+
+#[test]
+fn a_copy_of_a_tree_that_was_left_in_a_hurry_has_all_records() {
+    let (expected, dir) = left_in_a_hurry();
+    let copy = copied(&dir);
+    assert_eq!(World::open(copied(&dir)).view(), expected, "on the same machine");
+    let world = next_boot(copy);
+    assert_eq!(world.view(), expected, "on another one");
+    assert_eq!(reboot(world).view(), expected, "which goes down as well");
+}
+
+#[test]
+fn a_copy_whose_root_got_the_same_number_is_a_copy() {
+    let (expected, dir) = left_in_a_hurry();
+    let copy = copied(&dir);
+    use std::os::unix::fs::MetadataExt;
+    let root = std::fs::metadata(copy.path().join("data")).unwrap().ino();
+    let conn = Connection::open(copy.path().join("humfs/metadata.db")).unwrap();
+    let born: Option<String> = conn.query_row("SELECT v FROM super WHERE k='root_btime'", (), |row| row.get(0)).ok();
+    if born.is_none() {
+        println!("skipped: the temporary directory's file system knows no time of birth");
+        return;
+    }
+    conn.execute("UPDATE super SET v=?1 WHERE k='root_ino'", [root as i64]).unwrap();
+    drop(conn);
+    assert_eq!(next_boot(copy).view(), expected);
+}
+
+#[test]
+fn a_database_of_before_learns_when_its_root_was_made() {
+    let world = start();
+    let expected = world.view();
+    let dir = world.close();
+    let ask = |dir: &TempDir| {
+        let conn = Connection::open(dir.path().join("humfs/metadata.db")).unwrap();
+        let asked: Option<String> = conn.query_row("SELECT v FROM super WHERE k='root_btime'", (), |row| row.get(0)).ok();
+        conn.execute("DELETE FROM super WHERE k='root_btime'", ()).unwrap();
+        asked
+    };
+    let first = ask(&dir);
+    let world = World::open(dir);
+    assert_eq!(world.view(), expected);
+    assert!(world.count("SELECT count(*) FROM hostref") > 0, "it is no copy");
+    world.save("a", &file(9));
+    let dir = world.close();
+    assert_eq!(ask(&dir), first);
+}
+
 #[test]
 fn a_crash_of_the_host_changes_nothing_where_both_sides_agree() {
     let world = start();
