@@ -5,8 +5,8 @@
 //! host, a fixed sum for an inode and for a directory, and its extended
 //! attributes. A change that may cost something announces itself before it is
 //! made and says afterwards what it came to. Both are written to
-//! `humfs/state`, one write(2) each, so a successor finds the counters as of
-//! the last finished change, and the place of each that was not: it looks
+//! `humfs/state`, in one write(2) each at most, so a successor finds the counters
+//! as of some moment, and the place of each change since: it looks
 //! there and settles the difference. No change is synced: a file written is a
 //! file kept when a process dies. After a power failure, which a new boot id
 //! shows, the objects are counted anew; only that the counters are somebody's is
@@ -212,6 +212,12 @@ impl Account {
         if outcome.removed != Usage::default() {
             self.freed.notify_all();
         }
+    }
+
+    /// To be called before names change of which nothing is announced: the file
+    /// may still say of what was made last where it is.
+    pub(crate) fn catch_up(&self) -> Result<()> {
+        self.inner().state.catch_up().map_err(crate::host::fault("writing humfs/state"))
     }
 
     /// Settles something that needs no announcement: what is found or freed in

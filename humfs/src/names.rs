@@ -305,6 +305,7 @@ impl HumFs {
                 replaced: there.as_ref().map(facts),
             };
             if flags.contains(RenameFlags::WHITEOUT) {
+                self.account.catch_up()?;
                 self.rename_with_whiteout(caller, (from.0, &old), (&new, to.1.node), &how)?;
             } else {
                 self.rename_plainly(&old, &new, to.1.node, there.as_ref(), &how)?;
@@ -348,6 +349,7 @@ impl HumFs {
         how: &Renaming,
     ) -> Result<()> {
         let Some(there) = there.filter(|_| !how.exchange) else {
+            self.account.catch_up()?;
             return self.store.rename(old, new, how);
         };
         let victim = Victim::new(self, victim, there, new);

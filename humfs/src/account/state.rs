@@ -25,6 +25,14 @@
 //! "Unknown place" is a change whose path does not fit. Should the server die
 //! in the middle of one, or of more changes than there are entries, everything
 //! is counted anew.
+//!
+//! # What is written when
+//! The file says how things were at some moment: counters, and entries for all
+//! that may have changed since. That stays true of a change that has been made,
+//! if it is the only one, until a name changes or another object does. So such a
+//! change is counted in the file by the write that announces the next one, and if
+//! that is to the same object, not even then: a file that is written piece by
+//! piece costs one write here, not two for each piece.
 
 use super::{Outcome, Usage};
 use crate::host::{self, Fault};
@@ -80,12 +88,26 @@ pub(crate) struct Left {
     pub(crate) path: Vec<u8>,
 }
 
+/// A change that has been made, and that the file still announces.
+#[derive(Debug)]
+struct Made {
+    slot: usize,
+    path: Vec<u8>,
+    /// Of the object; None if it was made, and so had no number yet.
+    ino: Option<u64>,
+}
+
 /// The page in memory.
 #[derive(Debug)]
 pub(crate) struct State {
     file: Option<OwnedFd>,
     page: Box<[u8; LEN]>,
     taken: [bool; SLOTS],
+    /// The file has older counters than the page, and other entries up to here.
+    behind: Option<usize>,
+    /// The last change, if the file announces it and a further one of the same
+    /// object need not be announced.
+    made: Option<Made>,
     /// Changes under way that are not written down.
     pub(super) uncounted: usize,
     /// No change is written down, only what they came to in the end.
@@ -103,6 +125,8 @@ impl State {
             file: None,
             page: Box::new([0; LEN]),
             taken: [false; SLOTS],
+            behind: None,
+            made: None,
             uncounted: 0,
             is_late: false,
             clean: false,
@@ -170,6 +194,12 @@ impl State {
         if self.is_late {
             return Ok(Vec::new());
         }
+        if let Some(slot) = self.again(entries) {
+            return Ok(vec![Some(slot)]);
+        }
+        if entries.is_empty() {
+            return self.catch_up().map(|()| Vec::new());
+        }
         let mut slots = Vec::with_capacity(entries.len());
         for entry in entries {
             let slot = self.taken.iter().position(|taken| !taken);
@@ -178,7 +208,7 @@ impl State {
                 Some(slot) => {
                     self.taken[slot] = true;
                     self.fill(slot, entry);
-                    self.write(FIRST + slot * ENTRY, FIRST + (slot + 1) * ENTRY)
+                    self.write_entry(slot)
                 }
                 None => {
                     self.uncounted += 1;
@@ -191,6 +221,63 @@ impl State {
             }
         }
         Ok(slots)
+    }
+
+    /// The slot of the change that was made last, if `entries` are a further one
+    /// of the same object: what the file says covers both.
+    fn again(&mut self, entries: &[Entry<'_>]) -> Option<usize> {
+        let [entry @ Entry { kind: EntryKind::Change, path: Some(path), .. }] = entries else { return None };
+        let is_same = |made: &mut Made| made.path == *path && made.ino.is_none_or(|ino| ino == entry.ino);
+        let Made { slot, .. } = self.made.take_if(is_same)?;
+        self.taken[slot] = true;
+        // As it is from the next write on, which has the counters of now.
+        self.fill(slot, entry);
+        Some(slot)
+    }
+
+    /// Writes what the file has not yet: from now on it announces nothing that
+    /// has been made. To be called before names change of which nothing else is
+    /// announced.
+    pub(super) fn catch_up(&mut self) -> Fault<()> {
+        match self.behind {
+            Some(end) => self.write_on(COUNTERS, end),
+            None => Ok(()),
+        }
+    }
+
+    fn write_entry(&mut self, slot: usize) -> Fault<()> {
+        let (from, to) = (FIRST + slot * ENTRY, FIRST + (slot + 1) * ENTRY);
+        if self.behind.is_some() { self.write_on(COUNTERS, to) } else { self.write(from, to) }
+    }
+
+    /// Writes from `from` on, the counters at least, up to `end`, and further if
+    /// the file has other entries there.
+    fn write_on(&mut self, from: usize, end: usize) -> Fault<()> {
+        let end = end.max(self.behind.unwrap_or(0));
+        self.made = None;
+        self.behind = Some(end);
+        self.write(from, end)?;
+        self.behind = None;
+        Ok(())
+    }
+
+    /// Whether the file needs no word of the change in `slots` having been made.
+    /// Takes note of it then.
+    fn may_be_late(&mut self, slots: &[Slot]) -> bool {
+        let &[Some(slot)] = slots else { return false };
+        let is_alone = self.uncounted == 0 && self.taken.iter().filter(|taken| **taken).count() == 1;
+        let at = FIRST + slot * ENTRY;
+        let (kind, len) = (self.page[at], usize::from(self.page[at + 1]));
+        // 4 and 5 are worth less: of the one a successor would count what has a
+        // name already, of the other all.
+        if !is_alone || !matches!(kind, 1..=3) || len == 0 {
+            return false;
+        }
+        let path = self.page.get(at + 24..at + 24 + len).unwrap_or_default().to_vec();
+        let ino = (kind == 2).then(|| self.number(at + 8));
+        self.made = (kind != 3).then_some(Made { slot, path, ino });
+        self.behind = Some(self.behind.unwrap_or(0).max(at + ENTRY));
+        true
     }
 
     /// Takes `slots` back, in memory.
@@ -246,7 +333,11 @@ impl State {
         self.orphans.add(outcome.orphaned);
         self.orphans.sub(outcome.homed);
         self.put_counters();
+        let is_late = !self.is_late && self.may_be_late(slots);
         self.release(slots);
+        if is_late {
+            return Ok(());
+        }
         // What had no name is gone: a successor takes that off by itself, so
         // the next write is early enough.
         let parted = Outcome { removed: outcome.removed, homed: outcome.removed, ..Outcome::default() };
@@ -259,9 +350,9 @@ impl State {
         let end = last.map_or(FIRST, |last| FIRST + (last + 1) * ENTRY);
         if slots.contains(&None) {
             self.put_mark();
-            return self.write(8, end);
+            return self.write_on(8, end);
         }
-        self.write(COUNTERS, end)
+        self.write_on(COUNTERS, end)
     }
 
     /// Tells the entries of an object what has just been counted of it. Returns
@@ -292,7 +383,10 @@ impl State {
         self.put_mark();
         self.page[16..32].copy_from_slice(&self.boot_id);
         self.put_counters();
-        self.write(0, LEN)
+        self.made = None;
+        self.write(0, LEN)?;
+        self.behind = None;
+        Ok(())
     }
 
     /// What was written is durable.
@@ -339,113 +433,4 @@ pub(crate) fn open(control: std::os::fd::BorrowedFd<'_>) -> Fault<OwnedFd> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn attached(dir: &std::path::Path) -> State {
-        let mut state = State::fresh([7; 16]);
-        state.attach(
-            std::fs::OpenOptions::new().create(true).truncate(false).read(true).write(true).open(dir.join("state")).unwrap().into(),
-        );
-        state.write_all().unwrap();
-        state
-    }
-
-    fn reread(dir: &std::path::Path) -> (State, Vec<Left>) {
-        State::parse(&std::fs::read(dir.join("state")).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn a_successor_finds_counters_and_what_was_under_way() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut state = attached(dir.path());
-        let long = vec![b'x'; 300];
-        let entries = [
-            Entry { kind: EntryKind::Create, ino: 0, before: 0, path: Some(b"a/b") },
-            Entry { kind: EntryKind::Remove, ino: 12, before: 4608, path: Some(b"c") },
-            Entry { kind: EntryKind::Change, ino: 13, before: 1, path: Some(&long) },
-        ];
-        let slots = state.open(&entries).unwrap();
-        let (found, left) = reread(dir.path());
-        assert_eq!((found.used, found.boot_id), (Usage::default(), [7; 16]));
-        assert_eq!(left[0], Left { kind: Some(EntryKind::Create), ino: 0, before: 0, path: b"a/b".to_vec() });
-        assert_eq!(left[1], Left { kind: Some(EntryKind::Remove), ino: 12, before: 4608, path: b"c".to_vec() });
-        assert_eq!((left[2].kind, left.len()), (None, 3));
-        state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }, None).unwrap();
-        let (found, left) = reread(dir.path());
-        assert_eq!((found.used, left.len()), (Usage::one(512), 0));
-    }
-
-    #[test]
-    fn more_changes_than_entries_are_counted_anew() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut state = attached(dir.path());
-        let entries = [Entry { kind: EntryKind::Create, ino: 0, before: 0, path: Some(b"a") }; SLOTS + 1];
-        let slots = state.open(&entries).unwrap();
-        assert!(reread(dir.path()).1.iter().any(|left| left.kind.is_none()));
-        state.close(&slots, &Outcome::default(), None).unwrap();
-        assert!(reread(dir.path()).1.is_empty());
-    }
-
-    /// Two write to one file, and both have begun when the first is done.
-    #[test]
-    fn what_is_counted_is_not_counted_again_by_another() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut state = attached(dir.path());
-        let entry = |ino| Entry { kind: EntryKind::Change, ino, before: 1000, path: Some(b"a") };
-        let (first, second) = (state.open(&[entry(7)]).unwrap(), state.open(&[entry(7), entry(8)]).unwrap());
-        let grown = |bytes| Outcome { added: Usage { bytes, inodes: 0 }, ..Outcome::default() };
-        state.close(&first, &grown(4096), Some(7)).unwrap();
-        let befores = || reread(dir.path()).1.iter().map(|left| (left.ino, left.before)).collect::<Vec<_>>();
-        assert_eq!(befores(), [(7, 5096), (8, 1000)]);
-        state.close(&[], &Outcome { removed: Usage { bytes: 96, inodes: 0 }, ..Outcome::default() }, Some(7)).unwrap();
-        assert_eq!(befores(), [(7, 5000), (8, 1000)]);
-        assert_eq!(reread(dir.path()).0.used.bytes, 4000);
-        state.close(&second, &Outcome::default(), Some(7)).unwrap();
-        assert!(befores().is_empty());
-    }
-
-    /// What has no name is gone with whoever had it open, whether that was
-    /// written or not.
-    #[test]
-    fn an_object_that_parts_is_written_with_the_next_change() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut state = attached(dir.path());
-        let one = Usage::one(512);
-        state.close(&[], &Outcome { added: one, orphaned: one, ..Outcome::default() }, None).unwrap();
-        state.close(&[], &Outcome { removed: one, homed: one, ..Outcome::default() }, None).unwrap();
-        let (found, _) = reread(dir.path());
-        assert_eq!((found.used, found.orphans, state.used), (one, one, Usage::default()));
-        assert_eq!(found.named(), Usage::default());
-        state.close(&[], &Outcome { added: Usage::one(100), ..Outcome::default() }, None).unwrap();
-        assert_eq!((reread(dir.path()).0.used, reread(dir.path()).0.orphans), (Usage::one(100), Usage::default()));
-    }
-
-    #[test]
-    fn late_counters_are_unknown_until_the_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut state = attached(dir.path());
-        state.is_late = true;
-        state.write_mark().unwrap();
-        let slots = state.open(&[Entry { kind: EntryKind::Create, ino: 0, before: 0, path: Some(b"a") }]).unwrap();
-        state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }, None).unwrap();
-        let (found, left) = reread(dir.path());
-        assert!(found.used == Usage::default() && left.iter().any(|left| left.kind.is_none()), "{found:?} {left:?}");
-        state.clean = true;
-        state.write_all().unwrap();
-        let (found, left) = reread(dir.path());
-        assert_eq!((found.used, found.clean, left.len()), (Usage::one(512), true, 0));
-    }
-
-    #[test]
-    fn the_page_is_whole() {
-        const { assert!(LEN <= 4096) };
-        assert!(State::parse(&[0; LEN]).is_none());
-        assert!(State::parse(b"humfsst1").is_none());
-    }
-
-    #[test]
-    fn the_boot_id_is_read() {
-        assert_ne!(boot_id(), [0; 16]);
-    }
-}
+mod tests;

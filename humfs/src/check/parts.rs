@@ -207,7 +207,7 @@ impl Counters {
             found.push(Finding::of_part("humfs/state", Problem::FormatFlaw(why.into()), Some(Mend::Count)));
         }
         for _ in 0..self.in_flight {
-            let what = "a change was under way when the server was killed";
+            let what = "a change was under way, or not counted yet, when the server was killed";
             found.push(Finding::of_part("humfs/state", Problem::CutChange(what), Some(Mend::Recover)));
         }
         if let Some((superblock, state)) = self.used.filter(|(superblock, state)| superblock != state) {
