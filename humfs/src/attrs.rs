@@ -160,6 +160,7 @@ impl HumFs {
         // Growing makes a hole; cutting inside a block may write that block.
         let announced = self.announce(&[entry], Usage::default())?;
         let sized = SetAttr { size: Some(size), ..SetAttr::default() };
+        let _holes = self.dense.forget(node);
         let host = self.base.set_attr(&Caller::root(), &node.inner, file.and_then(|file| file.data.opened()), &sized)?;
         announced.end(&self.recosted(state, &host));
         Ok(host)

@@ -1,6 +1,6 @@
 //! Opening files and what is in them, within the limit.
 
-use crate::account::{Announced, BLOCK, Entry, Limits, Usage};
+use crate::account::{Announced, BLOCK, Entry, Limits, Outcome, Usage};
 use crate::extents::{Settled, allocated, begin_writing, settled};
 use crate::fs::HumFs;
 use crate::host::fault;
@@ -112,19 +112,20 @@ impl HumFs {
 
     /// The change of `length` bytes at `offset`, or at the end, has been made;
     /// what did it come to?
-    fn conclude(&self, announced: Announced<'_>, file: &HumFile, offset: Option<u64>, length: u64) -> Result<()> {
-        let host = {
+    fn conclude(&self, announced: Announced<'_>, file: &HumFile, offset: Option<u64>, length: u64) -> Result<(Attr, Outcome)> {
+        let (host, outcome) = {
             let mut state = file.node.state();
             let host = self.host_attr(&file.node, Some(file))?;
-            announced.end(&self.recosted(&mut state, &host));
-            host
+            let outcome = self.recosted(&mut state, &host);
+            announced.end(&outcome);
+            (host, outcome)
         };
         if let Some(feed) = self.feed() {
             feed.written(&file.node);
         }
         let offset = offset.unwrap_or_else(|| host.size.saturating_sub(length));
         self.note_written(&file.node, &host, offset..offset.saturating_add(length));
-        Ok(())
+        Ok((host, outcome))
     }
 
     /// The host may still add blocks to `node`, which was written in `range`.
@@ -193,6 +194,16 @@ impl HumFs {
     /// guest is told how much was written, and ENOSPC at the next attempt.
     pub(crate) fn write_file(&self, file: &HumFile, offset: u64, source: &mut dyn DataSource, flags: WriteFlags) -> Result<usize> {
         self.drop_privileges(&file.node, flags.kill_suid_sgid)?;
+        let plain = WriteFlags { kill_suid_sgid: false, ..flags };
+        if let Some(written) = self.overwrite(file, offset, source, plain) {
+            if let Some(feed) = self.feed() {
+                feed.written(&file.node);
+            }
+            if flags.sync {
+                self.sync_record(&file.node)?;
+            }
+            return written;
+        }
         let length = source.remaining() as u64;
         // Where the end is matters only when room is short.
         let anywhere = || self.announce_room(file, length.saturating_add(BLOCK).next_multiple_of(BLOCK));
@@ -205,7 +216,6 @@ impl HumFs {
                 (Some(offset), announced, fits)
             }
         };
-        let plain = WriteFlags { kill_suid_sgid: false, ..flags };
         let written = if fits == length {
             self.base.write(self.data(file)?, offset.unwrap_or(0), source, plain)
         } else {
@@ -215,7 +225,10 @@ impl HumFs {
             };
             source.drain_to(self.data(file)?.data_fd(), place, fits as usize, flags.sync).map_err(Into::into)
         };
-        self.conclude(announced, file, offset, fits)?;
+        let (host, outcome) = self.conclude(announced, file, offset, fits)?;
+        if let Some(offset) = offset {
+            self.learn_dense(file, &host, offset.saturating_add(fits), &outcome);
+        }
         if flags.sync {
             self.sync_record(&file.node)?;
         }
@@ -251,7 +264,11 @@ impl HumFs {
         let frees = FallocateFlags::PUNCH_HOLE | FallocateFlags::COLLAPSE_RANGE;
         let needed = if flags.intersects(frees) { 0 } else { length };
         let announced = self.announce_data(file, offset, needed)?;
-        let done = self.base.fallocate(self.data(file)?, offset, length, flags);
+        let data = self.data(file)?;
+        let done = {
+            let _holes = self.dense.forget(&file.node);
+            self.base.fallocate(data, offset, length, flags)
+        };
         self.conclude(announced, file, Some(offset), length)?;
         done
     }
@@ -260,7 +277,12 @@ impl HumFs {
     pub(crate) fn copy_between(&self, from: (&HumFile, u64), to: (&HumFile, u64), length: u64) -> Result<u64> {
         self.drop_privileges(&to.0.node, true)?;
         let announced = self.announce_data(to.0, to.1, length)?;
-        let done = self.base.copy_range((self.data(from.0)?, from.1), (self.data(to.0)?, to.1), length);
+        let (source, target) = (self.data(from.0)?, self.data(to.0)?);
+        let done = {
+            // What is copied may be holes.
+            let _holes = self.dense.forget(&to.0.node);
+            self.base.copy_range((source, from.1), (target, to.1), length)
+        };
         self.conclude(announced, to.0, Some(to.1), length)?;
         done
     }

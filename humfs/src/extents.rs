@@ -22,6 +22,10 @@ const DELAYED: u32 = 4;
 /// `FIEMAP_EXTENT_UNWRITTEN`.
 const UNWRITTEN: u32 = 0x800;
 
+/// `FIEMAP_EXTENT_ENCODED`, `_DATA_INLINE` and `_SHARED`: writing over these
+/// takes room.
+const ELSEWHERE: u32 = 0x8 | 0x200 | 0x2000;
+
 /// `struct fiemap_extent`.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -112,6 +116,22 @@ pub(crate) fn allocated(file: BorrowedFd<'_>, start: u64, length: u64) -> u64 {
     if told { sum } else { 0 }
 }
 
+/// Up to where all of `file` was written; 0 where the host cannot tell. Of a file
+/// in very many pieces it is said of the first.
+pub(crate) fn dense_to(file: BorrowedFd<'_>) -> u64 {
+    const PIECES: usize = 1024;
+    let (mut end, mut pieces) = (0, 0);
+    let told = each_extent(file, 0, u64::MAX, |extent| {
+        pieces += 1;
+        if extent.logical > end || extent.flags & (UNWRITTEN | ELSEWHERE) != 0 || pieces > PIECES {
+            return ControlFlow::Break(());
+        }
+        end = extent.logical.saturating_add(extent.length);
+        ControlFlow::Continue(())
+    });
+    if told { end } else { 0 }
+}
+
 /// How much of a file has found its place on the host's disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Settled {
@@ -164,6 +184,23 @@ mod tests {
         assert_eq!(allocated(file.as_fd(), 0, 1 << 20), 4096 + 65536);
         assert_eq!(allocated(file.as_fd(), 10_000, 60_000), 12_288 - 10_000 + 70_000 - 65_536);
     }
+
+    #[test]
+    fn holes_and_what_is_promised_end_what_is_dense() {
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(dense_to(file.as_fd()), 0);
+        file.write_all_at(&[1; 8192], 0).unwrap();
+        file.write_all_at(&[1; 8192], 65536).unwrap();
+        assert_eq!(dense_to(file.as_fd()), 8192);
+        file.sync_all().unwrap();
+        assert_eq!(dense_to(file.as_fd()), 8192);
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 8192, 65536 - 8192).unwrap();
+        assert_eq!(dense_to(file.as_fd()), 8192);
+        file.write_all_at(&[1; 65536 - 8192], 8192).unwrap();
+        file.sync_all().unwrap();
+        assert_eq!(dense_to(file.as_fd()), 65536 + 8192);
+    }
+
     #[test]
     fn what_is_promised_is_told_from_what_is_written() {
         let file = tempfile::tempfile_in(".").unwrap();

@@ -10,6 +10,7 @@ use crate::late::Data;
 use crate::locks::DirLocks;
 use crate::node::{HumDir, HumFile, HumNode, NodeTable};
 use crate::options::{Adopt, Options};
+use crate::overwrite::Dense;
 use crate::record::Record;
 use crate::store::{At, Loaded, MetaStore};
 use crate::tree::{Access as TreeAccess, Tree};
@@ -36,6 +37,8 @@ pub struct HumFs {
     pub(crate) journal: Option<Journal>,
     pub(crate) unsettled: Mutex<Unsettled>,
     pub(crate) limit_look: LimitLook,
+    /// Where files can be written over.
+    pub(crate) dense: Dense,
     pub(crate) root_key: NodeKey,
     root_node: Arc<HumNode>,
     book: Option<Book>,
@@ -76,6 +79,7 @@ impl HumFs {
         let cost = account::cost(&host, record.xattrs.bytes());
         let (root_node, _) = nodes.intern(inner, record, cost, false);
         let root_key = root_node.key();
+        let dense = Dense::new(base.root_fd());
         let adopt = tree.adopt(options.adopt);
         let mut fs = HumFs {
             tree,
@@ -89,6 +93,7 @@ impl HumFs {
             journal,
             unsettled: Mutex::default(),
             limit_look: LimitLook::new(),
+            dense,
             root_key,
             root_node,
             book: None,

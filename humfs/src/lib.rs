@@ -17,11 +17,13 @@
 //!     HumNode::state              during a change of its record, host calls included
 //!       a store's own
 //!         Account::inner            during a write to humfs/state
+//!       Dense::locks              while a file's size changes
 //!       catalog::Feed
 //!         NodeTable::shards
 //! Scan::sink                  while the catalog is made; nothing is held with it
 //! NodeTable::shards
 //! HumFs::unsettled
+//! Dense::locks                during a write over what is there, and while holes are made
 //! ```
 
 pub mod account;
@@ -51,6 +53,7 @@ mod names;
 mod node;
 mod open;
 mod options;
+mod overwrite;
 mod path;
 mod plugin;
 mod unsettled;

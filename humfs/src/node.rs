@@ -8,6 +8,7 @@ use crate::account::{Account, Outcome, Usage};
 use crate::aliases::Aliases;
 use crate::catalog::Feed;
 use crate::late::{Data, Reader};
+use crate::overwrite::DenseTo;
 use crate::record::Record;
 use externfs::{FileKind, NodeKey};
 use hostfs::{Inode, Known, Listing};
@@ -28,6 +29,8 @@ pub struct HumNode {
     pub(crate) awaited: AtomicU64,
     /// Its contents have changed since the catalog was told.
     pub(crate) is_written: AtomicBool,
+    /// Up to where it is written already.
+    pub(crate) dense: DenseTo,
 }
 
 /// What changes of it.
@@ -152,6 +155,7 @@ impl NodeTable {
             table: Arc::downgrade(self),
             awaited: AtomicU64::new(0),
             is_written: AtomicBool::new(false),
+            dense: DenseTo::default(),
         };
         let mut shard = self.shard(key);
         if let Some(known) = shard.get(&key).and_then(Weak::upgrade) {
