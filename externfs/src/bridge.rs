@@ -35,6 +35,8 @@ pub struct Bridge<F: ExternFs> {
     sessions: Mutex<Vec<Weak<Session<F>>>>,
     kernels: AtomicUsize,
     watchers: AtomicUsize,
+    /// [`Connect::expect`].
+    guests: AtomicUsize,
     watch_once: Once,
     this: Weak<Bridge<F>>,
 }
@@ -58,6 +60,7 @@ impl<F: ExternFs> Bridge<F> {
             sessions: Mutex::default(),
             kernels: AtomicUsize::new(0),
             watchers: AtomicUsize::new(0),
+            guests: AtomicUsize::new(0),
             watch_once: Once::new(),
             this: this.clone(),
         }))
@@ -70,11 +73,25 @@ impl<F: ExternFs> Bridge<F> {
 
     /// How many handles a kernel may have at the moment.
     pub(crate) fn share_of_handles(&self, handles_max: usize) -> usize {
-        (handles_max / self.kernels.load(Ordering::Relaxed).max(1)).max(1)
+        (handles_max / self.places().max(1)).max(1)
     }
 
-    /// Whether another kernel may change what this one remembers.
+    /// Kernels that there are or may be. Who can be told of changes is there
+    /// already; of the others at least as many are reckoned with as were announced.
+    fn places(&self) -> usize {
+        let told = self.watchers.load(Ordering::Relaxed);
+        let untold = self.kernels.load(Ordering::Relaxed).saturating_sub(told);
+        told + untold.max(self.guests.load(Ordering::Relaxed))
+    }
+
+    /// Whether another kernel may change what this one remembers, now or before it
+    /// has forgotten it.
     pub(crate) fn is_shared(&self) -> bool {
+        self.places() > 1
+    }
+
+    /// Whether there is another kernel at the moment.
+    pub(crate) fn has_company(&self) -> bool {
         self.kernels.load(Ordering::Relaxed) > 1
     }
 
@@ -111,7 +128,7 @@ impl<F: ExternFs> Bridge<F> {
 
     /// Tells every kernel that knows the node, except the one that made the change.
     pub(crate) fn tell(&self, change: &Change<NodeId>, author: Option<u64>) {
-        if self.watchers.load(Ordering::Relaxed) == 0 || (author.is_some() && !self.is_shared()) {
+        if self.watchers.load(Ordering::Relaxed) == 0 || (author.is_some() && !self.has_company()) {
             return;
         }
         for session in self.sessions() {
@@ -140,6 +157,10 @@ impl<F: ExternFs> Connect for Bridge<F> {
         self.kernels.fetch_add(1, Ordering::Relaxed);
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&session));
         Ok(session)
+    }
+
+    fn expect(&self, guests: usize) {
+        self.guests.store(guests, Ordering::Relaxed);
     }
 
     fn close(&self) -> Result<()> {

@@ -174,6 +174,16 @@ pub trait Connect: Send + Sync {
     /// A fresh view: nothing but the root is known in it.
     fn connect(&self) -> Result<Arc<dyn Export>>;
 
+    /// So many kernels that cannot be told of changes may be there at the same time.
+    /// Where that is more than one, each counts as sharing the tree from its first
+    /// answer on: what a kernel was promised while it was alone cannot be taken
+    /// back when another comes. Said by whoever serves, before guests may come; who
+    /// says nothing has one guest, or all of them before the first request. What
+    /// wraps another must pass it on.
+    fn expect(&self, guests: usize) {
+        let _ = guests;
+    }
+
     /// No more frontends will come and the last one is gone: the plugin puts
     /// its things in order. A server that dies without it loses no change.
     fn close(&self) -> Result<()> {

@@ -190,11 +190,11 @@ impl<F: ExternFs> Session<F> {
     /// will for a while need not be read and sent again. A guess by number; a
     /// wrong one costs a request.
     fn memory_of(&self, ino: u64) -> Memory {
-        let ttl = self.fs().cache_policy().attr;
+        let ttl = self.cache_policy().attr;
         match self.lookups.age(NodeId(ino)) {
             None => Memory::None,
             Some(age) if age >= ttl => Memory::None,
-            Some(age) if !self.bridge.is_shared() && age < ttl / 2 => Memory::Fresh,
+            Some(age) if !self.bridge.has_company() && age < ttl / 2 => Memory::Fresh,
             Some(_) => Memory::Old,
         }
     }

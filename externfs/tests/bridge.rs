@@ -411,8 +411,53 @@ fn one_kernels_changes_reach_the_others() {
 }
 
 #[test]
+fn a_kernel_that_will_be_joined_is_promised_nothing() {
+    let (_, bridge) = flat(&[("a", key(1, 50, 0))], true);
+    bridge.expect(2);
+    let first = bridge.connect().unwrap();
+    let root = Caller::root();
+    let entry = first.lookup(&root, NodeId::ROOT, name("a")).unwrap();
+    assert_eq!((entry.attr_ttl, entry.entry_ttl, first.cache_policy().negative), (Duration::ZERO, Duration::ZERO, Duration::ZERO));
+    assert_eq!(first.get_attr(entry.id, None).unwrap().1, Duration::ZERO);
+    let open = first.open(&root, entry.id, OpenFlags { read: true, ..OpenFlags::default() }).unwrap();
+    assert_eq!(open.cache, FileCache::Drop);
+    first.release(open.id, None);
+    // Nothing was promised, so a listing has to tell it again.
+    let listing = first.open_dir(NodeId::ROOT).unwrap();
+    let mut names = Names { left: 100, seen: Vec::new() };
+    first.read_dir_plus(listing.id, 0, &mut names).unwrap();
+    assert_eq!(names.seen.iter().filter(|(_, known, _)| known.is_some()).count(), 1);
+    first.release_dir(listing.id);
+    assert_eq!(first.get_attr(NodeId::ROOT, None).unwrap().1, Duration::ZERO);
+    // Its part of three handles is what is left for it beside the other.
+    let _open = first.open_dir(NodeId::ROOT).unwrap();
+    assert_eq!(errno(first.open_dir(NodeId::ROOT)), Errno::ENFILE);
+    // Who is told of changes may remember whoever comes, and one that goes alone too.
+    let told = bridge.connect().unwrap();
+    told.set_watcher(Arc::new(Heard::default()));
+    assert_eq!(told.lookup(&root, NodeId::ROOT, name("a")).unwrap().attr_ttl, Duration::from_secs(1));
+    drop(first);
+    assert_eq!(bridge.connect().unwrap().cache_policy().attr, Duration::ZERO);
+}
+
+#[test]
+fn one_guest_after_the_other_may_remember() {
+    let (_, bridge) = flat(&[], true);
+    bridge.expect(1);
+    for _ in 0..2 {
+        assert_eq!(bridge.connect().unwrap().cache_policy().attr, Duration::from_secs(1));
+    }
+    let mount = bridge.connect().unwrap();
+    mount.set_watcher(Arc::new(Heard::default()));
+    assert_eq!(bridge.connect().unwrap().cache_policy().attr, Duration::ZERO, "beside a mount");
+    drop(mount);
+    assert_eq!(bridge.connect().unwrap().cache_policy().attr, Duration::from_secs(1), "which is gone for good");
+}
+
+#[test]
 fn a_tree_that_nobody_else_changes_keeps_its_times_when_shared() {
     let (_, bridge) = flat(&[], false);
+    bridge.expect(2);
     let exports = [bridge.connect().unwrap(), bridge.connect().unwrap()];
     assert_eq!(exports[0].cache_policy().attr, Duration::from_secs(1));
 }

@@ -94,8 +94,9 @@ enum Opening {
     Failed(Error),
 }
 
-impl Connect for Later {
-    fn connect(&self) -> Result<Arc<dyn Export>> {
+impl Later {
+    /// The tree, opened now if it was not.
+    fn bridge(&self) -> Result<Arc<Bridge<HumFs>>> {
         let mut opening = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let lost = Opening::Failed(Error::because(externfs::Errno::EIO, "the tree could not be opened"));
         *opening = match std::mem::replace(&mut *opening, lost) {
@@ -103,9 +104,22 @@ impl Connect for Later {
             other => other,
         };
         match &*opening {
-            Opening::Bridge(bridge) => bridge.connect(),
+            Opening::Bridge(bridge) => Ok(bridge.clone()),
             Opening::Failed(error) => Err(error.clone()),
             Opening::Tree(..) => Err(externfs::Errno::EIO.into()),
+        }
+    }
+}
+
+impl Connect for Later {
+    fn connect(&self) -> Result<Arc<dyn Export>> {
+        self.bridge()?.connect()
+    }
+
+    fn expect(&self, guests: usize) {
+        // What is wrong with the tree is told to who connects.
+        if let Ok(bridge) = self.bridge() {
+            bridge.expect(guests);
         }
     }
 

@@ -36,6 +36,9 @@ fn cases() -> Vec<Case> {
         scenario("every_row_passes_with_everything_cached", || scenario::rows_pass(Kind::Uml, Path::new(PROGRAM), "cache=always")),
         scenario("the_server_outlives_its_guests", || scenario::the_server_outlives_its_guests(Kind::Uml, Path::new(PROGRAM))),
         scenario("two_guests_see_each_others_writes", || scenario::two_guests_see_each_others_writes(Kind::Uml, Path::new(PROGRAM))),
+        scenario("a_guest_sees_what_one_that_came_later_changes", || {
+            scenario::a_guest_sees_what_one_that_came_later_changes(Kind::Uml, Path::new(PROGRAM));
+        }),
         scenario("every_row_passes_under_boot", every_row_passes_under_boot),
         scenario("every_row_passes_under_boot_as_an_ordinary_user", every_row_passes_under_boot_as_an_ordinary_user),
         scenario("shares_and_a_long_input_until_its_end", shares_and_a_long_input_until_its_end),

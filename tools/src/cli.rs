@@ -132,7 +132,8 @@ pub struct Serve {
     /// What to serve: for hostfs, a directory
     #[arg(value_name = "SRC", value_hint = ValueHint::AnyPath)]
     pub source: PathBuf,
-    /// The socket for a guest; once for each guest that runs at the same time
+    /// The socket for a guest; once for each guest that runs at the same time. With
+    /// more than one, or with --mount, guests remember nothing (unless cache=always)
     #[arg(long = "socket", value_name = "PATH", required = true, action = ArgAction::Append, value_hint = ValueHint::FilePath)]
     pub sockets: Vec<PathBuf>,
     /// What guests mount by

@@ -17,6 +17,7 @@ use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 
 /// What is to be served.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -185,9 +186,11 @@ fn serve(job: &Job, mut fuse: Option<FuseMount>) -> Result<()> {
     let options: ServeOptions = job.sorted.serve;
     let stop = Stop::new().map_err(|e| Failure::io("cannot make an event", &e))?;
     let ended = std::thread::scope(|scope| {
+        // Hung up when the mount can be used, or never will be.
+        let (busy, usable) = channel::<()>();
         if let Some((fuse, export)) = mounted {
             let stop = &stop;
-            let body = move || match fuse.serve(export, &options, &StopHandle::new(), || {}) {
+            let body = move || match fuse.serve(export, &options, &StopHandle::new(), || drop(busy)) {
                 Ok(_) => tracing::info!("the mount on the host is gone; guests go on being served"),
                 Err(error) => {
                     tracing::error!("{error}");
@@ -198,7 +201,12 @@ fn serve(job: &Job, mut fuse: Option<FuseMount>) -> Result<()> {
                 .name("fuse".into())
                 .spawn_scoped(scope, body)
                 .map_err(|e| Failure::io("cannot start a thread", &e))?;
+            // What its kernel may remember is agreed before it can be told of changes:
+            // with guests about, it would be treated as one of them.
+            let _ = usable.recv();
         }
+        // A guest alone is promised what nobody can take back when another comes.
+        job.connect.expect(job.servers.len());
         run_until_told(&job.servers, &stop, &signals)
     });
     // The mount has ended with the scope. Who has a file or a directory in it
@@ -275,6 +283,31 @@ mod tests {
         let name = Name::new(b"file").expect("a name");
         export.lookup(&externfs::Caller::root(), externfs::NodeId::ROOT, name).expect("there");
         export.cache_policy().attr
+    }
+
+    #[test]
+    fn a_guest_that_others_may_join_remembers_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (plain, tree) = (dir.path().join("plain"), dir.path().join("tree"));
+        std::fs::create_dir(&plain).expect("a directory");
+        let plan = humfs::make::Plan { format: humfs::store::Format::ShadowFs, total: 1 << 30, inodes: None, adopt: None };
+        humfs::make::lay(&tree, &plan).expect("a tree");
+        for path in [plain.join("file"), tree.join("data/file")] {
+            std::fs::write(path, "").expect("a file");
+        }
+        // What a tree says of itself is asked where it is served, before and after it is opened.
+        for opened_before in [false, true] {
+            for (plugin, path) in [(&hostfs::HostFsPlugin as &dyn Plugin, &plain), (&humfs::HumFsPlugin, &tree)] {
+                let connect = plugin.open(&Source { path: path.clone(), options: Vec::new() }).expect("opens");
+                if opened_before {
+                    assert!(remembered(&*connect) > Duration::ZERO);
+                }
+                connect.expect(2);
+                assert_eq!(remembered(&*connect), Duration::ZERO, "{}", plugin.name());
+                connect.expect(1);
+                assert!(remembered(&*connect) > Duration::ZERO);
+            }
+        }
     }
 
     #[test]

@@ -159,3 +159,23 @@ pub fn two_guests_see_each_others_writes(kind: Kind, program: &Path) {
     assert!(!hosts.exists());
     two.power_off();
 }
+
+/// A guest that was alone on a tree when it looked at it.
+///
+/// # Panics
+/// When it does not see what a later one changes.
+pub fn a_guest_sees_what_one_that_came_later_changes(kind: Kind, program: &Path) {
+    let tree = HumTree::limited(Format::Xattr, TOTAL, None);
+    let server = Server::humfs(&tree.path(), "", 2);
+    let mut one = boot(kind, program, &server, 0);
+    let look = "cd /mnt/host; stat -c %s log; cat log; stat -c %a d; ls d; test -e new && echo new";
+    one.check("cd /mnt/host; mkdir d; echo one > log; chmod 600 log; cat log");
+    one.run(look);
+    let mut two = boot(kind, program, &server, 1);
+    two.check("cd /mnt/host; echo two >> log; chmod 700 d; echo x > d/x; echo y > new");
+    assert_eq!(one.run(look).output, "8\none\ntwo\n700\nx\nnew\n");
+    one.check("echo three >> /mnt/host/log");
+    assert_eq!(two.check("cat /mnt/host/log"), "one\ntwo\nthree\n");
+    one.power_off();
+    two.power_off();
+}
