@@ -23,6 +23,7 @@
 //! of a transport), ALLOW_IDMAP (ids would arrive as -1).
 
 use crate::abi::{self, InitFlags};
+use crate::buffer::request_len;
 use crate::codec::{Fields, Payload};
 use externfs::{CachePolicy, Errno, Error, Features};
 
@@ -83,6 +84,19 @@ const MAX_WRITE_RANGE: (u32, u32) = (128 << 10, 16 << 20);
 const PAGE: u32 = 4096;
 /// Pages of one request for a kernel that does not negotiate them.
 const PAGES_UNNEGOTIATED: u32 = 32;
+
+/// Most bytes of one WRITE for a kernel that agreed to `flags`.
+pub(crate) fn max_write(config: &Config, flags: InitFlags) -> u32 {
+    let most = config.max_write.clamp(MAX_WRITE_RANGE.0, MAX_WRITE_RANGE.1);
+    if flags.contains(InitFlags::MAX_PAGES) { most } else { most.min(PAGES_UNNEGOTIATED * PAGE) }
+}
+
+/// Bytes of the longest request that anybody needs to send, whatever was agreed:
+/// as many forgotten nodes as the reader of /dev/fuse has room for come in one
+/// BATCH_FORGET, and that room is there before INIT.
+pub(crate) fn longest_request(config: &Config) -> usize {
+    request_len(max_write(config, InitFlags::MAX_PAGES))
+}
 
 /// From here on a READDIR has as much room as the program gave to getdents(2),
 /// 32 KiB mostly, and not a page: seen on Linux 6.18, which says this minor
@@ -191,10 +205,7 @@ pub(crate) fn negotiate(ours: &Ours<'_>, request: &InitRequest) -> Result<Option
     wanted.set(InitFlags::READDIRPLUS_AUTO, request.minor < MINOR_LONG_LISTINGS);
     let flags = wanted & request.flags;
     let config = ours.config;
-    let mut max_write = config.max_write.clamp(MAX_WRITE_RANGE.0, MAX_WRITE_RANGE.1);
-    if !flags.contains(InitFlags::MAX_PAGES) {
-        max_write = max_write.min(PAGES_UNNEGOTIATED * PAGE);
-    }
+    let max_write = max_write(config, flags);
     Ok(Some(Negotiated {
         minor: request.minor.min(abi::MINOR),
         offered: request.flags,

@@ -224,6 +224,11 @@ impl Core {
             None if opcode == Opcode::Init => InitFlags::empty(),
             None => return Err(malformed(header, Errno::EIO, "it came before INIT")),
         };
+        // A guest can name the same memory again and again in one message, and what
+        // takes long is not over when the guest is.
+        if header.len as usize > init::longest_request(&self.config) {
+            return Err(malformed(header, Errno::EINVAL, "no kernel needs so many"));
+        }
         let streams = matches!(opcode, Opcode::Write | Opcode::BatchForget);
         let args_len = match request.remaining().checked_sub(header.extension_len) {
             Some(len) if header.extension_len <= EXTENSION_MAX && streams => len.min(opcode.args_limit()),

@@ -5,6 +5,7 @@ use super::Call;
 use crate::abi::{InitFlags, OpenReply};
 use crate::answer::{Answer, Held};
 use crate::codec::Payload;
+use crate::init;
 use crate::passthrough::{NewlyOpen, Serving};
 use crate::reply;
 use crate::request::{CopyArgs, Making, ReadArgs, ReleaseArgs, WriteArgs};
@@ -83,6 +84,10 @@ pub(crate) fn read(call: &Call<'_>, args: &ReadArgs, reply: &mut dyn Reply) -> R
 pub(crate) fn write(call: &Call<'_>, args: &WriteArgs, source: &mut dyn DataSource) -> Result<Answer> {
     if args.size != source.remaining() {
         return Err(Error::because(Errno::EINVAL, format!("WRITE of {} bytes with {} bytes of data", args.size, source.remaining())));
+    }
+    let most = init::max_write(call.config, call.terms);
+    if args.size > most as usize {
+        return Err(Error::because(Errno::EINVAL, format!("WRITE of {} bytes, where {most} were agreed upon", args.size)));
     }
     let written = call.export.write(args.handle, args.offset, source, args.flags)?;
     // Ours to guarantee, not the plugin's: the kernel takes more for a broken server.

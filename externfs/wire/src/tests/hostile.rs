@@ -2,6 +2,7 @@
 
 use super::fake::Fake;
 use super::*;
+use crate::buffer::request_len;
 use proptest::prelude::*;
 
 #[test]
@@ -81,6 +82,35 @@ fn extensions_longer_than_the_request_are_refused() {
         }
     }
     assert!(kernel.calls().is_empty());
+}
+
+/// So many FORGETs of one lookup each.
+fn batch_forget(count: u32) -> Bytes {
+    Bytes::new().u32(count).u32(0).raw(&Bytes::new().u64(NODE).u64(1).0.repeat(count as usize))
+}
+
+#[test]
+fn what_takes_too_long_is_refused() {
+    let write = |size: u32| Bytes::new().u64(3).u64(0).u32(size).u32(0).u64(0).u32(0).u32(0).raw(&vec![0; size as usize]);
+    // As much as a reader of /dev/fuse has room for.
+    let forgets = ((request_len(1 << 20) - 48) / 16) as u32;
+    for (offered, max_write) in [(OFFERED_7_45, 1 << 20), (OFFERED_7_45 & !InitFlags::MAX_PAGES.bits(), 128 << 10)] {
+        let kernel = Kernel::with(Fake::default(), offered);
+        assert_eq!(kernel.session.negotiated().unwrap().max_write, max_write);
+        let (answer, _) = kernel.one(Opcode::Write, &write(max_write));
+        assert_eq!((answer.errno, answer.u32(0)), (0, max_write));
+        for size in [max_write + 1, 4 << 20] {
+            assert_eq!(kernel.call(Opcode::Write, NODE, &write(size)).errno, libc::EINVAL, "{size}");
+        }
+        kernel.silent(Opcode::BatchForget, 0, &batch_forget(forgets));
+        assert_eq!(kernel.calls().len(), forgets as usize);
+        kernel.silent(Opcode::BatchForget, 0, &batch_forget(forgets + 1));
+        assert_eq!(kernel.calls().len(), 0);
+        // The longest value of an attribute comes with the longest name.
+        let name = format!("user.{}", "n".repeat(250));
+        let value = Bytes::new().u32(65536).u32(0).u32(0).u32(0).text(&name).raw(&[0; 65536]);
+        assert_eq!(kernel.call(Opcode::SetXattr, NODE, &value).errno, 0);
+    }
 }
 
 fn arbitrary_message() -> impl Strategy<Value = Vec<u8>> {
