@@ -11,7 +11,7 @@ struct State {
     wake: Option<Wake>,
 }
 
-/// Raised at most once, by a signal in the guest or the end of its connection.
+/// Raised at most once, by a signal in the guest, or by its transport.
 #[derive(Default)]
 pub struct Interrupt {
     state: Mutex<State>,

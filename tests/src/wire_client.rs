@@ -63,6 +63,18 @@ impl WireClient {
         self.raw(&bytes)
     }
 
+    /// What a kernel sends when a signal ends the wait for this request.
+    fn interrupt(&self, request: &[u8]) {
+        const INTERRUPT: u32 = 36;
+        let mut bytes = 48u32.to_le_bytes().to_vec();
+        bytes.extend(INTERRUPT.to_le_bytes());
+        bytes.extend([0; 32]);
+        bytes.extend(request.get(8..16).unwrap_or_default());
+        let mut nothing = VecReply::new(0, |_: &[u8]| Ok(()));
+        let outcome = self.session.handle(&mut SliceSource::new(&bytes), &mut nothing);
+        assert!(matches!(outcome, Outcome::Silent), "an answer to INTERRUPT");
+    }
+
     /// Sends any bytes.
     ///
     /// # Panics
@@ -78,7 +90,7 @@ impl WireClient {
         let outcome = match self.session.handle(&mut SliceSource::new(bytes), &mut reply) {
             Outcome::Later(later) => {
                 // Whatever would wait, waits for nobody here.
-                self.session.interrupt_all();
+                self.interrupt(bytes);
                 later(&mut reply);
                 None
             }

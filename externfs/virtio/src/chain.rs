@@ -18,6 +18,11 @@ impl ChainSource {
         ChainSource { spans }
     }
 
+    /// From the front again.
+    pub(crate) fn rewind(&mut self) {
+        self.spans.rewind();
+    }
+
     /// Copies the first bytes once more, wherever the reading has got to.
     pub(crate) fn peek_start(&mut self, buffer: &mut [u8]) -> usize {
         self.spans.rewind();
@@ -49,7 +54,7 @@ pub(crate) struct ChainReply {
     spans: Spans,
     /// Bytes of payload so far.
     payload: usize,
-    /// Bytes of the finished answer.
+    /// Bytes of the finished answer; 0 where there was no room for one.
     finished: Option<u32>,
 }
 
@@ -57,6 +62,11 @@ impl ChainReply {
     pub(crate) fn new(mut spans: Spans) -> ChainReply {
         spans.skip(REPLY_HEADER_LEN);
         ChainReply { spans, payload: 0, finished: None }
+    }
+
+    /// Whether an answer was made, or tried.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished.is_some()
     }
 
     /// How long the answer is; 0 where none was made.
@@ -97,6 +107,7 @@ impl Reply for ChainReply {
     }
 
     fn finish(&mut self, header: [u8; REPLY_HEADER_LEN]) -> io::Result<()> {
+        self.finished = Some(0);
         let length = u32::try_from(REPLY_HEADER_LEN + self.payload).map_err(|_| ChainReply::no_room())?;
         self.spans.rewind();
         if self.spans.copy_in(&header) < REPLY_HEADER_LEN {

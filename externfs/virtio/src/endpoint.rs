@@ -217,6 +217,8 @@ impl Endpoint {
         vring.pause();
         self.guest.settle();
         let base = u32::from(vring.stop());
+        // The waits of all queues have ended.
+        self.each_vring(Vring::resume)?;
         Ok(Answer::Payload([index, base].into_iter().flat_map(u32::to_le_bytes).collect()))
     }
 
@@ -242,7 +244,8 @@ impl Drop for Endpoint {
 }
 
 impl Guest {
-    /// Ends what waits on threads of its own. What a stuck host keeps longer
+    /// Ends what waits on threads of its own; without an answer, it is asked for
+    /// again when its queue goes on. What a stuck host keeps longer
     /// than the grace is given up: its queue is closed, its answer dropped.
     fn settle(&self) {
         self.handler.interrupt();

@@ -10,7 +10,8 @@ pub(crate) trait Handler: Send + Sync {
     /// Takes one request from `source` and answers it through `reply`.
     fn handle(&self, source: &mut dyn DataSource, reply: &mut dyn Reply) -> Outcome;
 
-    /// Ends every operation that waits: nobody will see its answer.
+    /// Ends every operation that waits. Without an answer it is asked for again when
+    /// its queue goes on.
     fn interrupt(&self);
 }
 

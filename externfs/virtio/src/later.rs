@@ -2,7 +2,7 @@
 //! its own so that its queue goes on.
 
 use crate::chain::{ChainReply, ChainSource};
-use crate::ring::Ring;
+use crate::ring::{Chain, Ring};
 use crate::statistics::Counters;
 use externfs_wire::{Later, REPLY_HEADER_LEN, Reply};
 use std::io;
@@ -90,11 +90,14 @@ impl Laters {
 }
 
 fn finish(work: Waiting) {
-    let Waiting { ring, head, mut reply, later, .. } = work;
+    let Waiting { ring, head, source, mut reply, later } = work;
     if catch_unwind(AssertUnwindSafe(|| later(&mut reply))).is_err() {
         // The guest's caller waits for ever, which is what its lock did too;
         // the panic itself is on the log.
         return;
+    }
+    if !reply.is_finished() {
+        return ring.put_off(Chain { head, source, reply });
     }
     if let Err(reason) = ring.push(head, reply.len()) {
         tracing::warn!("the answer to a waiting request is lost: {reason}");

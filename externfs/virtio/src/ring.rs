@@ -5,6 +5,7 @@ use crate::chain::{ChainReply, ChainSource};
 use crate::fence::Spans;
 use crate::memory::Memory;
 use crate::statistics::Counters;
+use externfs_wire::Reply;
 use rustix::fs::FileType;
 use rustix::net::SendFlags;
 use std::os::fd::OwnedFd;
@@ -24,7 +25,7 @@ pub(crate) struct RingPlace {
 }
 
 /// How a queue begins.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct RingStart {
     /// Descriptors: a power of two.
     pub(crate) size: u16,
@@ -57,6 +58,8 @@ pub(crate) struct Ring {
     place: RingPlace,
     counters: Arc<Counters>,
     state: Mutex<State>,
+    /// Requests that were taken and are to be handled from the start again.
+    put_off: Mutex<Vec<Chain>>,
     /// Tells the guest. Apart from the state: QEMU replaces it at any time.
     call: Mutex<Option<Arc<Call>>>,
     /// The guest was told something and has not shown since that it heard.
@@ -76,7 +79,8 @@ impl Ring {
         let used = queue.used_idx(memory.guest(), Ordering::Acquire).map_err(broken)?;
         queue.set_next_used(used.0);
         let state = Mutex::new(State { queue, memory, open: true });
-        Ok(Ring { place: start.place, counters, state, call: Mutex::new(None), called: AtomicBool::new(false) })
+        let called = AtomicBool::new(false);
+        Ok(Ring { place: start.place, counters, state, put_off: Mutex::default(), call: Mutex::new(None), called })
     }
 
     /// Plain fields that are right after each statement: a panic elsewhere
@@ -104,6 +108,32 @@ impl Ring {
         let mut state = self.state();
         state.open = false;
         state.queue.next_avail()
+    }
+
+    /// Next entry of the used ring.
+    pub(crate) fn next_used(&self) -> u16 {
+        self.state().queue.next_used()
+    }
+
+    /// Keeps a request that was not answered for whoever serves the queue next.
+    pub(crate) fn put_off(&self, mut chain: Chain) {
+        chain.source.rewind();
+        chain.reply.rewind();
+        self.locked_put_off().push(chain);
+    }
+
+    /// What was put off.
+    pub(crate) fn take_put_off(&self) -> Vec<Chain> {
+        std::mem::take(&mut *self.locked_put_off())
+    }
+
+    /// Whether anything was.
+    pub(crate) fn has_put_off(&self) -> bool {
+        !self.locked_put_off().is_empty()
+    }
+
+    fn locked_put_off(&self) -> MutexGuard<'_, Vec<Chain>> {
+        self.put_off.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the guest's memory was taken away.

@@ -6,7 +6,7 @@
 //! state, and ends when its place or base changes or its base is asked for.
 
 use crate::memory::Memory;
-use crate::ring::{Call, Ring, RingPlace, RingStart};
+use crate::ring::{Call, Chain, Ring, RingPlace, RingStart};
 use crate::worker::{Guest, Job, Worker};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -16,6 +16,16 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) guest: &'a Arc<Guest>,
     pub(crate) memory: Option<&'a Arc<Memory>>,
     pub(crate) event_index: bool,
+}
+
+/// What was taken from a queue and not answered when it ended. QEMU stops all
+/// queues to pause a guest, and starts them where they were; a guest that has been
+/// reset in between knows nothing of its requests, and has an empty used ring.
+struct Left {
+    /// How it goes on, if it does.
+    start: RingStart,
+    used: u16,
+    chains: Vec<Chain>,
 }
 
 /// One queue, configured piece by piece.
@@ -31,11 +41,27 @@ pub(crate) struct Vring {
     /// Before `ring`: its thread ends first.
     worker: Option<Worker>,
     ring: Option<Arc<Ring>>,
+    /// How `ring` began.
+    started: Option<RingStart>,
+    left: Option<Left>,
 }
 
 impl Vring {
     pub(crate) fn new(index: usize) -> Vring {
-        Vring { index, size: None, place: None, base: 0, kick: None, call: None, error: None, enabled: false, worker: None, ring: None }
+        Vring {
+            index,
+            size: None,
+            place: None,
+            base: 0,
+            kick: None,
+            call: None,
+            error: None,
+            enabled: false,
+            worker: None,
+            ring: None,
+            started: None,
+            left: None,
+        }
     }
 
     /// Number of descriptors.
@@ -118,6 +144,9 @@ impl Vring {
                 let start = RingStart { size, place, next_available: self.base, event_index: around.event_index };
                 let ring = Ring::start(start, Arc::clone(memory), Arc::clone(&around.guest.counters))?;
                 ring.set_call(self.call.clone());
+                let left = self.left.take().filter(|left| left.start == start && left.used == ring.next_used());
+                left.into_iter().flat_map(|left| left.chains).for_each(|chain| ring.put_off(chain));
+                self.started = Some(start);
                 Arc::new(ring)
             }
         };
@@ -148,10 +177,22 @@ impl Vring {
         self.worker = None;
     }
 
+    /// Has it look after what was put off while another queue ended.
+    pub(crate) fn resume(&mut self, around: &Surroundings<'_>) -> Result<(), String> {
+        if self.worker.is_none() || !self.ring.as_ref().is_some_and(|ring| ring.has_put_off()) {
+            return Ok(());
+        }
+        self.worker = None;
+        self.run(around)
+    }
+
     fn close(&mut self) {
         self.worker = None;
         if let Some(ring) = self.ring.take() {
             self.base = ring.close();
+            let start = self.started.map(|start| RingStart { next_available: self.base, ..start });
+            let chains = ring.take_put_off();
+            self.left = start.filter(|_| !chains.is_empty()).map(|start| Left { start, used: ring.next_used(), chains });
         }
     }
 }

@@ -123,6 +123,9 @@ impl Shift {
     /// # Errors
     /// The queue is broken: the reason for the log.
     fn work(&mut self) -> Result<(), String> {
+        for chain in self.job.ring.take_put_off() {
+            self.serve(chain)?;
+        }
         loop {
             let mut requests = 0;
             while let Some(chain) = self.job.ring.pop()? {

@@ -109,9 +109,12 @@ impl Session {
         self.core.waiting.len()
     }
 
-    /// Ends every wait with EINTR, as the end of the session would.
+    /// Ends every wait. One that did not get its lock by then has no answer: with
+    /// EINTR the guest's kernel would look for a signal that is not there, and the
+    /// program would see errno 512. A transport that goes on afterwards hands the
+    /// request in once more.
     pub fn interrupt_all(&self) {
-        self.core.waiting.end_all(false);
+        self.core.waiting.put_off_all();
     }
 
     /// Serves one request. `request` holds the whole message and nothing else;
@@ -321,7 +324,11 @@ impl Core {
         Outcome::Later(Box::new(move |reply| {
             let room = reply.room();
             let result = ops::locks::wait_for_lock(&*core.export, handle, &lock, ticket.interrupt());
+            let is_put_off = ticket.is_put_off() && result.as_ref().is_err_and(|error| error.errno() == Errno::EINTR);
             drop(ticket);
+            if is_put_off {
+                return;
+            }
             core.finish(&header, room, reply, result);
         }))
     }

@@ -28,7 +28,8 @@ pub trait Reply: DataSink + Send {
 }
 
 /// An operation that waits for something (a lock): it runs on a thread that
-/// may block, and answers there.
+/// may block, and answers there; not at all where [`crate::Session::interrupt_all`]
+/// has ended the wait.
 pub type Later = Box<dyn FnOnce(&mut dyn Reply) + Send>;
 
 /// What became of a request.

@@ -3,6 +3,7 @@
 
 use externfs::{Errno, Interrupt};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Waits at once; ENOLCK past it. Each costs its transport a thread.
@@ -12,9 +13,17 @@ const WAITING_MAX: usize = 1024;
 /// thread is just decoding can be, so a few suffice; the oldest go first.
 const EARLY_MAX: usize = 64;
 
+/// Why a wait ends before it gets what it waits for.
+#[derive(Default)]
+struct Wait {
+    interrupt: Interrupt,
+    /// Raised by the transport, and not by a signal of the guest's.
+    put_off: AtomicBool,
+}
+
 #[derive(Default)]
 struct State {
-    waiting: Vec<(u64, Arc<Interrupt>)>,
+    waiting: Vec<(u64, Arc<Wait>)>,
     early: VecDeque<u64>,
     closed: bool,
 }
@@ -48,16 +57,15 @@ impl Waiting {
         if state.waiting.len() >= WAITING_MAX {
             return Err(Errno::ENOLCK);
         }
-        let interrupt = Arc::new(Interrupt::new());
-        state.waiting.push((unique, interrupt.clone()));
-        Ok(Ticket { all: self.clone(), interrupt })
+        let wait = Arc::<Wait>::default();
+        state.waiting.push((unique, wait.clone()));
+        Ok(Ticket { all: self.clone(), wait })
     }
 
     /// INTERRUPT of the request `unique`.
     pub(crate) fn interrupt(&self, unique: u64) {
         let mut state = self.state();
-        let found: Vec<_> =
-            state.waiting.iter().filter(|(waiting, _)| *waiting == unique).map(|(_, interrupt)| interrupt.clone()).collect();
+        let found: Vec<_> = state.waiting.iter().filter(|(waiting, _)| *waiting == unique).map(|(_, wait)| wait.clone()).collect();
         if found.is_empty() {
             if state.early.len() == EARLY_MAX {
                 state.early.pop_front();
@@ -65,7 +73,7 @@ impl Waiting {
             state.early.push_back(unique);
         }
         drop(state);
-        found.iter().for_each(|interrupt| interrupt.raise());
+        found.iter().for_each(|wait| wait.interrupt.raise());
     }
 
     /// Ends every wait; `closed`: and all that may still come.
@@ -73,9 +81,21 @@ impl Waiting {
         let mut state = self.state();
         state.closed |= closed;
         state.early.clear();
-        let found: Vec<_> = state.waiting.iter().map(|(_, interrupt)| interrupt.clone()).collect();
         drop(state);
-        found.iter().for_each(|interrupt| interrupt.raise());
+        self.all().iter().for_each(|wait| wait.interrupt.raise());
+    }
+
+    /// Ends every wait that there is, to be asked for again.
+    pub(crate) fn put_off_all(&self) {
+        for wait in self.all() {
+            // Who was interrupted before is told that.
+            wait.put_off.store(!wait.interrupt.is_raised(), Ordering::SeqCst);
+            wait.interrupt.raise();
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Wait>> {
+        self.state().waiting.iter().map(|(_, wait)| wait.clone()).collect()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -86,18 +106,23 @@ impl Waiting {
 /// One wait; over when dropped.
 pub(crate) struct Ticket {
     all: Arc<Waiting>,
-    interrupt: Arc<Interrupt>,
+    wait: Arc<Wait>,
 }
 
 impl Ticket {
     pub(crate) fn interrupt(&self) -> &Interrupt {
-        &self.interrupt
+        &self.wait.interrupt
+    }
+
+    /// Whether nobody in the guest has interrupted it.
+    pub(crate) fn is_put_off(&self) -> bool {
+        self.wait.put_off.load(Ordering::SeqCst)
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.all.state().waiting.retain(|(_, interrupt)| !Arc::ptr_eq(interrupt, &self.interrupt));
+        self.all.state().waiting.retain(|(_, wait)| !Arc::ptr_eq(wait, &self.wait));
     }
 }
 

@@ -16,6 +16,8 @@ pub(super) const PANIC: u32 = 5;
 pub(super) const RELEASE: u32 = 6;
 pub(super) const STUCK: u32 = 7;
 pub(super) const SLEEP: u32 = 8;
+/// As a lock: without an answer when it is interrupted.
+pub(super) const LOCK: u32 = 9;
 
 /// What the handlers of a server share, for tests to look at.
 #[derive(Default)]
@@ -25,13 +27,32 @@ pub(super) struct Fake {
     /// Waiting requests.
     pub(super) waiting: AtomicUsize,
     released: Mutex<bool>,
+    /// Whether locks are free, and how often waits were interrupted.
+    locks: Mutex<(bool, u32)>,
     changed: Condvar,
+    changed_locks: Condvar,
 }
 
 impl Fake {
     pub(super) fn release(&self, released: bool) {
         *self.released.lock().unwrap() = released;
         self.changed.notify_all();
+    }
+
+    /// Frees what [`LOCK`] waits for.
+    pub(super) fn free(&self) {
+        self.locks.lock().unwrap().0 = true;
+        self.changed_locks.notify_all();
+    }
+
+    /// Whether it got the lock.
+    fn wait_for_lock(&self) -> bool {
+        let locks = self.locks.lock().unwrap();
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let before = locks.1;
+        let locks = self.changed_locks.wait_while(locks, |(free, interrupts)| !*free && *interrupts == before).unwrap();
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        locks.0
     }
 
     fn wait(&self) {
@@ -95,6 +116,11 @@ impl Handler for FakeHandler {
                 fake.wait();
                 let _ = finish(reply, unique, b"waited");
             })),
+            LOCK => Outcome::Later(Box::new(move |reply| {
+                if fake.wait_for_lock() {
+                    let _ = finish(reply, unique, b"locked");
+                }
+            })),
             STUCK => Outcome::Later(Box::new(move |reply| {
                 std::thread::sleep(Duration::from_millis(1500));
                 let _ = finish(reply, unique, b"late");
@@ -105,5 +131,7 @@ impl Handler for FakeHandler {
 
     fn interrupt(&self) {
         self.0.release(true);
+        self.0.locks.lock().unwrap().1 += 1;
+        self.0.changed_locks.notify_all();
     }
 }

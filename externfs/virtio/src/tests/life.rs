@@ -145,6 +145,60 @@ fn a_reset_device_starts_afresh() {
     assert_eq!(driver.poll_used(), None);
 }
 
+fn base_of(frontend: &mut Frontend, driver: &Driver) -> u32 {
+    let answer = frontend.ask(GET_VRING_BASE, &words(&[driver.index, 0]));
+    u32::from_le_bytes(answer[4..].try_into().unwrap())
+}
+
+#[test]
+fn a_paused_guest_goes_on_waiting() {
+    let host = Host::new();
+    let (mut frontend, mut drivers) = Frontend::qemu(&host.path, 3);
+    let waiting = |count| eventually("they wait", || host.fake.waiting.load(Ordering::SeqCst) == count);
+    for driver in &mut drivers[1..] {
+        driver.request(4, LOCK, b"");
+    }
+    waiting(2);
+    assert!(drivers[1].ask(ECHO, b"used before the other").is_some());
+    for _ in 0..2 {
+        let mut bases = Vec::new();
+        for driver in &drivers {
+            bases.push(base_of(&mut frontend, driver));
+            waiting(3 - bases.len().max(1));
+        }
+        assert_eq!(bases, [0, 2, 1], "what waits has been taken");
+        for (driver, base) in drivers.iter().zip(bases) {
+            frontend.describe(driver, base);
+            frontend.start(driver);
+        }
+        waiting(2);
+        assert!(drivers.iter_mut().all(|driver| driver.poll_used().is_none()), "answered, and nobody knows what");
+    }
+    host.fake.free();
+    for driver in &mut drivers[1..] {
+        assert_eq!(driver.wait_used(), Some((4, 22)));
+        assert_eq!(driver.answer(4, 22), b"locked");
+        assert_eq!(driver.ask(ECHO, b"on").unwrap(), b"on");
+    }
+}
+
+#[test]
+fn a_guest_that_was_reset_waits_for_nothing() {
+    let host = Host::new();
+    let (mut frontend, mut drivers) = Frontend::qemu(&host.path, 2);
+    drivers[1].request(4, LOCK, b"");
+    eventually("it waits", || host.fake.waiting.load(Ordering::SeqCst) == 1);
+    for driver in &drivers {
+        base_of(&mut frontend, driver);
+    }
+    // The same places, as its new kernel chooses them, and nothing in them.
+    let mut drivers = frontend.start_queues(2, 128, EventKind::Eventfd);
+    assert!(drivers[1].ask(ECHO, b"fresh").is_some());
+    host.fake.free();
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!((host.fake.waiting.load(Ordering::SeqCst), drivers[1].poll_used()), (0, None));
+}
+
 #[test]
 fn an_answer_after_the_queue_is_gone_is_dropped() {
     let host = Host::new();

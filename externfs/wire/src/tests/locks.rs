@@ -76,6 +76,24 @@ fn an_interrupt_ends_a_wait() {
 }
 
 #[test]
+fn what_no_signal_has_ended_is_not_answered() {
+    let kernel = taken();
+    let waiting = [run(must_wait(&kernel)), run(must_wait(&kernel))];
+    let unstarted = must_wait(&kernel);
+    kernel.session.interrupt_all();
+    for waiting in waiting {
+        assert_eq!(waiting.join().unwrap(), []);
+    }
+    assert_eq!(run(unstarted).join().unwrap(), []);
+    // Handed in once more, it waits as before, and a signal ends it as before.
+    let again = run(must_wait(&kernel));
+    assert_eq!(kernel.session.waiting(), 1);
+    kernel.silent(Opcode::Interrupt, 0, &Bytes::new().u64(UNIQUE));
+    kernel.session.interrupt_all();
+    assert_eq!(again.join().unwrap()[0].errno, libc::EINTR);
+}
+
+#[test]
 fn an_interrupt_may_come_first() {
     let kernel = taken();
     kernel.silent(Opcode::Interrupt, 0, &Bytes::new().u64(UNIQUE));
