@@ -30,8 +30,9 @@ pub struct Bridge<F: ExternFs> {
     pub(crate) table: Arc<NodeTable<F>>,
     /// Held for the bridge's life, so that the root keeps its number.
     pub(crate) root: Arc<NodeEntry<F>>,
-    /// For each kernel.
-    pub(crate) nodes_max: usize,
+    /// Bytes that all nodes may take which kernels remember, and what they take.
+    nodes_max: usize,
+    pub(crate) nodes_cost: Arc<AtomicUsize>,
     sessions: Mutex<Vec<Weak<Session<F>>>>,
     kernels: AtomicUsize,
     watchers: AtomicUsize,
@@ -47,16 +48,21 @@ impl<F: ExternFs> Bridge<F> {
     /// # Errors
     /// What the plugin says when asked for its root.
     pub fn new(fs: F, options: BridgeOptions) -> Result<Arc<Bridge<F>>> {
+        Bridge::with_memory(fs, options, crate::memory::nodes_max_bytes())
+    }
+
+    /// The same, with so many bytes for nodes.
+    fn with_memory(fs: F, options: BridgeOptions, nodes_max: usize) -> Result<Arc<Bridge<F>>> {
         let root = fs.root()?;
         let key = fs.key(&root);
         let table = NodeTable::new(fs, key.volume);
         let (root, _) = table.intern(key, root, FileKind::Directory, Some(NodeId::ROOT));
-        let nodes_max = table.fs.limits().nodes_max.min(crate::memory::nodes_max());
         Ok(Arc::new_cyclic(|this| Bridge {
             options,
             table,
             root,
             nodes_max,
+            nodes_cost: Arc::default(),
             sessions: Mutex::default(),
             kernels: AtomicUsize::new(0),
             watchers: AtomicUsize::new(0),
@@ -74,6 +80,14 @@ impl<F: ExternFs> Bridge<F> {
     /// How many handles a kernel may have at the moment.
     pub(crate) fn share_of_handles(&self, handles_max: usize) -> usize {
         (handles_max / self.places().max(1)).max(1)
+    }
+
+    /// Whether a kernel whose nodes take `cost` bytes may remember one more. When all
+    /// that there is for nodes is taken, those still may that have not had their part
+    /// of it: so one that never forgets is in nobody's way, and one of different size
+    /// than the others is not kept small for them. At worst it is twice as much.
+    pub(crate) fn has_room_for_node(&self, cost: usize) -> bool {
+        self.nodes_cost.load(Ordering::Relaxed) < self.nodes_max || cost < self.nodes_max / self.places().max(1)
     }
 
     /// Kernels that there are or may be. Who can be told of changes is there
@@ -165,5 +179,37 @@ impl<F: ExternFs> Connect for Bridge<F> {
 
     fn close(&self) -> Result<()> {
         self.fs().close()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::example::LinesFs;
+    use crate::memory::NODE_BYTES;
+    use crate::{Caller, Errno, Name};
+
+    #[test]
+    fn who_never_forgets_leaves_others_their_part() {
+        let fs = LinesFs::new("line\n".repeat(99).as_bytes());
+        let bridge = Bridge::with_memory(fs, BridgeOptions::default(), 12 * NODE_BYTES).expect("a bridge");
+        bridge.expect(3);
+        let kernels = [0; 3].map(|_| bridge.connect().expect("connects"));
+        let takes = |kernel: &Arc<dyn Export>| {
+            let look = |line: &usize| {
+                let name = line.to_string();
+                kernel.lookup(&Caller::root(), NodeId::ROOT, Name::new(name.as_bytes()).expect("a name"))
+            };
+            let refused = (1..99).map(|line| look(&line)).find_map(std::result::Result::err).expect("an end");
+            assert_eq!(refused.errno(), Errno::ENOMEM);
+            kernel.statistics().nodes - 1
+        };
+        assert_eq!(takes(&kernels[0]), 12, "all that there is, while nobody else wants it");
+        assert_eq!([takes(&kernels[1]), takes(&kernels[2])], [4, 4], "their part");
+        let [first, second, _] = kernels;
+        drop(first);
+        assert_eq!(takes(&second), 8, "what the first had, the third's apart");
+        second.reset();
+        assert_eq!((takes(&second), bridge.nodes_cost.load(Ordering::Relaxed)), (8, 12 * NODE_BYTES));
     }
 }

@@ -1,6 +1,8 @@
-//! What a bridge tells the process of its memory: the allocator belongs to the
-//! process, and a bridge cannot know what the process wants of it.
+//! What a bridge tells the process of its memory, since the allocator belongs to the
+//! process, and a bridge cannot know what the process wants of it; and how much of
+//! it kernels may have remembered.
 
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -20,15 +22,55 @@ pub fn when_much_is_forgotten(listener: fn()) {
 }
 
 /// Bytes that a node takes, a plugin's part included: about what is measured.
-const NODE_BYTES: u64 = 200;
+pub(crate) const NODE_BYTES: usize = 200;
 
-/// How many nodes one kernel may have remembered. It needs a kilobyte of memory of
-/// its own for each, so an honest one on the same machine never comes near a
-/// quarter of that in our bytes. One that never forgets would take all there is.
-pub(crate) fn nodes_max() -> usize {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    total.map_or(usize::MAX, |kibibytes| usize::try_from(kibibytes * 1024 / 4 / NODE_BYTES).unwrap_or(usize::MAX))
+/// Longest name that lies within a node, as far as plugins here go.
+const SHORT_NAME: usize = 22;
+
+/// How long a name is, as far as memory goes: 0 to 15.
+pub(crate) fn name_class(len: usize) -> u32 {
+    len.saturating_sub(SHORT_NAME).div_ceil(16).min(15) as u32
+}
+
+/// Bytes that a node with a name of this class takes: the rest of the name, and what
+/// the allocator takes for it to be apart.
+pub(crate) fn node_bytes(class: u32) -> usize {
+    if class == 0 { NODE_BYTES } else { NODE_BYTES + SHORT_NAME + 16 + 16 * class as usize }
+}
+
+/// Looks how much memory there is, once for the process. A server that goes into a
+/// sandbox without /proc before it makes its bridge does this first.
+pub fn measure_memory() {
+    nodes_max_bytes();
+}
+
+/// Bytes that all nodes may take which kernels remember: a quarter of the memory that
+/// there is for this process. A kernel needs a kilobyte of its own for a node, so
+/// honest ones on the same machine never come near that in our bytes. One that never
+/// forgets would take all there is.
+pub(crate) fn nodes_max_bytes() -> usize {
+    static MAX: OnceLock<usize> = OnceLock::new();
+    *MAX.get_or_init(|| {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let host = total_of(&read("/proc/meminfo"));
+        let group = limit_of_group(Path::new("/sys/fs/cgroup"), &read("/proc/self/cgroup"));
+        let least = host.into_iter().chain(group).min();
+        least.map_or(usize::MAX, |bytes| usize::try_from(bytes / 4).unwrap_or(usize::MAX))
+    })
+}
+
+/// Bytes, from proc_meminfo(5).
+fn total_of(meminfo: &str) -> Option<u64> {
+    let kibibytes = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kibibytes?.checked_mul(1024)
+}
+
+/// The lowest `memory.max` of the process's cgroup (version 2) and those around it;
+/// `own` is /proc/self/cgroup.
+fn limit_of_group(root: &Path, own: &str) -> Option<u64> {
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let around = Path::new(path).ancestors();
+    around.filter_map(|group| std::fs::read_to_string(root.join(group).join("memory.max")).ok()?.trim().parse().ok()).min()
 }
 
 /// Counts, and notices when much is gone.
@@ -75,8 +117,42 @@ mod tests {
 
     #[test]
     fn this_machine_has_room_for_some() {
-        let most = nodes_max();
-        assert!((1 << 18..usize::MAX).contains(&most), "{most}");
+        let most = nodes_max_bytes() / NODE_BYTES;
+        assert!((1 << 16..usize::MAX / NODE_BYTES).contains(&most), "{most}");
+    }
+
+    #[test]
+    fn the_lowest_limit_around_counts() {
+        assert_eq!(total_of("MemTotal:       24684084 kB\nMemFree: 1 kB\n"), Some(24_684_084 << 10));
+        assert_eq!(total_of(""), None);
+        let root = std::env::temp_dir().join(format!("externfs-cgroup-{}", std::process::id()));
+        let set = |group: &str, max: &str| {
+            let dir = root.join(group);
+            std::fs::create_dir_all(&dir).expect("a directory");
+            std::fs::write(dir.join("memory.max"), max).expect("a limit");
+        };
+        set("a/b", "max\n");
+        let limit = |own: &str| limit_of_group(&root, own);
+        assert_eq!(limit("1:memory:/x\n0::/a/b\n"), None);
+        set("a", "4096\n");
+        set("a/b", "8192\n");
+        assert_eq!(limit("0::/a/b\n"), Some(4096));
+        set("a/b", "1024\n");
+        assert_eq!(limit("0::/a/b\n"), Some(1024));
+        set("", "512\n");
+        assert_eq!((limit("0::/\n"), limit("0::/a/b\n"), limit("0::/gone\n"), limit("")), (Some(512), Some(512), Some(512), None));
+        std::fs::remove_dir_all(&root).expect("removed");
+    }
+
+    #[test]
+    fn long_names_cost_what_they_take() {
+        assert_eq!([0, 1, SHORT_NAME].map(|len| node_bytes(name_class(len))), [NODE_BYTES; 3]);
+        for len in SHORT_NAME + 1..=crate::NAME_LIMIT.min(255) {
+            // With its NUL, as malloc(3) rounds it with a header of its own.
+            let apart = (len + 1 + 8).next_multiple_of(16);
+            let cost = node_bytes(name_class(len)) - NODE_BYTES;
+            assert!((apart..apart + 40).contains(&cost), "{len}: {apart} {cost}");
+        }
     }
 
     #[test]

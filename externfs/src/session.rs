@@ -53,7 +53,7 @@ impl<F: ExternFs> Session<F> {
         let limits = bridge.fs().limits();
         Session {
             number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
-            lookups: Lookups::new(),
+            lookups: Lookups::new(bridge.nodes_cost.clone()),
             files: Handles::new(),
             dirs: Handles::new(),
             watcher: OnceLock::new(),
@@ -122,7 +122,7 @@ impl<F: ExternFs> Session<F> {
     /// # Errors
     /// ENOMEM past the limit.
     fn check_nodes(&self) -> Result<()> {
-        if self.lookups.len() < self.bridge.nodes_max {
+        if self.lookups.len() < self.limits.nodes_max && self.bridge.has_room_for_node(self.lookups.cost()) {
             return Ok(());
         }
         Err(Error::because(Errno::ENOMEM, format!("a kernel that remembers {} objects has forgotten none", self.lookups.len())))
@@ -144,8 +144,9 @@ impl<F: ExternFs> Session<F> {
         if cache == FileCache::Keep && self.is_in_the_dark() { FileCache::Drop } else { cache }
     }
 
-    /// Gives a plugin's node its number and counts one lookup of it.
-    fn admit(&self, node: F::Node, attr: Attr, parent: Option<&Node<F>>) -> Entry {
+    /// Gives a plugin's node its number and counts one lookup of it, by a name of
+    /// `name_len` bytes.
+    fn admit(&self, node: F::Node, attr: Attr, parent: Option<&Node<F>>, name_len: usize) -> Entry {
         let key = self.fs().key(&node);
         if key == self.key(&self.bridge.root) {
             return self.entry(&self.bridge.root, attr, parent);
@@ -154,7 +155,7 @@ impl<F: ExternFs> Session<F> {
         if let Some(again) = again {
             self.fs().found_again(&entry.node, again);
         }
-        self.lookups.remember(&entry);
+        self.lookups.remember(&entry, name_len);
         self.entry(&entry, attr, parent)
     }
 
@@ -214,8 +215,14 @@ impl<F: ExternFs> Session<F> {
         Handle { id, cache, keep_listing: false, size }
     }
 
-    fn admit_created(&self, created: Created<F::Node, F::File>, parent: &Node<F>, flags: CreateFlags) -> Result<(Entry, Handle)> {
-        let entry = self.admit(created.node, created.attr, Some(parent));
+    fn admit_created(
+        &self,
+        created: Created<F::Node, F::File>,
+        parent: &Node<F>,
+        name_len: usize,
+        flags: CreateFlags,
+    ) -> Result<(Entry, Handle)> {
+        let entry = self.admit(created.node, created.attr, Some(parent), name_len);
         let node = self.node(entry.id)?;
         Ok((entry, self.insert_file(node, created.opened, flags.open.write)))
     }

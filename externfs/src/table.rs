@@ -7,7 +7,7 @@
 
 use crate::error::{Errno, Result};
 use crate::fs::ExternFs;
-use crate::memory::Tide;
+use crate::memory::{Tide, name_class, node_bytes};
 use crate::types::{FileKind, HandleId, NodeId, NodeKey};
 use hashbrown::HashTable;
 use slab::Slab;
@@ -181,24 +181,57 @@ struct Known<F: ExternFs> {
     entry: Arc<NodeEntry<F>>,
     /// How often it has looked it up. More than fit are never forgotten, which
     /// costs a node's memory, while one too few would cost the kernel the node.
-    lookups: u32,
+    /// Above that the class of the longest name that it was met by.
+    lookups_and_name: u32,
     /// When it was last told the attributes, on the table's clock.
     told_ms: u32,
+}
+
+/// Bits of `lookups_and_name` that are the lookups'.
+const LOOKUPS_BITS: u32 = 28;
+const LOOKUPS_MAX: u32 = (1 << LOOKUPS_BITS) - 1;
+
+impl<F: ExternFs> Known<F> {
+    fn lookups(&self) -> u32 {
+        self.lookups_and_name & LOOKUPS_MAX
+    }
+
+    fn set_lookups(&mut self, lookups: u32) {
+        self.lookups_and_name = self.lookups_and_name & !LOOKUPS_MAX | lookups.min(LOOKUPS_MAX);
+    }
+
+    /// Bytes of memory, about.
+    fn cost(&self) -> usize {
+        node_bytes(self.lookups_and_name >> LOOKUPS_BITS)
+    }
+
+    /// It has a name of this class; the bytes that it takes more.
+    fn named(&mut self, class: u32) -> usize {
+        let before = self.cost();
+        let class = class.max(self.lookups_and_name >> LOOKUPS_BITS);
+        self.lookups_and_name = class << LOOKUPS_BITS | self.lookups();
+        self.cost() - before
+    }
 }
 
 /// What one kernel remembers, with its lookup counts.
 pub(crate) struct Lookups<F: ExternFs> {
     shards: [Mutex<HashTable<Known<F>>>; SHARDS],
     count: AtomicUsize,
+    /// Bytes that all of it takes, and what all kernels' does.
+    cost: AtomicUsize,
+    cost_of_all: Arc<AtomicUsize>,
     hasher: hashbrown::DefaultHashBuilder,
     begun: Instant,
 }
 
 impl<F: ExternFs> Lookups<F> {
-    pub(crate) fn new() -> Lookups<F> {
+    pub(crate) fn new(cost_of_all: Arc<AtomicUsize>) -> Lookups<F> {
         Lookups {
             shards: std::array::from_fn(|_| Mutex::default()),
             count: AtomicUsize::new(0),
+            cost: AtomicUsize::new(0),
+            cost_of_all,
             hasher: hashbrown::DefaultHashBuilder::default(),
             begun: Instant::now(),
         }
@@ -233,20 +266,43 @@ impl<F: ExternFs> Lookups<F> {
         self.shard(hash).find(hash, |known| known.entry.id() == id).is_some()
     }
 
-    /// One lookup more, which tells the attributes too.
-    pub(crate) fn remember(&self, entry: &Arc<NodeEntry<F>>) {
+    fn costs_more(&self, bytes: usize) {
+        if bytes > 0 {
+            self.cost.fetch_add(bytes, Ordering::Relaxed);
+            self.cost_of_all.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn costs_less(&self, bytes: usize) {
+        self.cost.fetch_sub(bytes, Ordering::Relaxed);
+        self.cost_of_all.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// One lookup more, by a name of `name_len` bytes, which tells the attributes too.
+    pub(crate) fn remember(&self, entry: &Arc<NodeEntry<F>>, name_len: usize) {
+        let class = name_class(name_len);
         let (hash, told_ms) = (self.hash(entry.id()), self.now_ms());
         let mut shard = self.shard(hash);
         match shard.find_mut(hash, |known| known.entry.id() == entry.id()) {
             Some(known) => {
-                known.lookups = known.lookups.saturating_add(1);
+                known.set_lookups(known.lookups() + 1);
                 known.told_ms = told_ms;
+                self.costs_more(known.named(class));
             }
             None => {
-                let known = Known { entry: entry.clone(), lookups: 1, told_ms };
+                let known = Known { entry: entry.clone(), lookups_and_name: class << LOOKUPS_BITS | 1, told_ms };
+                self.costs_more(known.cost());
                 shard.insert_unique(hash, known, |known| self.hash(known.entry.id()));
                 self.count.fetch_add(1, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// It has a name of `name_len` bytes from now on.
+    pub(crate) fn named(&self, id: NodeId, name_len: usize) {
+        let hash = self.hash(id);
+        if let Some(known) = self.shard(hash).find_mut(hash, |known| known.entry.id() == id) {
+            self.costs_more(known.named(name_class(name_len)));
         }
     }
 
@@ -271,14 +327,15 @@ impl<F: ExternFs> Lookups<F> {
         let mut shard = self.shard(hash);
         let Ok(mut slot) = shard.find_entry(hash, |known| known.entry.id() == id) else { return };
         let known = slot.get_mut();
-        if known.lookups == u32::MAX {
+        if known.lookups() == LOOKUPS_MAX {
             return;
         }
-        known.lookups = known.lookups.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
-        if known.lookups > 0 {
+        known.set_lookups(known.lookups().saturating_sub(u32::try_from(count).unwrap_or(u32::MAX)));
+        if known.lookups() > 0 {
             return;
         }
         let (gone, _) = slot.remove();
+        self.costs_less(gone.cost());
         self.count.fetch_sub(1, Ordering::Relaxed);
         if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
             let room = shard.len() * 2;
@@ -292,12 +349,24 @@ impl<F: ExternFs> Lookups<F> {
         for shard in &self.shards {
             let gone = std::mem::take(&mut *locked(shard));
             self.count.fetch_sub(gone.len(), Ordering::Relaxed);
+            self.costs_less(gone.iter().map(Known::cost).sum());
             drop(gone);
         }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that what it remembers takes here, about.
+    pub(crate) fn cost(&self) -> usize {
+        self.cost.load(Ordering::Relaxed)
+    }
+}
+
+impl<F: ExternFs> Drop for Lookups<F> {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 

@@ -61,7 +61,7 @@ impl<F: ExternFs> Export for Session<F> {
         let parent = self.directory(parent)?;
         self.check_nodes()?;
         let (node, attr) = self.fs().lookup(&parent.node, name)?;
-        Ok(self.admit(node, attr, Some(&parent)))
+        Ok(self.admit(node, attr, Some(&parent), name.as_bytes().len()))
     }
 
     fn lookup_self(&self, id: NodeId) -> Result<Entry> {
@@ -69,7 +69,7 @@ impl<F: ExternFs> Export for Session<F> {
         let node = self.node(id)?;
         let attr = self.fs().attr(&node.node, None)?;
         if id != NodeId::ROOT {
-            self.lookups.remember(&node);
+            self.lookups.remember(&node, 0);
         }
         Ok(self.entry(&node, attr, None))
     }
@@ -77,9 +77,10 @@ impl<F: ExternFs> Export for Session<F> {
     fn lookup_parent(&self, id: NodeId) -> Result<Entry> {
         span!("lookup_parent", id = id);
         let node = self.directory(id)?;
+        self.check_nodes()?;
         let parent = self.fs().parent(&node.node)?;
         let attr = self.fs().attr(&parent, None)?;
-        Ok(self.admit(parent, attr, None))
+        Ok(self.admit(parent, attr, None, 0))
     }
 
     fn forget(&self, id: NodeId, count: u64) {
@@ -188,7 +189,7 @@ impl<F: ExternFs> Export for Session<F> {
         }
         self.check_nodes()?;
         let (node, attr) = self.fs().make(caller, &parent.node, name, new, mode)?;
-        let entry = self.admit(node, attr, Some(&parent));
+        let entry = self.admit(node, attr, Some(&parent), name.as_bytes().len());
         self.tell_name(parent.id(), name);
         Ok(entry)
     }
@@ -201,7 +202,7 @@ impl<F: ExternFs> Export for Session<F> {
             return Err(Errno::EPERM.into());
         }
         let attr = self.fs().link(caller, &node.node, &parent.node, name)?;
-        self.lookups.remember(&node);
+        self.lookups.remember(&node, name.as_bytes().len());
         self.tell_name(parent.id(), name);
         self.tell_node(id, false);
         Ok(self.entry(&node, attr, Some(&parent)))
@@ -229,6 +230,13 @@ impl<F: ExternFs> Export for Session<F> {
             (&to_dir.node, Child { name: to.1, node: replaced.as_ref().map(|entry| &entry.node) }),
             flags,
         )?;
+        if let Some(moved) = moved {
+            self.lookups.named(moved.id(), to.1.as_bytes().len());
+        }
+        if let Some(replaced) = replaced {
+            // It has the other name now, or none.
+            self.lookups.named(replaced.id(), from.1.as_bytes().len());
+        }
         self.tell_name(from.0, from.1);
         self.tell_name(to.0, to.1);
         Ok(())
@@ -261,7 +269,7 @@ impl<F: ExternFs> Export for Session<F> {
         self.check_handles()?;
         self.check_nodes()?;
         let created = self.fs().create(caller, &parent.node, name, flags)?;
-        let answer = self.admit_created(created, &parent, flags)?;
+        let answer = self.admit_created(created, &parent, name.as_bytes().len(), flags)?;
         self.tell_name(parent.id(), name);
         Ok(answer)
     }
@@ -273,7 +281,7 @@ impl<F: ExternFs> Export for Session<F> {
         self.check_handles()?;
         self.check_nodes()?;
         let created = self.fs().create_unnamed(caller, &parent.node, flags)?;
-        self.admit_created(created, &parent, flags)
+        self.admit_created(created, &parent, 0, flags)
     }
 
     fn read(&self, handle: HandleId, offset: u64, size: usize, sink: &mut dyn DataSink) -> Result<usize> {
@@ -436,7 +444,7 @@ impl<F: ExternFs> Export for Session<F> {
             }
             match self.fs().lookup(&open.node.node, name) {
                 Ok((node, attr)) => {
-                    let known = self.admit(node, attr, Some(&open.node));
+                    let known = self.admit(node, attr, Some(&open.node), name.as_bytes().len());
                     // What the attributes say is surer than a record of the
                     // host, which may say nothing or mean another thing.
                     listing.put(&DirEntry { kind: Some(attr.kind), ..entry }, Some(&known));

@@ -83,7 +83,7 @@ pub struct Limits {
     /// part; ENFILE past it.
     pub handles_max: usize,
     /// Most nodes that one kernel may remember; ENOMEM past it. A quarter of the
-    /// host's memory is the limit in any case.
+    /// memory that there is for the server, for all kernels, is the limit in any case.
     pub nodes_max: usize,
 }
 
