@@ -156,6 +156,7 @@ impl<F: ExternFs> Bridge<F> {
         let change = match change {
             Change::Node { node, data } => self.table.find(node).map(|entry| Change::Node { node: entry.id(), data }),
             Change::Entry { parent, name } => self.table.find(parent).map(|entry| Change::Entry { parent: entry.id(), name }),
+            Change::Everything => Some(Change::Everything),
         };
         if let Some(change) = change {
             self.tell(&change, None);

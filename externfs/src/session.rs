@@ -69,11 +69,21 @@ impl<F: ExternFs> Session<F> {
 
     /// Somebody else made this change.
     pub(crate) fn told(&self, change: &Change<NodeId>) {
-        let (Change::Node { node: id, .. } | Change::Entry { parent: id, .. }) = change;
-        if let Some(watcher) = self.watcher.get()
-            && (*id == NodeId::ROOT || self.lookups.contains(*id))
-        {
-            watcher.changed(change.clone());
+        let Some(watcher) = self.watcher.get() else { return };
+        match change {
+            Change::Node { node: id, .. } | Change::Entry { parent: id, .. } => {
+                if *id == NodeId::ROOT || self.lookups.contains(*id) {
+                    watcher.changed(change.clone());
+                }
+            }
+            // Most names that lead elsewhere now are found out by the node that they
+            // led to: asked for its attributes, it is ESTALE. One that is open, or a
+            // directory that was only moved, still answers.
+            Change::Everything => {
+                for node in [NodeId::ROOT].into_iter().chain(self.lookups.ids()) {
+                    watcher.changed(Change::Node { node, data: true });
+                }
+            }
         }
     }
 

@@ -261,6 +261,12 @@ impl<F: ExternFs> Lookups<F> {
         }
     }
 
+    /// All that it remembers.
+    pub(crate) fn ids(&self) -> Vec<NodeId> {
+        let shards = self.shards.iter();
+        shards.flat_map(|shard| locked(shard).iter().map(|known| known.entry.id()).collect::<Vec<_>>()).collect()
+    }
+
     pub(crate) fn contains(&self, id: NodeId) -> bool {
         let hash = self.hash(id);
         self.shard(hash).find(hash, |known| known.entry.id() == id).is_some()

@@ -152,6 +152,7 @@ struct Flat {
     /// What a listing says of the files, which are regular ones.
     listed: Option<FileKind>,
     nodes_max: usize,
+    sink: Arc<Mutex<Option<ChangeSink>>>,
 }
 
 impl Flat {
@@ -220,6 +221,10 @@ impl ExternFs for Flat {
     fn limits(&self) -> Limits {
         Limits { handles_max: 3, nodes_max: self.nodes_max, ..Limits::default() }
     }
+    fn watch(&self, sink: ChangeSink) -> Result<()> {
+        *self.sink.lock().unwrap() = Some(sink);
+        Ok(())
+    }
     fn features(&self) -> Features {
         Features { submounts: true, ..Features::default() }
     }
@@ -229,7 +234,7 @@ fn flat(objects: &[(&str, NodeKey)], coherent: bool) -> (Arc<Mutex<Objects>>, Ar
     let objects: Objects = objects.iter().map(|(name, key)| (name.as_bytes().to_vec(), *key)).collect();
     let objects = Arc::new(Mutex::new(objects));
     let bridge = Bridge::new(
-        Flat { objects: objects.clone(), coherent, listed: Some(FileKind::Regular), nodes_max: usize::MAX },
+        Flat { objects: objects.clone(), coherent, listed: Some(FileKind::Regular), nodes_max: usize::MAX, sink: Arc::default() },
         BridgeOptions::default(),
     )
     .unwrap();
@@ -339,7 +344,13 @@ fn each_kernel_has_its_part_of_the_handles() {
 fn a_kernel_that_never_forgets_is_told_no_more() {
     let objects: Vec<_> = (0..8).map(|number| (format!("f{number}"), key(1, 50 + number, 0))).collect();
     let objects: Objects = objects.into_iter().map(|(name, key)| (name.into_bytes(), key)).collect();
-    let fs = Flat { objects: Arc::new(Mutex::new(objects)), coherent: true, listed: Some(FileKind::Regular), nodes_max: 3 };
+    let fs = Flat {
+        objects: Arc::new(Mutex::new(objects)),
+        coherent: true,
+        listed: Some(FileKind::Regular),
+        nodes_max: 3,
+        sink: Arc::default(),
+    };
     let export = Bridge::new(fs, BridgeOptions::default()).unwrap().connect().unwrap();
     let root = Caller::root();
     let look = |number: u64| export.lookup(&root, NodeId::ROOT, name(&format!("f{number}")));
@@ -408,6 +419,23 @@ fn one_kernels_changes_reach_the_others() {
     assert_eq!(*heard.0.lock().unwrap(), []);
     drop(author);
     assert_eq!(other.cache_policy().attr, Duration::from_secs(1));
+}
+
+#[test]
+fn when_anything_may_have_changed_all_is_told_that_is_remembered() {
+    let (_, bridge) = flat(&[("a", key(1, 50, 0)), ("b", key(1, 51, 0)), ("c", key(1, 52, 0))], true);
+    let (kernel, other) = (bridge.connect().unwrap(), bridge.connect().unwrap());
+    let heard = Arc::new(Heard::default());
+    kernel.set_watcher(heard.clone());
+    for text in ["a", "b"] {
+        kernel.lookup(&Caller::root(), NodeId::ROOT, name(text)).unwrap();
+    }
+    other.lookup(&Caller::root(), NodeId::ROOT, name("c")).unwrap();
+    let sink = bridge.fs().sink.lock().unwrap().clone().unwrap();
+    sink(Change::Everything);
+    let mut told = std::mem::take(&mut *heard.0.lock().unwrap());
+    told.sort_by_key(|change| if let Change::Node { node, .. } = change { node.0 } else { 0 });
+    assert_eq!(told, [1, 50, 51].map(|node| Change::Node { node: NodeId(node), data: true }));
 }
 
 #[test]
@@ -504,10 +532,11 @@ impl Listing for Kinds {
 fn a_listing_with_attributes_agrees_with_them() {
     for listed in [None, Some(FileKind::Directory)] {
         let objects = Arc::new(Mutex::new(Objects::from([(b"a".to_vec(), key(1, 50, 0))])));
-        let export = Bridge::new(Flat { objects, coherent: true, listed, nodes_max: usize::MAX }, BridgeOptions::default())
-            .unwrap()
-            .connect()
-            .unwrap();
+        let export =
+            Bridge::new(Flat { objects, coherent: true, listed, nodes_max: usize::MAX, sink: Arc::default() }, BridgeOptions::default())
+                .unwrap()
+                .connect()
+                .unwrap();
         let listing = export.open_dir(NodeId::ROOT).unwrap();
         let (mut plain, mut plus) = (Kinds(Vec::new()), Kinds(Vec::new()));
         export.read_dir(listing.id, 0, &mut plain).unwrap();
@@ -542,7 +571,7 @@ fn pages_are_written_back_wholly_or_not_at_all() {
 #[test]
 fn the_read_only_switch_stops_every_change() {
     let objects = Arc::new(Mutex::new(Objects::from([(b"a".to_vec(), key(1, 50, 0))])));
-    let fs = Flat { objects: objects.clone(), coherent: true, listed: None, nodes_max: usize::MAX };
+    let fs = Flat { objects: objects.clone(), coherent: true, listed: None, nodes_max: usize::MAX, sink: Arc::default() };
     let bridge = Bridge::new(fs, BridgeOptions { read_only: true }).unwrap();
     let export = bridge.connect().unwrap();
     let root = Caller::root();

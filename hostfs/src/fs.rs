@@ -286,7 +286,9 @@ impl ExternFs for HostFs {
             entry: cache.ttl(),
             // A name that the host makes is to be seen at once: programs wait
             // for files to appear.
-            negative: cache.ttl(),
+            // Which names a kernel knows to be absent nobody else knows, so after more
+            // changes than can be told apart it cannot be told of them.
+            negative: if self.options.watch { cache.ttl().min(Cache::Auto.ttl()) } else { cache.ttl() },
             listings: cache == Cache::Always,
             writeback: false,
             // Who says that nobody else changes anything means other guests too.

@@ -141,11 +141,7 @@ impl Shared {
     fn tell(&self, number: i32, events: ReadFlags, name: Option<&CStr>) {
         if events.contains(ReadFlags::QUEUE_OVERFLOW) {
             tracing::warn!("too many changes on the host at once: guests look again at all they know");
-            let all: Vec<_> = self.state().by_key.keys().copied().collect();
-            for node in all {
-                (self.sink)(Change::Node { node, data: true });
-            }
-            return;
+            return (self.sink)(Change::Everything);
         }
         let watched = self.state().by_number.get(&number).cloned();
         let Some((parent, dir)) = watched else { return };

@@ -3,6 +3,8 @@
 
 use externfs_tests::fixture::{self, Mount};
 use externfs_tests::harness;
+use externfs_tests::machine::processes::that_mention;
+use rustix::process::{Pid, Signal, kill_process};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,6 +15,7 @@ fn main() -> std::process::ExitCode {
         without_caching_changes_are_seen_at_once,
         with_caching_changes_are_seen_within_a_second,
         with_watching_changes_are_seen_within_moments,
+        more_changes_than_can_be_told_are_seen_too,
         open_files_see_what_the_host_writes,
         a_replaced_directory_is_found_again,
         what_the_mount_writes_is_on_the_host_at_once,
@@ -93,6 +96,29 @@ fn with_caching_changes_are_seen_within_a_second() {
 fn with_watching_changes_are_seen_within_moments() {
     // With a day's time-outs, only the watch can be what tells.
     seen_within("cache=always,watch", Duration::from_millis(1500));
+}
+
+fn more_changes_than_can_be_told_are_seen_too() {
+    let (source, mount) = scene("cache=always,watch");
+    let before = look(mount.path());
+    assert_eq!(before, look(source.path()));
+    let servers = that_mention(&mount.path().display().to_string());
+    assert!(!servers.is_empty());
+    let signal = |signal| servers.iter().for_each(|(server, _)| kill_process(Pid::from_raw(*server as i32).unwrap(), signal).unwrap());
+    std::thread::sleep(Duration::from_millis(20));
+    signal(Signal::STOP);
+    let most: usize = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
+    for _ in 0..most / 2 + 100 {
+        std::fs::write(source.path().join("d/much"), "").unwrap();
+        std::fs::remove_file(source.path().join("d/much")).unwrap();
+    }
+    // None of this is told of.
+    change(source.path());
+    signal(Signal::CONT);
+    let end = look(source.path());
+    assert_ne!(before, end);
+    fixture::wait_for("all of it is seen", || look(mount.path()) == end);
+    mount.finish();
 }
 
 fn open_files_see_what_the_host_writes() {

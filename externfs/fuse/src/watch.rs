@@ -100,6 +100,10 @@ impl Watcher for WatchQueue {
             Change::Entry { parent, name } if !is_full => {
                 notes.entries.insert((parent.0, name));
             }
+            // The bridge names the nodes instead. That every name is to be looked up
+            // again could be said at once (7.44), and would unmount what is mounted
+            // below.
+            Change::Everything => {}
             Change::Entry { .. } => {
                 if !std::mem::replace(&mut notes.overflowed, true) {
                     tracing::warn!("the host changes names faster than the kernel can be told: some are noticed late");

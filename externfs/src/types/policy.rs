@@ -126,4 +126,7 @@ pub enum Change<K> {
         /// The component's bytes.
         name: Vec<u8>,
     },
+    /// Anything: there was more than could be told apart. A bridge tells its
+    /// watchers of each node that their kernel remembers instead.
+    Everything,
 }

@@ -99,6 +99,7 @@ pub fn change(change: &Change<NodeId>, can_expire: bool) -> Vec<u8> {
     match change {
         Change::Node { node, data } => inval_inode(*node, data.then_some((0, 0))),
         Change::Entry { parent, name } => inval_entry(*parent, name, if can_expire { Forgetting::Expire } else { Forgetting::Drop }),
+        Change::Everything => inc_epoch(),
     }
 }
 

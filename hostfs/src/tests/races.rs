@@ -286,6 +286,7 @@ fn changes_of_the_host_are_told_and_our_own_are_not() {
             Change::Entry { name, .. } if name == b"end" => break,
             Change::Entry { name, .. } => assert_ne!(name, b"ours", "an echo"),
             Change::Node { data, node } => assert!(!data || node != created.node.key(), "an echo"),
+            Change::Everything => panic!("few changes"),
         }
     }
     let theirs = export.node("theirs");
@@ -299,4 +300,29 @@ fn changes_of_the_host_are_told_and_our_own_are_not() {
     std::fs::write(export.host("d/x"), "").unwrap();
     let wanted = Change::Entry { parent: dir.key(), name: b"x".to_vec() };
     while next() != wanted {}
+}
+
+#[test]
+fn more_changes_than_can_be_told_are_told_as_everything() {
+    let export = Tree::new("watch,cache=always");
+    assert_eq!(export.fs.cache_policy().negative, Duration::from_secs(1), "of absent names nobody can tell then");
+    let (tell, told) = mpsc::channel();
+    let (tell, busy) = (std::sync::Mutex::new(tell), Arc::new(std::sync::Mutex::new(())));
+    let held = busy.lock().unwrap();
+    let waits = busy.clone();
+    let sink = move |change| {
+        drop(waits.lock().unwrap());
+        tell.lock().unwrap().send(change).unwrap();
+    };
+    export.fs.watch(Arc::new(sink)).unwrap();
+    let most: usize = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
+    // One after the other: the same event twice in a row is one.
+    for round in 0..most + 2000 {
+        match round % 2 {
+            0 => std::fs::write(export.host("theirs"), "").unwrap(),
+            _ => std::fs::remove_file(export.host("theirs")).unwrap(),
+        }
+    }
+    drop(held);
+    while told.recv_timeout(Duration::from_secs(10)).expect("it is told") != Change::Everything {}
 }
