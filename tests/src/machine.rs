@@ -20,6 +20,7 @@ use kernel::Kernel;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -237,6 +238,21 @@ impl Machine {
         }
     }
 
+    /// Gives QEMU's monitor a command (QMP) and waits until it has been done.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn monitor(&self, command: &str) {
+        let mut asks = UnixStream::connect(self.dir.path().join(MONITOR)).expect("a monitor");
+        let mut answers = BufReader::new(asks.try_clone().expect("a duplicate")).lines();
+        for command in ["qmp_capabilities", command] {
+            writeln!(asks, "{{\"execute\": \"{command}\"}}").expect("the monitor listens");
+            let mut answer = || answers.next().expect("the monitor goes on").expect("a line");
+            // Its greeting and events come in between.
+            while !answer().contains("\"return\"") {}
+        }
+    }
+
     /// Process id of the program that is the guest.
     #[must_use]
     pub fn id(&self) -> u32 {
@@ -280,6 +296,9 @@ impl Drop for Machine {
     }
 }
 
+/// QEMU's monitor, among the guest's files.
+const MONITOR: &str = "monitor";
+
 /// Always emulated: a /dev/kvm that is there but does not work would hang, and
 /// a guest that is the same everywhere is worth more than a fast one. So its
 /// kernel lies at the same address each time, too: a reboot takes QEMU longer
@@ -288,7 +307,8 @@ impl Drop for Machine {
 /// end in sight; at the same place it is always 7.
 fn qemu(plan: &Plan, kernel: &Kernel, dir: &Path) -> Command {
     let mut command = Command::new(need_program("qemu-system-x86_64", "qemu-system-x86"));
-    command.args(["-accel", "tcg", "-M", "q35", "-m", "768M", "-display", "none", "-monitor", "none", "-nic", "none"]);
+    command.args(["-accel", "tcg", "-M", "q35", "-m", "768M", "-display", "none", "-nic", "none"]);
+    command.args(["-monitor", "none", "-qmp"]).arg(format!("unix:{},server=on,wait=off", dir.join(MONITOR).display()));
     command.args(["-object", "memory-backend-memfd,id=mem,size=768M,share=on", "-numa", "node,memdev=mem", "-smp", "2"]);
     command.arg("-serial").arg(format!("file:{}", dir.join("console").display()));
     command.args(["-chardev", "stdio,id=agent,signal=off", "-serial", "chardev:agent"]);

@@ -26,6 +26,9 @@ fn cases() -> Vec<Case> {
         scenario("every_row_passes", || scenario::rows_pass(Kind::Qemu, Path::new(PROGRAM), "")),
         scenario("the_server_outlives_its_guests", || scenario::the_server_outlives_its_guests(Kind::Qemu, Path::new(PROGRAM))),
         scenario("two_guests_see_each_others_writes", || scenario::two_guests_see_each_others_writes(Kind::Qemu, Path::new(PROGRAM))),
+        scenario("a_paused_guest_goes_on_waiting_for_locks", || {
+            scenario::a_paused_guest_goes_on_waiting_for_locks(Path::new(PROGRAM));
+        }),
         scenario("pjdfstest_has_no_failure", || {
             fixture::need_root();
             let share = fixture::temp_dir();

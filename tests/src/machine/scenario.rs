@@ -179,3 +179,32 @@ pub fn a_guest_sees_what_one_that_came_later_changes(kind: Kind, program: &Path)
     one.power_off();
     two.power_off();
 }
+
+/// A guest that QEMU pauses while it waits for locks of the host.
+///
+/// # Panics
+/// When a wait ends before its lock is free, or never.
+pub fn a_paused_guest_goes_on_waiting_for_locks(program: &Path) {
+    let share = temp_dir();
+    let held = std::fs::File::create(share.path().join("flock")).expect("a file");
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).expect("flock");
+    let record = std::fs::File::create(share.path().join("record")).expect("a file");
+    rustix::fs::fcntl_lock(&record, rustix::fs::FlockOperation::LockExclusive).expect("fcntl");
+    let server = Server::new(share.path(), "locks=host", 1, false);
+    let mut guest = boot(Kind::Qemu, program, &server, 0);
+    for kind in ["flock", "record"] {
+        let hold = format!("externfs-guest-check hold {kind} exclusive /mnt/{TAG}/{kind} < /dev/null");
+        guest.check(&format!("({hold} > /{kind}.said 2>&1; echo $? >> /{kind}.said) > /dev/null 2>&1 &"));
+    }
+    let said = |guest: &mut Machine| guest.check("sleep 2; cat /flock.said /record.said");
+    assert_eq!(said(&mut guest), "", "both wait");
+    for _ in 0..2 {
+        guest.monitor("stop");
+        std::thread::sleep(Duration::from_millis(300));
+        guest.monitor("cont");
+        assert_eq!(said(&mut guest), "", "both wait on");
+    }
+    drop((held, record));
+    assert_eq!(said(&mut guest), "ready\n0\nready\n0\n");
+    guest.power_off();
+}
