@@ -31,7 +31,7 @@ pub use error::{Errno, Error, Result};
 pub use export::{Connect, Entry, Export, Handle, Listing, Memory, Statistics, Watcher};
 pub use fs::{ChangeSink, Child, ExternFs};
 pub use interrupt::Interrupt;
-pub use memory::{measure_memory, when_much_is_forgotten};
+pub use memory::{measure_memory, nodes_max_bytes, when_much_is_forgotten};
 pub use name::{NAME_LIMIT, Name};
 pub use registry::{MountOption, Plugin, Registry, Source, UsageError};
 pub use types::*;

@@ -48,7 +48,8 @@ pub fn measure_memory() {
 /// there is for this process. A kernel needs a kilobyte of its own for a node, so
 /// honest ones on the same machine never come near that in our bytes. One that never
 /// forgets would take all there is.
-pub(crate) fn nodes_max_bytes() -> usize {
+#[must_use]
+pub fn nodes_max_bytes() -> usize {
     static MAX: OnceLock<usize> = OnceLock::new();
     *MAX.get_or_init(|| {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();

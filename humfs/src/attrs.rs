@@ -91,6 +91,7 @@ impl HumFs {
         let announced = if record.xattrs == state.record.xattrs {
             None
         } else {
+            self.nodes.check_weight(&record, state.record.weight())?;
             let grown = record.xattrs.bytes().saturating_sub(state.record.xattrs.bytes()) as u64;
             let need = if grown > 0 { grown.next_multiple_of(512) + BLOCK } else { 0 };
             let path = at.and_then(|at| self.path_of(at));
@@ -99,6 +100,7 @@ impl HumFs {
         };
         let object = Object { hold, place, host: &host, known: Some(&state.record) };
         let note = self.store.save(&object, &record)?;
+        self.nodes.weigh(state.record.weight(), record.weight());
         state.record = Record { note, ..record };
         let is_as_it_was = self.store.keeps_times() && host.ctime <= note.changed;
         let host = is_as_it_was.then_some(host);

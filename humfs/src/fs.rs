@@ -173,6 +173,7 @@ impl HumFs {
             return Ok(known);
         }
         let record = self.load(at, host)?;
+        self.nodes.check_weight(&record, 0)?;
         let cost = account::cost(host, record.xattrs.bytes());
         let (node, made) = self.nodes.intern(inner.clone(), record, cost, false);
         if !made && !Arc::ptr_eq(&node.inner, &inner) {
@@ -192,7 +193,10 @@ impl HumFs {
     /// Beside a writer, what is in memory may be old.
     fn reload(&self, node: &HumNode, host: &Attr, at: &At<'_>) -> Result<()> {
         let record = self.load(at, host)?;
-        node.state().record = record;
+        let mut state = node.state();
+        self.nodes.check_weight(&record, state.record.weight())?;
+        self.nodes.weigh(state.record.weight(), record.weight());
+        state.record = record;
         Ok(())
     }
 

@@ -10,10 +10,10 @@ use crate::catalog::Feed;
 use crate::late::{Data, Reader};
 use crate::overwrite::DenseTo;
 use crate::record::Record;
-use externfs::{FileKind, NodeKey};
+use externfs::{Errno, Error, FileKind, NodeKey, Result};
 use hostfs::{Inode, Known, Listing};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 const SHARDS: usize = 16;
@@ -62,6 +62,7 @@ impl Drop for HumNode {
     fn drop(&mut self) {
         let Some(table) = self.table.upgrade() else { return };
         table.remove(self.key(), self);
+        table.weigh(self.state.get_mut().unwrap_or_else(PoisonError::into_inner).record.weight(), 0);
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if *self.awaited.get_mut() != 0
             && !state.orphan
@@ -123,11 +124,39 @@ pub(crate) struct NodeTable {
     directories: Option<Arc<Known>>,
     /// Set once, before anything is served.
     feed: OnceLock<Arc<Feed>>,
+    /// Bytes of the records of all nodes, as [`Record::weight`] has them.
+    weight: AtomicUsize,
+    /// There are to be no more.
+    weight_max: usize,
 }
 
 impl NodeTable {
     pub(crate) fn new(account: Arc<Account>, directories: Option<Arc<Known>>) -> Arc<NodeTable> {
-        Arc::new(NodeTable { shards: std::array::from_fn(|_| Mutex::default()), account, directories, feed: OnceLock::new() })
+        let shards = std::array::from_fn(|_| Mutex::default());
+        let weight_max = externfs::nodes_max_bytes();
+        Arc::new(NodeTable { shards, account, directories, feed: OnceLock::new(), weight: AtomicUsize::new(0), weight_max })
+    }
+
+    /// Whether there is room in memory for `record`, in place of one that weighs
+    /// `before`.
+    ///
+    /// # Errors
+    /// ENOMEM if there is not.
+    pub(crate) fn check_weight(&self, record: &Record, before: usize) -> Result<()> {
+        let more = record.weight().saturating_sub(before);
+        if more == 0 || self.weight.load(Ordering::Relaxed).saturating_add(more) <= self.weight_max {
+            return Ok(());
+        }
+        Err(Error::because(Errno::ENOMEM, "the attributes of all files that kernels remember take a quarter of the memory"))
+    }
+
+    /// A record that weighs `before` is now one that weighs `now`.
+    pub(crate) fn weigh(&self, before: usize, now: usize) {
+        if now >= before {
+            self.weight.fetch_add(now - before, Ordering::Relaxed);
+        } else {
+            self.weight.fetch_sub(before - now, Ordering::Relaxed);
+        }
     }
 
     /// From now on `feed` is told of nodes that are dropped before it has asked.
@@ -149,6 +178,7 @@ impl NodeTable {
     /// second value is true if it was made.
     pub(crate) fn intern(self: &Arc<Self>, inner: Arc<Inode>, record: Record, cost: u64, orphan: bool) -> (Arc<HumNode>, bool) {
         let key = inner.host_key();
+        self.weigh(0, record.weight());
         let node = HumNode {
             inner,
             state: Mutex::new(NodeState { record, cost, orphan, aliases: Aliases::default(), reader: Weak::new() }),
@@ -179,5 +209,48 @@ impl NodeTable {
             let room = shard.len() * 2;
             shard.shrink_to(room);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::fs::HumFs;
+    use crate::make::{Plan, lay};
+    use crate::options::Options;
+    use crate::store::Format;
+    use crate::tree::{Access, Tree};
+    use externfs::{Caller, Errno, ExternFs, Mode, Name, NewNode, XattrFlags};
+    use std::sync::atomic::Ordering;
+
+    fn weight(fs: &HumFs) -> usize {
+        fs.nodes.weight.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn what_nodes_remember_of_attributes_has_an_end() {
+        let dir = tempfile::tempdir().unwrap();
+        lay(dir.path(), &Plan { format: Format::Sqlite, total: 1 << 30, inodes: None, adopt: None }).unwrap();
+        let open = || HumFs::new(Tree::open(dir.path(), Access::Write).unwrap(), Options::default()).unwrap();
+        let fs = open();
+        let (caller, root) = (Caller::root(), fs.root().unwrap());
+        let make = |name: &[u8], new| fs.make(&caller, &root, Name::new(name).unwrap(), &new, Mode::new(0o777)).unwrap().0;
+        let (file, link) = (make(b"f", NewNode::Regular), make(b"l", NewNode::Symlink(&[b'x'; 4000])));
+        let set = |value: &[u8]| fs.set_xattr(&caller, &file, b"user.a", value, XattrFlags::empty());
+        assert!((3800..4100).contains(&weight(&fs)), "{}", weight(&fs));
+        set(&[1; 60000]).unwrap();
+        assert!((63000..66000).contains(&weight(&fs)), "{}", weight(&fs));
+        set(b"").unwrap();
+        drop(link);
+        assert_eq!(weight(&fs), 0);
+        set(&[1; 60000]).unwrap();
+        fs.close().unwrap();
+        drop((file, root, fs));
+
+        let fs = open();
+        let root = fs.root().unwrap();
+        fs.nodes.weigh(0, fs.nodes.weight_max.saturating_sub(50000));
+        let refused = fs.lookup(&root, Name::new(b"f").unwrap()).unwrap_err();
+        assert_eq!(refused.errno(), Errno::ENOMEM);
+        fs.lookup(&root, Name::new(b"l").unwrap()).unwrap();
     }
 }

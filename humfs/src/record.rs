@@ -17,6 +17,13 @@ pub use xattrs::Xattrs;
 
 use externfs::{DeviceNumber, FileKind, GuestGid, GuestUid, Mode, Timestamp};
 
+/// So much of a record's attributes and target is part of what a node is said to
+/// take.
+const WEIGHTLESS: usize = 128;
+
+/// What an attribute takes beside its name and value.
+const ATTRIBUTE_WEIGHT: usize = 64;
+
 /// Why a record cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Unreadable {
@@ -94,6 +101,14 @@ impl Record {
     pub fn new(kind: FileKind, mode: Mode, uid: GuestUid, gid: GuestGid) -> Record {
         let (xattrs, note) = (Xattrs::default(), Note::default());
         Record { kind, mode, uid, gid, device: DeviceNumber::default(), target: None, xattrs, note }
+    }
+
+    /// Bytes that it takes in memory beside its own size, where that is more than
+    /// most records': attributes and a target have no size worth bounding else.
+    pub(crate) fn weight(&self) -> usize {
+        let target = self.target.as_ref().map_or(0, |target| target.len());
+        let attributes = self.xattrs.bytes() + self.xattrs.len() * ATTRIBUTE_WEIGHT;
+        (target + attributes).saturating_sub(WEIGHTLESS)
     }
 
     /// Whether a line can say all of it but the extended attributes.
