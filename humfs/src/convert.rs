@@ -9,13 +9,16 @@
 //! |---|---|---|
 //! | (not there) | the new tree is built | the next attempt, which goes on; anybody else who writes to the tree, who takes `humfs/convert` away |
 //! | `1 FORMAT` | the old parts move to `humfs/old` | the next writer: it goes on from there |
-//! | `2 FORMAT` | the new parts move into their places, the superblock is written | the same |
+//! | `2 FORMAT` | the new parts move into their places, the superblock is edited | the same |
 //! | `3 FORMAT` | the rest is cleared away | the same |
 //!
 //! Each step is a rename that is done or not, and tells which by what is there.
 //! An attempt goes on with what an earlier one made only as far as the old tree is
 //! what it was: a writer has taken the new one away (`abandon`), and where the
 //! host has changed what there is, it is built anew.
+//!
+//! The superblock stays the tree's own, and only its format and its count change:
+//! `externfs resize` needs nobody's lock, and may come while the new tree is built.
 //!
 //! Directories, and links where one format has them as files, are new inodes;
 //! their times are set to what they were. A file's ctime moves.
@@ -27,7 +30,7 @@ use crate::options::Options;
 use crate::record::Record;
 use crate::store::{At, Format, Hold, Object, Place};
 use crate::superblock::Superblock;
-use crate::tree::{Access, Tree};
+use crate::tree::{Access, Tree, edit_superblock};
 use externfs::{Attr, Caller, Error, ExternFs, FileKind, Result, SetAttr, SetTime, UsageError};
 use hostfs::Inode;
 use rustix::io::Errno as Host;
@@ -181,7 +184,12 @@ pub(crate) fn finish(root: BorrowedFd<'_>) -> Fault<()> {
         take(new.as_fd(), &PARTS, root)?;
         take(new_control.as_fd(), &CONTROL_PARTS, control.as_fd())?;
         let text = host::read_file(new.as_fd(), c"superblock", 4096)?;
-        host::replace_file(root, c"superblock", &text)?;
+        let built = Superblock::parse(&text).map_err(|_| Host::INVAL)?;
+        // The limit stays the tree's own: somebody may have changed it while the
+        // new tree was built.
+        edit_superblock(root, control.as_fd(), |superblock| {
+            (superblock.format, superblock.used) = (built.format, built.used);
+        })?;
         let state = host::read_file(new_control.as_fd(), c"state", 4096)?;
         host::replace_file(control.as_fd(), c"state", &state)?;
         mark(root, 3, format)?;

@@ -315,7 +315,7 @@ fn is_switching(control: Option<&OwnedFd>) -> bool {
 }
 
 /// See [`Tree::edit_superblock`].
-fn edit_superblock(root: BorrowedFd<'_>, control: BorrowedFd<'_>, edit: impl FnOnce(&mut Superblock)) -> Fault<()> {
+pub(crate) fn edit_superblock(root: BorrowedFd<'_>, control: BorrowedFd<'_>, edit: impl FnOnce(&mut Superblock)) -> Fault<()> {
     let lock = host::open_file(control, c"superblock.lock", OFlags::CREATE | OFlags::RDWR)?;
     rustix::fs::flock(&lock, FlockOperation::LockExclusive)?;
     let there = host::read_file(root, c"superblock", SUPERBLOCK_MAX)?;

@@ -3,6 +3,7 @@
 use externfs::*;
 use humfs::make::{Plan, lay};
 use humfs::store::Format;
+use humfs::superblock::Superblock;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -304,6 +305,24 @@ fn another_format_is_begun_anew() {
     convert(dir.path(), Format::Xattr);
     assert_eq!(snapshot(dir.path()), before);
     assert!(!dir.path().join("file_metadata").exists(), "of the other attempt");
+}
+
+/// `externfs resize` needs nobody's lock, and may come at any time.
+#[test]
+fn a_limit_that_is_changed_meanwhile_stays() {
+    let total = |path: &Path| Superblock::parse(&std::fs::read(path.join("superblock")).expect("superblock")).expect("sense").total;
+    for from in Format::ALL {
+        let dir = tree(from);
+        let resize = |told: u64| {
+            if told == ALL as u64 {
+                humfs::tree::resize(dir.path(), 3 << 30).expect("resized");
+            }
+        };
+        humfs::convert::convert(dir.path(), other(from), &mut { resize }).unwrap_or_else(|e| panic!("{from:?}: {e}"));
+        assert_eq!(total(dir.path()), 3 << 30, "{from:?}");
+        let told = open(dir.path()).connect().expect("connected").statfs(NodeId::ROOT).expect("statfs");
+        assert_eq!(told.blocks * u64::from(told.block_size), 3 << 30, "{from:?}");
+    }
 }
 
 /// A power failure may take the record of a directory and leave the directory.
