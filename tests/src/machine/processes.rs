@@ -3,19 +3,49 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// What a file `stat` of proc(5) says of a process or a thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Stat {
+    /// One letter: Z is a zombie.
+    state: char,
+    parent: u32,
+    /// Ticks of the processor in user space.
+    user: u64,
+    /// The same in the kernel.
+    system: u64,
+}
+
+impl Stat {
+    /// From its file; None where there is none any more.
+    fn read(path: impl AsRef<Path>) -> Option<Stat> {
+        // A name of the kernel's need not be UTF-8.
+        Stat::parse(&String::from_utf8_lossy(&fs::read(path).ok()?))
+    }
+
+    /// From "id (name) state parent ...": the name may hold anything, blanks
+    /// and parentheses too, and nothing behind it does.
+    fn parse(text: &str) -> Option<Stat> {
+        let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+        Some(Stat {
+            state: fields.first()?.chars().next()?,
+            parent: fields.get(1)?.parse().ok()?,
+            user: fields.get(11)?.parse().ok()?,
+            system: fields.get(12)?.parse().ok()?,
+        })
+    }
+
+    fn of(id: u32) -> Option<Stat> {
+        Stat::read(format!("/proc/{id}/stat"))
+    }
+}
 
 /// Process ids with the parent of each.
 fn parents() -> BTreeMap<u32, u32> {
     let listing = fs::read_dir("/proc").into_iter().flatten().flatten();
     let ids = listing.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    ids.filter_map(|id: u32| {
-        let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-        // "id (name) state parent ...": the name may hold anything.
-        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
-        Some((id, parent))
-    })
-    .collect()
+    ids.filter_map(|id: u32| Some((id, Stat::of(id)?.parent))).collect()
 }
 
 /// Every process below `root`, itself left out.
@@ -42,11 +72,11 @@ pub fn describe(root: u32) -> String {
         let threads = fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
         for thread in threads.map(|entry| entry.path()) {
             let read = |name: &str| fs::read_to_string(thread.join(name)).unwrap_or_default();
-            let (stat, call) = (read("stat"), read("syscall"));
-            let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-            let field = |number: usize| fields.get(number).copied().unwrap_or("?");
-            let (name, place, call) = (read("comm"), read("wchan"), call.split_whitespace().next().unwrap_or("?"));
-            let line = format!("{} {} at {place}, call {call}, {}+{} ticks", name.trim(), field(0), field(11), field(12));
+            // Gone since it was listed.
+            let Some(stat) = Stat::read(thread.join("stat")) else { continue };
+            let (name, place, call) = (read("comm"), read("wchan"), read("syscall"));
+            let call = call.split_whitespace().next().unwrap_or("?");
+            let line = format!("{} {} at {place}, call {call}, {}+{} ticks", name.trim(), stat.state, stat.user, stat.system);
             text.push_str(&format!("\n  process {id}: {line}"));
         }
     }
@@ -76,14 +106,41 @@ pub fn descriptors(id: u32) -> Vec<PathBuf> {
 /// Whether the process `id` is there and no zombie.
 #[must_use]
 pub fn runs(id: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+    Stat::of(id).is_some_and(|stat| stat.state != 'Z')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::process::Command;
+
+    #[test]
+    fn a_name_is_no_field() {
+        let rest = "7 1 1 0 -1 4194304 100 0 0 0 31 32 0 0 20 0 1 0 5 6 7";
+        for name in ["sleep", "a b", "a) Z 9 (b", ")", "", "x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14"] {
+            let stat = Stat { state: 'R', parent: 7, user: 31, system: 32 };
+            assert_eq!(Stat::parse(&format!("12 ({name}) R {rest}\n")), Some(stat), "{name}");
+        }
+        assert_eq!(["", "12 (sleep)", "12 (sleep) S 7"].map(Stat::parse), [None; 3]);
+    }
+
+    #[test]
+    fn a_process_runs_whatever_it_is_called() {
+        let dir = crate::fixture::temp_dir();
+        let program = dir.path().join("a) Z 9 (b");
+        fs::copy("/bin/sleep", &program).unwrap();
+        let mut child = Command::new(&program).arg("600").spawn().unwrap();
+        let id = child.id();
+        assert!(runs(id) && descendants(std::process::id()).contains(&id), "{:?}", Stat::of(id));
+        child.kill().unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while runs(id) {
+            assert!(std::time::Instant::now() < end, "a zombie runs: {:?}", Stat::of(id));
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(!runs(id));
+    }
 
     #[test]
     fn a_process_that_waits_is_described() {
