@@ -41,7 +41,7 @@ pub(crate) fn node_bytes(class: u32) -> usize {
 /// Looks how much memory there is, once for the process. A server that goes into a
 /// sandbox without /proc before it makes its bridge does this first.
 pub fn measure_memory() {
-    nodes_max_bytes();
+    let _ = nodes_max_bytes();
 }
 
 /// Bytes that all nodes may take which kernels remember: a quarter of the memory that

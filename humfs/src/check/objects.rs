@@ -149,8 +149,9 @@ impl Survey<'_> {
     fn record(&self, seen: &Seen<'_>) {
         let host = seen.host;
         let has_names = host.nlink > 1 && host.kind != FileKind::Directory;
-        if has_names && self.format == Format::Xattr {
-            // One record, whatever the names.
+        if host.kind == FileKind::Regular && has_names && self.format == Format::Xattr {
+            // One record, whatever the names. What is no regular file has none,
+            // and is replaced name by name.
             if !self.links().add(seen, None).is_first {
                 return;
             }

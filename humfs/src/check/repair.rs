@@ -15,6 +15,8 @@ use crate::tree::{Access, Tree};
 use externfs::{Attr, Error, ExternFs, FileKind, GuestGid, GuestUid, Mode, Result, UsageError};
 use hostfs::{HostFs, Inode};
 use rustix::fs::{AtFlags, Timespec, Timestamps};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -56,7 +58,7 @@ pub(super) fn run(path: &Path, options: &CheckOptions, progress: &Progress) -> s
     if !survey.is_partial() {
         survey.compare(counters.said.unwrap_or_else(|| fs.account.used()));
     }
-    Bench { fs: &fs, survey: &survey }.mend_all().map_err(failed)?;
+    Bench { fs: &fs, survey: &survey, stand_ins: RefCell::default() }.mend_all().map_err(failed)?;
     fs.leave_in_order().map_err(failed)?;
     Ok(survey.report(&fs.tree, false))
 }
@@ -127,7 +129,12 @@ impl Finding {
 struct Bench<'a> {
     fs: &'a HumFs,
     survey: &'a Survey<'a>,
+    /// What stands for objects with several names: by the number that the object
+    /// had, the file's number and one of its places.
+    stand_ins: RefCell<HashMap<u64, StandIn>>,
 }
+
+type StandIn = (u64, Arc<Inode>, CString);
 
 impl Bench<'_> {
     fn base(&self) -> &HostFs {
@@ -210,7 +217,7 @@ impl Bench<'_> {
         if !has_record {
             self.must_be_alone(spot, &host)?;
         }
-        if self.store().format() == Format::Xattr && !matches!(host.kind, FileKind::Regular | FileKind::Directory) {
+        if self.needs_stand_in(&host) {
             return self.stand_in(at, &host, record).map(|()| format!("replaced by a file that stands for it, recorded as {owner}"));
         }
         let object = Object { hold: Hold::Path(held.as_fd()), place: Place::Named(*at), host: &host, known: None };
@@ -228,22 +235,58 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Where attributes cannot be set, a regular file stands for the object.
+    /// Where the record is an attribute, links and special files cannot have one.
+    fn needs_stand_in(&self, host: &Attr) -> bool {
+        self.store().format() == Format::Xattr && !matches!(host.kind, FileKind::Regular | FileKind::Directory)
+    }
+
+    /// Puts a regular file in the place of `at`, as which `host` is, that stands
+    /// for it as the format has it: made whole beside, then renamed over it. For
+    /// another name of what has been replaced it is the same file.
     fn stand_in(&self, at: &At<'_>, host: &Attr, record: &Record) -> Result<()> {
+        let lost = if self.is_lost(at) { None } else { Some(self.lost()?) };
+        let (room, dir) = lost.as_ref().map_or((at.parent, at.dir), |(inode, dir)| (inode, dir.as_fd()));
+        let name = self.free_name(dir, host.ino)?;
+        let made_at = At { parent: room, dir, name: &name };
+        if !self.link_stand_in(&made_at, host, record)? {
+            self.make_stand_in(&made_at, at, host, record)?;
+        }
+        let moved = stat_at(made_at.dir, made_at.name).map_err(fault("looking up a name"))?;
+        let how = Renaming { exchange: false, no_replace: false, moved: facts(&moved), replaced: Some(facts(host)) };
+        self.store().rename(&made_at, at, &how)?;
+        if host.nlink > 1 {
+            let place = (moved.ino, at.parent.clone(), at.name.to_owned());
+            self.stand_ins.borrow_mut().insert(host.ino, place);
+        }
+        Ok(())
+    }
+
+    /// Makes `made_at` to stand for `at`.
+    fn make_stand_in(&self, made_at: &At<'_>, at: &At<'_>, host: &Attr, record: &Record) -> Result<()> {
         let mut record = record.clone();
         if host.kind == FileKind::Symlink {
             let target = rustix::fs::readlinkat(at.dir, at.name, Vec::new()).map_err(fault("reading a link"))?;
             record.target = Some(target.into_bytes().into());
         }
-        let (lost, lost_dir) = self.lost()?;
-        let name = self.free_name(lost_dir.as_fd(), host.ino)?;
-        let made_at = At { parent: &lost, dir: lost_dir.as_fd(), name: &name };
-        let (made, _) = self.store().create(&made_at, &record)?;
+        let (made, _) = self.store().create(made_at, &record)?;
         let times = Timestamps { last_access: timespec(host.atime), last_modification: timespec(host.mtime) };
-        rustix::fs::utimensat(rustix::fs::CWD, host::proc_path(made.as_fd()), &times, AtFlags::empty()).map_err(fault("setting times"))?;
-        let moved = stat_at(made_at.dir, made_at.name).map_err(fault("looking up a name"))?;
-        let how = Renaming { exchange: false, no_replace: false, moved: facts(&moved), replaced: Some(facts(host)) };
-        self.store().rename(&made_at, at, &how)
+        rustix::fs::utimensat(rustix::fs::CWD, host::proc_path(made.as_fd()), &times, AtFlags::empty()).map_err(fault("setting times"))
+    }
+
+    /// Gives what stands for `host` already, by another of its names, the name
+    /// `made_at`; false if nothing does.
+    fn link_stand_in(&self, made_at: &At<'_>, host: &Attr, record: &Record) -> Result<bool> {
+        let known = self.stand_ins.borrow().get(&host.ino).cloned();
+        let Some((ino, parent, name)) = known else { return Ok(false) };
+        let dir = self.base().dir_fd(&parent)?;
+        let at = At { parent: &parent, dir: (*dir).as_fd(), name: &name };
+        let there = match stat_at(at.dir, at.name) {
+            Ok(there) if there.ino == ino => there,
+            _ => return Ok(false),
+        };
+        let held = hold(&at, &there)?;
+        let object = Object { hold: Hold::Path(held.as_fd()), place: Place::Named(at), host: &there, known: None };
+        self.store().link(&object, made_at, record).map(|()| true)
     }
 
     /// Moves an object to lost+found and makes it nobody's.
@@ -254,15 +297,13 @@ impl Bench<'_> {
             return Ok("its record was that of another name, which has been repaired".into());
         }
         self.must_be_alone(spot, &host)?;
-        let kind = if self.store().format() == Format::Xattr && host.kind != FileKind::Directory { FileKind::Regular } else { host.kind };
-        let is_lost = at.name == LOST && self.fs.is_root(at.parent);
-        if is_lost {
-            self.reset(held.as_fd(), at, &host, kind)?;
+        if self.is_lost(at) {
+            self.reset(held.as_fd(), at, &host)?;
             return Ok("closed to others where it is".into());
         }
         let (lost, lost_dir) = self.lost()?;
         if lost.host_key() == at.parent.host_key() {
-            self.reset(held.as_fd(), at, &host, kind)?;
+            self.reset(held.as_fd(), at, &host)?;
             return Ok("0:0 and closed to others where it is".into());
         }
         let name = self.free_name(lost_dir.as_fd(), host.ino)?;
@@ -270,13 +311,26 @@ impl Bench<'_> {
         let how = Renaming { exchange: false, no_replace: true, moved: facts(&host), replaced: None };
         self.store().rename(at, &to, &how)?;
         let host = stat_at(to.dir, to.name).map_err(fault("looking up a name"))?;
-        self.reset(held.as_fd(), &to, &host, kind)?;
+        self.reset(held.as_fd(), &to, &host)?;
         Ok(format!("moved to /lost+found/{}", name.to_string_lossy()))
     }
 
-    fn reset(&self, held: std::os::fd::BorrowedFd<'_>, at: &At<'_>, host: &Attr, kind: FileKind) -> Result<()> {
+    /// Makes it nobody's, whatever its record says.
+    fn reset(&self, held: std::os::fd::BorrowedFd<'_>, at: &At<'_>, host: &Attr) -> Result<()> {
+        let mut record = unowned(host.kind);
+        if host.kind.is_device() {
+            record.device = host.device;
+        }
+        if self.needs_stand_in(host) {
+            return self.stand_in(at, host, &record);
+        }
         let object = Object { hold: Hold::Path(held), place: Place::Named(*at), host, known: None };
-        self.store().reset(&object, &unowned(kind))
+        self.store().reset(&object, &record)
+    }
+
+    /// `/lost+found` itself, or what is in its place.
+    fn is_lost(&self, at: &At<'_>) -> bool {
+        at.name == LOST && self.fs.is_root(at.parent)
     }
 
     /// `/lost+found`, made if need be.
@@ -288,7 +342,7 @@ impl Bench<'_> {
             Ok(host) if host.kind == FileKind::Directory => {
                 if self.store().load(&at, &host).is_err() {
                     let held = hold(&at, &host)?;
-                    self.reset(held.as_fd(), &at, &host, FileKind::Directory)?;
+                    self.reset(held.as_fd(), &at, &host)?;
                 }
             }
             Ok(_) => return Err(damaged("/lost+found is no directory: rename it")),

@@ -5,8 +5,10 @@ use crate::table::After::{Clean, Left};
 use crate::table::{Damage, ON_EVERY_FORMAT, ON_SHADOW, ON_SQLITE, ON_XATTR, chmod, write};
 use externfs::{Caller, ExternFs, Mode, NewNode};
 use humfs::store::Format;
+use rustix::fs::{AtFlags, CWD, FileType};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -139,6 +141,74 @@ fn a_file_without_a_record_becomes_what_the_policy_says() {
             }
         }
     }
+}
+
+/// In no format may a stranger keep a repair from coming to an end, also none
+/// that cannot carry a record as it is.
+#[test]
+fn refused_links_and_special_files_are_kept_as_what_they_are() {
+    use humfs::Adopt;
+    use humfs::check::CheckOptions;
+    let refuse = |repair| CheckOptions { repair, adopt: Some(Adopt::Refuse), ..CheckOptions::default() };
+    let long = "t".repeat(2000);
+    for format in formats() {
+        let sample = Sample::new(format);
+        symlink("../x y", sample.data("etc/ln")).unwrap();
+        symlink(&long, sample.data("etc/long")).unwrap();
+        // One where an earlier repair has put it.
+        std::fs::create_dir(sample.data("lost+found")).unwrap();
+        symlink("lost", sample.data("lost+found/7")).unwrap();
+        let mut special = vec![(FileType::Fifo, 0, "Fifo 0600 0:0 "), (FileType::Socket, 0, "Socket 0600 0:0 ")];
+        if is_root() {
+            special.push((FileType::CharacterDevice, rustix::fs::makedev(1, 3), "CharDevice 0600 0:0 "));
+        }
+        for (kind, device, _) in &special {
+            let path = sample.data(&format!("dev/{kind:?}"));
+            rustix::fs::mknodat(CWD, path, *kind, rustix::fs::Mode::from_raw_mode(0o600), *device).unwrap();
+        }
+        let repaired = sample.check(refuse(true));
+        assert_eq!(repaired.exit_code(), 1, "{format:?}: {repaired}");
+        let again = sample.check(refuse(false));
+        assert_eq!((again.exit_code(), again.findings.len()), (0, 0), "{format:?}: {repaired}{again}");
+        let view = sample.view();
+        let lost = view.iter().filter(|(path, _)| path.starts_with(b"/lost+found/"));
+        let mut lost: Vec<&str> = lost.map(|(_, looks)| looks.as_str()).collect();
+        lost.sort_unstable();
+        let mut expected: Vec<String> = special.iter().map(|(_, _, looks)| (*looks).to_owned()).collect();
+        expected.extend(["../x y", &long, "lost"].map(|target| format!("Symlink 0600 0:0 {target}")));
+        expected.sort_unstable();
+        assert_eq!(lost, expected, "{format:?}: {repaired}");
+        assert!(!view.contains_key(&b"/etc/ln"[..]) && !view.contains_key(&b"/dev/Fifo"[..]));
+    }
+}
+
+/// What the guest sees as one file is one afterwards.
+#[test]
+fn names_of_a_link_that_is_replaced_stay_together() {
+    use std::os::unix::fs::MetadataExt;
+    let sample = Sample::new(Format::Xattr);
+    symlink("twice", sample.data("etc/ln")).unwrap();
+    for name in ["bin/ln", "ln"] {
+        rustix::fs::linkat(CWD, sample.data("etc/ln"), CWD, sample.data(name), AtFlags::empty()).unwrap();
+    }
+    assert_eq!(sample.repair().exit_code(), 1);
+    assert_eq!(sample.look().exit_code(), 0, "{}", sample.look());
+    let stat = ["etc/ln", "bin/ln", "ln"].map(|name| sample.data(name).symlink_metadata().unwrap());
+    assert!(stat.iter().all(|one| one.ino() == stat[0].ino() && one.nlink() == 3), "{stat:?}");
+    assert!(sample.view().values().filter(|looks| *looks == "Symlink 0777 0:0 twice").count() == 3, "{:?}", sample.view());
+}
+
+/// `/lost+found` is no place to make something while something else is there.
+#[test]
+fn a_link_called_lost_and_found_is_replaced_where_it_is() {
+    use humfs::Adopt;
+    use humfs::check::CheckOptions;
+    let sample = Sample::new(Format::Xattr);
+    symlink("away", sample.data("lost+found")).unwrap();
+    let repaired = sample.check(CheckOptions { repair: true, adopt: Some(Adopt::Refuse), ..CheckOptions::default() });
+    assert_eq!(repaired.exit_code(), 1, "{repaired}");
+    assert_eq!(sample.look().exit_code(), 0, "{}", sample.look());
+    assert_eq!(sample.view().get(&b"/lost+found"[..]).map(String::as_str), Some("Symlink 0600 0:0 away"));
 }
 
 #[test]
