@@ -20,6 +20,11 @@
 //! The superblock stays the tree's own, and only its format and its count change:
 //! `externfs resize` needs nobody's lock, and may come while the new tree is built.
 //!
+//! Records of the `xattr` format are attributes of the files themselves, which both
+//! trees have. Where they are none of the tree's, since it has another format now
+//! or a conversion to this one was given up, they are taken off before a name goes
+//! that led to them. That may free blocks, so the objects are counted afterwards.
+//!
 //! Directories, and links where one format has them as files, are new inodes;
 //! their times are set to what they were. A file's ctime moves.
 
@@ -28,6 +33,7 @@ use crate::host::{self, Fault, damaged, fault};
 use crate::node::HumNode;
 use crate::options::Options;
 use crate::record::Record;
+use crate::store::xattr::ATTRIBUTE;
 use crate::store::{At, Format, Hold, Object, Place};
 use crate::superblock::Superblock;
 use crate::tree::{Access, Tree, edit_superblock};
@@ -91,10 +97,25 @@ pub fn convert(path: &Path, format: Format, progress: &mut dyn FnMut(u64)) -> st
     // its lock, until the last has.
     new.leave_in_order().map_err(failed)?;
     old.leave_in_order().map_err(failed)?;
+    let frees = old.store.format() == Format::Xattr;
+    if frees {
+        new.account.distrust().map_err(|error| failed(fault("writing humfs/state")(error)))?;
+    }
     drop(new);
     let done = mark(root.as_fd(), 1, format).and_then(|()| finish(root.as_fd()));
     done.map_err(|error| failed(fault("putting the new tree in place")(error)))?;
+    drop(old);
+    if frees {
+        count_anew(path).map_err(failed)?;
+    }
     Ok(count)
+}
+
+/// Counts the objects of a tree whose state says that nobody knows.
+fn count_anew(path: &Path) -> Result<()> {
+    // If somebody else is quicker, he does.
+    let Ok(tree) = Tree::open(path, Access::Write) else { return Ok(()) };
+    HumFs::new(tree, Options::default())?.leave_in_order()
 }
 
 /// Builds the new tree, out of what an earlier attempt has left if that is of the
@@ -104,7 +125,7 @@ fn build(old: &HumFs, format: Format, progress: &mut dyn FnMut(u64)) -> std::res
     let failed = |error: Error| UsageError(format!("converting '{shown}': {error}"));
     let control = old.tree.control().ok_or_else(|| failed(damaged("there is no humfs/")))?;
     if format_of(control) != Some(format) {
-        abandon(control).map_err(|error| failed(fault("removing humfs/convert")(error)))?;
+        abandon(control, old.tree.superblock().format).map_err(|error| failed(fault("removing humfs/convert")(error)))?;
     }
     let inside = old.tree.control_dir(BUILDING).map_err(|error| failed(fault("making humfs/convert")(error)))?;
     let superblock = Superblock { format, ..old.tree.superblock() };
@@ -116,7 +137,7 @@ fn build(old: &HumFs, format: Format, progress: &mut dyn FnMut(u64)) -> std::res
         Ok(count) => Ok(Some((new, count))),
         Err(_) if copy.is_stale => {
             drop(new);
-            abandon(control).map_err(|error| failed(fault("removing humfs/convert")(error)))?;
+            abandon(control, old.tree.superblock().format).map_err(|error| failed(fault("removing humfs/convert")(error)))?;
             Ok(None)
         }
         Err(error) => Err(failed(error)),
@@ -132,22 +153,33 @@ fn format_of(control: BorrowedFd<'_>) -> Option<Format> {
 
 /// Takes a new tree away that was not finished, and nothing else: it holds second
 /// names. Returns whether there was one. Cut short, it leaves nothing that looks
-/// like the tree. Whoever calls has the writer's lock.
+/// like the tree, whose format is `own`. Whoever calls has the writer's lock.
 ///
 /// # Errors
 /// What the host says.
-pub(crate) fn abandon(control: BorrowedFd<'_>) -> Fault<bool> {
+pub(crate) fn abandon(control: BorrowedFd<'_>, own: Format) -> Fault<bool> {
     // While parts change places, they are the only ones.
     if host::child(control, SWITCHING).is_ok() {
         return Ok(false);
     }
-    host::remove_deep(control, DROPPED)?;
+    clear(control, DROPPED, own)?;
     match host::rename_new(control, BUILDING, control, DROPPED) {
         Err(Host::NOENT) => return Ok(false),
         answer => answer?,
     }
-    host::remove_deep(control, DROPPED)?;
+    clear(control, DROPPED, own)?;
     Ok(true)
+}
+
+/// Removes `part`, second names of a tree whose format is `own`, with the records
+/// on its files that are another's.
+fn clear(control: BorrowedFd<'_>, part: &CStr, own: Format) -> Fault<()> {
+    if own != Format::Xattr
+        && let Ok(inside) = host::child_dir(control, part)
+    {
+        host::remove_deep_after(inside.as_fd(), c"data", &mut |dir, name| host::remove_attribute(dir, name, ATTRIBUTE))?;
+    }
+    host::remove_deep(control, part)
 }
 
 fn mark(root: BorrowedFd<'_>, phase: u8, format: Format) -> Fault<()> {
@@ -195,7 +227,7 @@ pub(crate) fn finish(root: BorrowedFd<'_>) -> Fault<()> {
         mark(root, 3, format)?;
     }
     host::remove_deep(control.as_fd(), BUILDING)?;
-    host::remove_deep(control.as_fd(), c"old")?;
+    clear(control.as_fd(), c"old", format)?;
     rustix::fs::unlinkat(&control, SWITCHING, rustix::fs::AtFlags::empty())
 }
 

@@ -140,6 +140,14 @@ pub(crate) fn remove_tree(dir: BorrowedFd<'_>, name: &CStr) -> Fault<()> {
 /// first, so that neither descriptors nor stack run out. Cut short, it can be
 /// called again.
 pub(crate) fn remove_deep(dir: BorrowedFd<'_>, name: &CStr) -> Fault<()> {
+    remove_deep_after(dir, name, &mut |_, _| Ok(()))
+}
+
+/// What is done with a name in a directory.
+pub(crate) type Act<'a> = &'a mut dyn FnMut(BorrowedFd<'_>, &CStr) -> Fault<()>;
+
+/// As [`remove_deep`], with each name below shown to `before` first.
+pub(crate) fn remove_deep_after(dir: BorrowedFd<'_>, name: &CStr, before: Act<'_>) -> Fault<()> {
     let top = match child_dir(dir, name) {
         Err(Host::NOENT) => return Ok(()),
         Err(Host::NOTDIR | Host::LOOP) => return remove_file(dir, name),
@@ -152,8 +160,9 @@ pub(crate) fn remove_deep(dir: BorrowedFd<'_>, name: &CStr) -> Fault<()> {
             break;
         }
         for (entry, _) in entries {
+            before(top.as_fd(), &entry)?;
             match rustix::fs::unlinkat(&top, &entry, AtFlags::empty()) {
-                Err(Host::ISDIR | Host::PERM) => flatten(&top, &entry, &mut fresh)?,
+                Err(Host::ISDIR | Host::PERM) => flatten(&top, &entry, &mut fresh, before)?,
                 answer => answer?,
             }
         }
@@ -162,9 +171,10 @@ pub(crate) fn remove_deep(dir: BorrowedFd<'_>, name: &CStr) -> Fault<()> {
 }
 
 /// Moves the directories in `name` up into `top` and removes the rest of it.
-fn flatten(top: &OwnedFd, name: &CStr, fresh: &mut u64) -> Fault<()> {
+fn flatten(top: &OwnedFd, name: &CStr, fresh: &mut u64, before: Act<'_>) -> Fault<()> {
     let below = child_dir(top.as_fd(), name)?;
     for (entry, _) in names(below.as_fd())? {
+        before(below.as_fd(), &entry)?;
         match rustix::fs::unlinkat(&below, &entry, AtFlags::empty()) {
             Err(Host::ISDIR | Host::PERM) => {}
             answer => {
@@ -182,6 +192,16 @@ fn flatten(top: &OwnedFd, name: &CStr, fresh: &mut u64) -> Fault<()> {
         }
     }
     rustix::fs::unlinkat(top, name, AtFlags::REMOVEDIR)
+}
+
+/// Takes `attribute` from `name`, links not followed. That it has none, or can
+/// have none, is fine, and so is that it is somebody else's.
+pub(crate) fn remove_attribute(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr) -> Fault<()> {
+    let place = [proc_path(dir).as_bytes(), b"/", name.to_bytes()].concat();
+    match rustix::fs::lremovexattr(&place[..], attribute) {
+        Ok(()) | Err(Host::NODATA | Host::OPNOTSUPP | Host::PERM | Host::ACCESS) => Ok(()),
+        Err(other) => Err(other),
+    }
 }
 
 /// All names in a directory, without the dots, with the type that the host says.

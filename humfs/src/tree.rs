@@ -97,7 +97,9 @@ impl Tree {
     pub(crate) fn without_conversion(self) -> Result<Tree, UsageError> {
         let Some(control) = self.control().filter(|_| self.access == Access::Write) else { return Ok(self) };
         let shown = self.path.display();
-        if crate::convert::abandon(control).map_err(|error| UsageError(format!("'{shown}': removing humfs/convert: {error}")))? {
+        if crate::convert::abandon(control, self.superblock.format)
+            .map_err(|error| UsageError(format!("'{shown}': removing humfs/convert: {error}")))?
+        {
             tracing::info!("{shown}: a conversion that was cut short is given up: the next 'externfs convert' begins anew");
         }
         Ok(self)

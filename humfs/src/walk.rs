@@ -96,6 +96,13 @@ impl Seen<'_> {
         self.at.as_ref().and_then(|at| self.ground.store.stranger(at, self.host).ok().flatten())
     }
 
+    /// Whether the host has `attribute` of it.
+    pub(crate) fn has_attribute(&self, attribute: &CStr) -> bool {
+        let (dir, name) = self.at.as_ref().map_or((self.root_fd(), c"."), |at| (at.dir, at.name));
+        let carries = matches!(self.host.kind, FileKind::Regular | FileKind::Directory);
+        carries && hostfs::named::get_xattr(dir, name, attribute, &mut []).is_ok()
+    }
+
     /// The root of the data tree.
     pub(crate) fn root_fd(&self) -> BorrowedFd<'_> {
         self.ground.base.root_fd()

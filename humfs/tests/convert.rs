@@ -1,6 +1,7 @@
 //! Conversions between all formats, whole and cut short.
 
 use externfs::*;
+use humfs::check::{CheckOptions, Progress};
 use humfs::make::{Plan, lay};
 use humfs::store::Format;
 use humfs::superblock::Superblock;
@@ -323,6 +324,48 @@ fn a_limit_that_is_changed_meanwhile_stays() {
         let told = open(dir.path()).connect().expect("connected").statfs(NodeId::ROOT).expect("statfs");
         assert_eq!(told.blocks * u64::from(told.block_size), 3 << 30, "{from:?}");
     }
+}
+
+/// Attributes of files are in both trees.
+#[test]
+fn records_of_another_format_do_not_stay_on_files() {
+    for from in Format::ALL {
+        let dir = tree(from);
+        let marked = || {
+            let files = ["dir/file", "second name", "dir/disk", "dir/zero"].map(|below| dir.path().join("data").join(below));
+            files.iter().filter(|file| rustix::fs::getxattr(*file, "user.humfs", &mut [0; 4096]).is_ok()).count()
+        };
+        let clean = |when: &str| {
+            let report = humfs::check::check(dir.path(), &CheckOptions::default(), &Progress::default()).expect("checked");
+            assert_eq!(report.exit_code(), 0, "{from:?}, {when}: {report}");
+        };
+        large_attribute(dir.path());
+        if from == Format::Xattr {
+            assert_eq!(marked(), 4);
+            for to in [Format::Sqlite, Format::ShadowLink] {
+                convert(dir.path(), to);
+                assert_eq!(marked(), 0, "to {to:?}");
+                clean("converted");
+            }
+        } else {
+            for again in [ALL, 2] {
+                cut_short(dir.path(), Format::Xattr, again);
+                drop(open(dir.path()).close());
+                assert_eq!(marked(), 0, "{from:?}: given up at {again}");
+                clean("given up");
+            }
+        }
+    }
+}
+
+/// Gives a file an attribute for which the host needs a block where that is the record.
+fn large_attribute(path: &Path) {
+    let bridge = open(path);
+    let export = bridge.connect().expect("connected");
+    let file = export.lookup(&Caller::root(), NodeId::ROOT, name(b"second name")).expect("looked up").id;
+    export.set_xattr(&Caller::root(), file, b"user.large", &[7; 1500], XattrFlags::empty()).expect("setxattr");
+    drop(export);
+    bridge.close().expect("closed");
 }
 
 /// A power failure may take the record of a directory and leave the directory.

@@ -39,6 +39,8 @@ pub enum Problem {
         /// Names below data/.
         found: u32,
     },
+    /// It carries a record of the `xattr` format, and the tree has another.
+    StrayRecord,
     /// The number of a file is now another file's.
     InodeReuse(Box<str>),
     /// A name that no guest can use.
@@ -108,6 +110,7 @@ impl Problem {
             Problem::UnreadableDirectory(_) => "unreadable-directory",
             Problem::SplitHardLink { .. } => "split-hard-link",
             Problem::NameElsewhere { .. } => "name-elsewhere",
+            Problem::StrayRecord => "stray-record",
             Problem::InodeReuse(_) => "inode-reuse",
             Problem::InvalidName => "invalid-name",
             Problem::FormatFlaw(_) => "format-flaw",
@@ -147,6 +150,9 @@ impl fmt::Display for Problem {
             Problem::NameElsewhere { links, found } => {
                 write!(f, "it has {links} names on the host and {found} below data/: who has another can change it behind the guest")
             }
+            Problem::StrayRecord => {
+                f.write_str("it carries a record of the xattr format, which is none of this tree's: of a conversion that was cut short")
+            }
             Problem::InvalidName => f.write_str("no guest can use such a name"),
             Problem::OpenToOthers { mode } => write!(f, "other users of the host can come near (mode {mode:04o}) and could forge records"),
             Problem::ForeignOwner { uid, owner } => write!(f, "on the host it is user {uid}'s, and the tree is user {owner}'s"),
@@ -177,6 +183,8 @@ pub enum Mend {
     Lose,
     /// Remove the record.
     Discard,
+    /// Remove the attribute that would be a record in the `xattr` format.
+    Strip,
     /// Set the host's permission bits.
     Chmod(u16),
     /// Count anew.
@@ -193,6 +201,7 @@ impl fmt::Display for Mend {
             Mend::Adopt => f.write_str("write that record down"),
             Mend::Lose => f.write_str("move it to /lost+found, as 0:0 and closed to others"),
             Mend::Discard => f.write_str("remove the record"),
+            Mend::Strip => f.write_str("remove the attribute user.humfs"),
             Mend::Chmod(mode) => write!(f, "set the host's mode to {mode:04o}"),
             Mend::Count => f.write_str("write down what was counted"),
             Mend::Recover => f.write_str("complete it or take it back, as the next mount does"),

@@ -11,6 +11,7 @@ use crate::host;
 use crate::open::Sum;
 use crate::options::Adopt;
 use crate::record::Record;
+use crate::store::xattr::ATTRIBUTE;
 use crate::store::{At, Format, Loaded};
 use crate::walk::{Folder, Ground, Names, Seen, Visit};
 use externfs::{Attr, Errno, Error, FileKind, Name, Result};
@@ -169,6 +170,9 @@ impl Survey<'_> {
             }
         }
         self.sum.add(account::cost(host, record.map_or(0, |record| record.xattrs.bytes())));
+        if self.format != Format::Xattr && seen.has_attribute(ATTRIBUTE) {
+            self.tell_at(seen, Problem::StrayRecord, Some(Mend::Strip), None);
+        }
     }
 
     /// The record, if there is one that can be read.

@@ -10,6 +10,7 @@ use crate::host::{self, damaged, fault, stat_at};
 use crate::names::facts;
 use crate::options::Options;
 use crate::record::Record;
+use crate::store::xattr::ATTRIBUTE;
 use crate::store::{At, Format, Hold, MetaStore, Object, Place, Renaming};
 use crate::tree::{Access, Tree};
 use externfs::{Attr, Error, ExternFs, FileKind, GuestGid, GuestUid, Mode, Result, UsageError};
@@ -188,6 +189,7 @@ impl Bench<'_> {
             (Some(Mend::Discard), Some(at)) => self.store().discard(&at).map(|()| "removed".into()),
             (Some(Mend::Adopt), at) => self.adopt(spot, at.as_ref(), finding.problem == Problem::UnwrittenRecord),
             (Some(Mend::Lose), Some(at)) => self.lose(spot, &at),
+            (Some(Mend::Strip), at) => self.strip(spot, at.as_ref()),
             _ => Err(damaged("nothing is known that would mend it")),
         }
     }
@@ -200,6 +202,14 @@ impl Bench<'_> {
         }
         let held = hold(at, &host)?;
         Ok((host, held))
+    }
+
+    /// Takes the attribute off that would be another format's record.
+    fn strip(&self, spot: &Spot, at: Option<&At<'_>>) -> Result<String> {
+        let held = at.map(|at| self.still(spot, at)).transpose()?;
+        let fd = held.as_ref().map_or_else(|| self.base().root_fd(), |(_, held)| held.as_fd());
+        rustix::fs::removexattr(host::proc_path(fd), ATTRIBUTE).map_err(fault("removing an attribute"))?;
+        Ok("removed".into())
     }
 
     /// Gives an object its record. `has_record`: over one that is empty, which

@@ -9,7 +9,7 @@ use hostfs::object::Object;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno as Host;
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// In `humfs/`, during this pass: see [`Recorder::linked`].
 const LINKED: &CStr = c"linked";
@@ -140,11 +140,6 @@ pub(super) fn of(stat: &Stat) -> Record {
 /// the labels of the host's own security.
 pub(super) fn is_guests(name: &[u8]) -> bool {
     name.starts_with(b"user.") || name.starts_with(b"trusted.") || name.starts_with(b"system.posix_acl_") || name == b"security.capability"
-}
-
-/// `name` in `dir` for calls that take a path and do not follow its last component.
-pub(super) fn place(dir: BorrowedFd<'_>, name: &CStr) -> Vec<u8> {
-    [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name.to_bytes()].concat()
 }
 
 /// The names of the attributes of `object` that are the guest's.

@@ -221,10 +221,7 @@ fn strip(data: &OwnedFd) -> Fault<()> {
 }
 
 fn strip_one(dir: BorrowedFd<'_>, name: &CStr) -> Fault<()> {
-    match rustix::fs::lremovexattr(&super::record::place(dir, name)[..], crate::store::xattr::ATTRIBUTE) {
-        Ok(()) | Err(Host::NODATA | Host::OPNOTSUPP | Host::PERM) => Ok(()),
-        Err(other) => Err(other),
-    }
+    host::remove_attribute(dir, name, crate::store::xattr::ATTRIBUTE)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::sample::{Sample, formats, serve};
 use crate::table::After::{Clean, Left};
-use crate::table::{Damage, ON_EVERY_FORMAT, ON_SHADOW, ON_SQLITE, ON_XATTR, chmod, write};
+use crate::table::{Damage, ON_EVERY_FORMAT, ON_OTHERS, ON_SHADOW, ON_SQLITE, ON_XATTR, chmod, write};
 use externfs::{Caller, ExternFs, Mode, NewNode};
 use humfs::store::Format;
 use rustix::fs::{AtFlags, CWD, FileType};
@@ -86,7 +86,7 @@ fn without_counters<'a>(found: &[(&'a str, &'a str)], damage: &Damage) -> Vec<(&
 
 #[test]
 fn every_damage_is_found_and_repaired_or_told() {
-    let all = ON_EVERY_FORMAT.iter().chain(ON_XATTR).chain(ON_SHADOW).chain(ON_SQLITE);
+    let all = ON_EVERY_FORMAT.iter().chain(ON_OTHERS).chain(ON_XATTR).chain(ON_SHADOW).chain(ON_SQLITE);
     let mut failed = Vec::new();
     for format in formats() {
         for damage in all.clone().filter(|damage| damage.only.contains(&format)) {

@@ -204,6 +204,41 @@ fn patch(sample: &Sample, part: &str, offset: u64, bytes: &[u8]) {
     file.write_all_at(bytes, offset).unwrap();
 }
 
+const ALL_BUT_XATTR: &[Format] = &[Format::ShadowFs, Format::ShadowLink, Format::Sqlite];
+
+pub(crate) const ON_OTHERS: &[Damage] = &[
+    Damage {
+        called: "records of a conversion that was cut short",
+        only: ALL_BUT_XATTR,
+        make: |s| {
+            for path in ["", "bin/su", "one", "dev/pipe", "etc"] {
+                set_record(s.data(path), |_| {});
+            }
+            recount(s);
+        },
+        found: &[
+            ("/", "stray-record"),
+            ("/bin/su", "stray-record"),
+            ("/dev/pipe", "stray-record"),
+            ("/etc", "stray-record"),
+            ("/one", "stray-record"),
+        ],
+        after: Clean,
+        changed: &[],
+    },
+    Damage {
+        called: "a file of a conversion that has no record",
+        only: ALL_BUT_XATTR,
+        make: |s| {
+            write(s.data("etc/new"), "x");
+            set_record(s.data("etc/new"), |r| r.mode = Mode::new(0o4755));
+        },
+        found: &[("/etc/new", "orphan-data"), ("/etc/new", "stray-record")],
+        after: Clean,
+        changed: &[],
+    },
+];
+
 const SHADOW: &[Format] = &[Format::ShadowFs, Format::ShadowLink];
 
 const fn shadow(
