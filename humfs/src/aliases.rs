@@ -132,7 +132,7 @@ impl HumFs {
         let root = self.root().ok()?.inner.clone();
         let search = Search { wanted: node.key().number, found: Mutex::default() };
         // The end of the search is told as an error; others are not this one's.
-        let _ = walk::walk(&Ground { base: &self.base, store: self.store.as_ref(), root }, &search);
+        let _ = walk::walk(&Ground::new(&self.base, self.store.as_ref(), root), &search);
         search.found.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -106,7 +106,7 @@ impl HumFs {
         let host = is_as_it_was.then_some(host);
         if let Some(announced) = announced {
             let now = host.map_or_else(|| self.host_attr(node, None), Ok)?;
-            announced.end(&self.recosted(state, &now));
+            announced.end(&self.recosted(state, &self.counted(&now, node, None)));
         }
         Ok(host)
     }
@@ -118,7 +118,7 @@ impl HumFs {
         Entry { kind: EntryKind::Change, ino: node.key().number, before: state.cost, path }
     }
 
-    /// Takes note of what the object behind `state` costs now.
+    /// Takes note of what the object behind `state` costs now, by [`HumFs::counted`].
     pub(crate) fn recosted(&self, state: &mut NodeState, host: &Attr) -> Outcome {
         let (before, after) = (state.cost, account::cost(host, state.record.xattrs.bytes()));
         state.cost = after;
@@ -159,12 +159,14 @@ impl HumFs {
         }
         let path = at.and_then(|at| self.path_of(at));
         let entry = self.changing(node, state, path.as_deref());
-        // Growing makes a hole; cutting inside a block may write that block.
-        let announced = self.announce(&[entry], Usage::default())?;
+        // Growing makes a hole, but for what the host has put there already;
+        // cutting inside a block may write that block.
+        let room = if self.beyond.happens() { self.with_data(node, |data| self.beyond.taken_over(data, size))? } else { 0 };
+        let announced = self.announce(&[entry], Usage { bytes: room, inodes: 0 })?;
         let sized = SetAttr { size: Some(size), ..SetAttr::default() };
         let _holes = self.dense.forget(node);
         let host = self.base.set_attr(&Caller::root(), &node.inner, file.and_then(|file| file.data.opened()), &sized)?;
-        announced.end(&self.recosted(state, &host));
+        announced.end(&self.recosted(state, &self.counted(&host, node, file)));
         Ok(host)
     }
 

@@ -111,7 +111,7 @@ impl Scene {
     }
 
     fn ground<'a>(&'a self, store: &'a dyn MetaStore) -> Ground<'a> {
-        Ground { base: &self.base, store, root: self.root.clone() }
+        Ground::new(&self.base, store, self.root.clone())
     }
 }
 

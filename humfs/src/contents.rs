@@ -1,7 +1,7 @@
 //! Opening files and what is in them, within the limit.
 
 use crate::account::{Announced, BLOCK, Entry, Limits, Outcome, Usage};
-use crate::extents::{Settled, allocated, begin_writing, settled};
+use crate::extents::{Settled, begin_writing, settled};
 use crate::fs::HumFs;
 use crate::host::fault;
 use crate::late::Data;
@@ -76,16 +76,21 @@ impl HumFs {
     fn announce_data(&self, file: &HumFile, offset: u64, length: u64) -> Result<Announced<'_>> {
         let first = offset / BLOCK * BLOCK;
         let span = offset.saturating_add(length).next_multiple_of(BLOCK).saturating_sub(first);
-        match self.announce_room(file, span) {
+        let taken_over = match length {
+            0 => 0,
+            _ if !self.beyond.happens() => 0,
+            _ => self.beyond.taken_over(self.data(file)?.data_fd(), first),
+        };
+        match self.announce_room(file, span.saturating_add(taken_over)) {
             Err(error) if error.errno() == Errno::ENOSPC => {
                 if self.account.slack() > WORTH_SETTLING {
                     self.settle_all()?;
-                    if let Ok(announced) = self.announce_room(file, span) {
+                    if let Ok(announced) = self.announce_room(file, span.saturating_add(taken_over)) {
                         return Ok(announced);
                     }
                 }
-                let there = allocated(self.data(file)?.data_fd(), first, span);
-                let missing = span.saturating_sub(there);
+                let there = self.beyond.allocated(self.data(file)?.data_fd(), first, span);
+                let missing = span.saturating_sub(there).saturating_add(taken_over);
                 // Where all of it is there, not even a block of the host's own
                 // book-keeping can be added.
                 self.announce_need(file, if missing == 0 { 0 } else { missing.saturating_add(BLOCK) })
@@ -116,7 +121,7 @@ impl HumFs {
         let (host, outcome) = {
             let mut state = file.node.state();
             let host = self.host_attr(&file.node, Some(file))?;
-            let outcome = self.recosted(&mut state, &host);
+            let outcome = self.recosted(&mut state, &self.counted(&host, &file.node, Some(file)));
             announced.end(&outcome);
             (host, outcome)
         };
@@ -162,7 +167,7 @@ impl HumFs {
     /// what there is to do: begin to write, and, since what was promised to a file
     /// and what was written there look the same, end with it.
     fn is_written_out(&self, node: &HumNode, push: bool) -> bool {
-        let look = |fd: BorrowedFd<'_>| match settled(fd) {
+        let look = |fd: BorrowedFd<'_>| match settled(fd, self.beyond.end_of(fd)) {
             Settled::Wholly => true,
             Settled::Promised => push && rustix::fs::fdatasync(fd).is_ok(),
             Settled::Partly => {
@@ -172,20 +177,15 @@ impl HumFs {
                 false
             }
         };
-        let look = || -> Result<bool> {
-            let (held, ..) = self.base.hold(&node.inner)?;
-            // Not through a descriptor of the guest's, whose errors are its own.
-            Ok(look(self.base.open_data(held.as_fd(), rustix::fs::OFlags::RDONLY)?.as_fd()))
-        };
         // One that is gone has nothing added to it.
-        look().unwrap_or_else(|error| matches!(error.errno(), Errno::ESTALE | Errno::ENOENT))
+        self.with_data(node, look).unwrap_or_else(|error| matches!(error.errno(), Errno::ESTALE | Errno::ENOENT))
     }
 
     /// Counts its blocks as they are now.
     fn count_again(&self, node: &HumNode) {
         let mut state = node.state();
         if let Ok(host) = self.host_attr(node, None) {
-            let outcome = self.recosted(&mut state, &host);
+            let outcome = self.recosted(&mut state, &self.counted(&host, node, None));
             self.account.settle_object(node.key().number, &outcome);
         }
     }
@@ -266,6 +266,12 @@ impl HumFs {
         let announced = self.announce_data(file, offset, needed)?;
         let data = self.data(file)?;
         let done = {
+            // So that nobody cuts it off meanwhile.
+            let _held = self.beyond.happens().then(|| file.node.state());
+            let keeps = flags.contains(FallocateFlags::KEEP_SIZE) && !flags.contains(FallocateFlags::PUNCH_HOLE);
+            if keeps && offset.saturating_add(length) > self.beyond.end_of(data.data_fd()) {
+                return Err(Errno::EOPNOTSUPP.into());
+            }
             let _holes = self.dense.forget(&file.node);
             self.base.fallocate(data, offset, length, flags)
         };
@@ -275,6 +281,11 @@ impl HumFs {
 
     /// See [`externfs::ExternFs::copy_range`].
     pub(crate) fn copy_between(&self, from: (&HumFile, u64), to: (&HumFile, u64), length: u64) -> Result<u64> {
+        if self.beyond.happens() {
+            // The kernel then copies with writes. The host would have both files share
+            // blocks, and give what is written over one of them many more for a while.
+            return Err(Errno::EOPNOTSUPP.into());
+        }
         self.drop_privileges(&to.0.node, true)?;
         let announced = self.announce_data(to.0, to.1, length)?;
         let (source, target) = (self.data(from.0)?, self.data(to.0)?);

@@ -1,6 +1,7 @@
 //! [`explain`]: where each attribute of one object comes from.
 
 use crate::account;
+use crate::beyond::Beyond;
 use crate::check::{kind, nonsense, reason, shown};
 use crate::fs::{adopted, merged};
 use crate::host::stat_at;
@@ -169,6 +170,13 @@ impl<'a> Subject<'a> {
         }
     }
 
+    /// What the host says, with those blocks only that count.
+    fn counted(&self) -> Attr {
+        let Some((parent, name)) = &self.place else { return self.host };
+        let beyond = Beyond::of(self.base.root_fd());
+        self.base.dir_fd(parent).map_or(self.host, |dir| beyond.without_at(&self.host, dir.as_fd(), name))
+    }
+
     /// What the host says.
     fn of_host(&self, record: Option<&Record>, facts: &mut Vec<Fact>) {
         let (host, place) = (&self.host, self.on_host());
@@ -187,10 +195,11 @@ impl<'a> Subject<'a> {
             }
         }
         let xattrs = record.map_or(0, |record| record.xattrs.bytes());
+        let counted = self.counted();
         let blocks =
-            if host.kind == FileKind::Directory { "a directory's flat rate".into() } else { format!("{} blocks of 512", host.blocks) };
+            if host.kind == FileKind::Directory { "a directory's flat rate".into() } else { format!("{} blocks of 512", counted.blocks) };
         let source = format!("the account: {blocks}, 512 for itself, {xattrs} bytes of attributes");
-        tell("cost", format!("{} bytes", account::cost(host, xattrs)), source);
+        tell("cost", format!("{} bytes", account::cost(&counted, xattrs)), source);
         let owner = format!("{:04o} {}:{}", host.mode.bits(), host.uid.0, host.gid.0);
         tell("host", owner, format!("{place}, mode and owner on the host: nothing of it is the guest's"));
     }

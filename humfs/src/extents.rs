@@ -144,10 +144,11 @@ pub(crate) enum Settled {
     Partly,
 }
 
-/// Looks at `file`. A host that cannot tell has no such lists.
-pub(crate) fn settled(file: BorrowedFd<'_>) -> Settled {
+/// Looks at the first `length` bytes of `file`. A host that cannot tell has no such
+/// lists.
+pub(crate) fn settled(file: BorrowedFd<'_>, length: u64) -> Settled {
     let mut found = Settled::Wholly;
-    each_extent(file, 0, u64::MAX, |extent| {
+    each_extent(file, 0, length, |extent| {
         if extent.flags & DELAYED != 0 {
             found = Settled::Partly;
             return ControlFlow::Break(());
@@ -212,12 +213,12 @@ mod tests {
         file.write_all_at(&[1; 65536], 0).unwrap();
         begin_writing(file.as_fd());
         file.sync_all().unwrap();
-        assert_eq!(settled(file.as_fd()), Settled::Wholly);
+        assert_eq!(settled(file.as_fd(), u64::MAX), Settled::Wholly);
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 65536, 65536).unwrap();
         file.sync_all().unwrap();
-        assert_eq!(settled(file.as_fd()), Settled::Promised);
+        assert_eq!(settled(file.as_fd(), u64::MAX), Settled::Promised);
         file.write_all_at(&[1; 65536], 65536).unwrap();
         file.sync_all().unwrap();
-        assert_eq!(settled(file.as_fd()), Settled::Wholly);
+        assert_eq!(settled(file.as_fd(), u64::MAX), Settled::Wholly);
     }
 }

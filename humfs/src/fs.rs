@@ -2,6 +2,7 @@
 //! or is one call into the file of its family.
 
 use crate::account::{self, Account, Usage};
+use crate::beyond::Beyond;
 use crate::catalog::{Book, Feed, Parts};
 use crate::contents::LimitLook;
 use crate::host::{damaged, fault};
@@ -39,6 +40,7 @@ pub struct HumFs {
     pub(crate) limit_look: LimitLook,
     /// Where files can be written over.
     pub(crate) dense: Dense,
+    pub(crate) beyond: Beyond,
     pub(crate) root_key: NodeKey,
     root_node: Arc<HumNode>,
     book: Option<Book>,
@@ -81,6 +83,7 @@ impl HumFs {
         let root_key = root_node.key();
         let dense = Dense::new(base.root_fd());
         let adopt = tree.adopt(options.adopt);
+        let beyond = Beyond::of(base.root_fd());
         let mut fs = HumFs {
             tree,
             base,
@@ -94,6 +97,7 @@ impl HumFs {
             unsettled: Mutex::default(),
             limit_look: LimitLook::new(),
             dense,
+            beyond,
             root_key,
             root_node,
             book: None,
@@ -174,7 +178,7 @@ impl HumFs {
         }
         let record = self.load(at, host)?;
         self.nodes.check_weight(&record, 0)?;
-        let cost = account::cost(host, record.xattrs.bytes());
+        let cost = account::cost(&self.beyond.without_at(host, at.dir, at.name), record.xattrs.bytes());
         let (node, made) = self.nodes.intern(inner.clone(), record, cost, false);
         if !made && !Arc::ptr_eq(&node.inner, &inner) {
             self.base.found_again(&node.inner, inner);
@@ -231,6 +235,24 @@ impl HumFs {
 
     pub(crate) fn host_attr(&self, node: &HumNode, file: Option<&HumFile>) -> Result<Attr> {
         self.base.attr(&node.inner, file.and_then(|file| file.data.opened()))
+    }
+
+    /// `host`, what the host says of `node`, with those blocks only that count.
+    pub(crate) fn counted(&self, host: &Attr, node: &HumNode, file: Option<&HumFile>) -> Attr {
+        if !self.beyond.may_be(host) {
+            return *host;
+        }
+        if let Some(opened) = file.and_then(|file| file.data.opened()) {
+            return self.beyond.without(host, opened.data_fd());
+        }
+        self.with_data(node, |file| self.beyond.without(host, file)).unwrap_or(*host)
+    }
+
+    /// Calls `act` with the host's file behind `node`, opened for that. Not through a
+    /// descriptor of the guest's, whose errors are its own.
+    pub(crate) fn with_data<T>(&self, node: &HumNode, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Result<T> {
+        let (held, ..) = self.base.hold(&node.inner)?;
+        Ok(act(self.base.open_data(held.as_fd(), rustix::fs::OFlags::RDONLY)?.as_fd()))
     }
 
     fn attr_of(&self, node: &HumNode, file: Option<&HumFile>) -> Result<Attr> {

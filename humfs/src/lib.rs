@@ -42,6 +42,7 @@ pub mod tree;
 mod acl;
 mod aliases;
 mod attrs;
+mod beyond;
 mod birth;
 mod contents;
 mod extents;

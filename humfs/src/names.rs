@@ -45,7 +45,7 @@ impl HumFs {
         record.note = note;
         let (inner, host) = self.base.enroll(&parent.inner, &name)?;
         drop(fd);
-        let used = one(&host, &record);
+        let used = one(&self.beyond.without_at(&host, at.dir, at.name), &record);
         let attr = merged(&host, &record);
         let (node, _) = self.nodes.intern(inner, record, used.bytes, false);
         announced.end(&Outcome { added: used, ..Outcome::default() });
@@ -424,7 +424,8 @@ pub(crate) fn need_of_new(record: &Record) -> Usage {
     };
     if record.has_xattrs() {
         // The host may keep them in a block beside the inode.
-        bytes += (record.xattrs.bytes() as u64).next_multiple_of(512) + BLOCK;
+        let fresh = record.xattrs.bytes() as u64;
+        bytes += fresh.next_multiple_of(512) + BLOCK;
     }
     Usage::one(bytes)
 }
@@ -445,7 +446,10 @@ impl<'a> Victim<'a> {
         let cost = match node {
             Some(node) => node.state().cost,
             // What cannot be read can still be removed.
-            None => account::cost(host, fs.load(at, host).map_or(0, |record| record.xattrs.bytes())),
+            None => {
+                let counted = fs.beyond.without_at(host, at.dir, at.name);
+                account::cost(&counted, fs.load(at, host).map_or(0, |record| record.xattrs.bytes()))
+            }
         };
         Victim { node, ino: host.ino, cost, last }
     }

@@ -105,7 +105,8 @@ impl HumFs {
                 let Ok(host) = host::stat_at(at.dir, at.name) else { return Ok(None) };
                 // What cannot be read counts without its attributes, as in a recount.
                 let xattrs = self.load(at, &host).map_or(0, |record| record.xattrs.bytes());
-                Ok(Some((host.ino, account::cost(&host, xattrs))))
+                let counted = self.beyond.without_at(&host, at.dir, at.name);
+                Ok(Some((host.ino, account::cost(&counted, xattrs))))
             })?;
             let here = here.flatten();
             match (kind, here) {
@@ -140,7 +141,7 @@ impl HumFs {
 
     /// The tree as it can be walked.
     pub(crate) fn ground(&self) -> Result<Ground<'_>> {
-        Ok(Ground { base: &self.base, store: &*self.store, root: self.root()?.inner.clone() })
+        Ok(Ground::new(&self.base, &*self.store, self.root()?.inner.clone()))
     }
 
     /// Calls `act` with the place that `path` below data/ leads to; None if a
@@ -195,7 +196,7 @@ impl Visit for Recount {
             Ok(Loaded::Record(record)) => record.xattrs.bytes(),
             Ok(Loaded::Absent) | Err(_) => 0,
         };
-        self.sum.add(account::cost(seen.host, xattrs));
+        self.sum.add(account::cost(&seen.counted(), xattrs));
         Ok(())
     }
 }

@@ -6,6 +6,7 @@
 //! so the heap stays small in deep trees and in wide ones. No descriptor is
 //! held for what waits. The order in which names are seen is nobody's promise.
 
+use crate::beyond::Beyond;
 use crate::host::{self, Fault, fault};
 use crate::store::{At, Loaded, MetaStore};
 use externfs::{Attr, Error, ExternFs, FileKind, Result};
@@ -29,6 +30,14 @@ pub(crate) struct Ground<'a> {
     pub(crate) base: &'a HostFs,
     pub(crate) store: &'a dyn MetaStore,
     pub(crate) root: Arc<Inode>,
+    pub(crate) beyond: Beyond,
+}
+
+impl<'a> Ground<'a> {
+    /// What is below `root` in `base`.
+    pub(crate) fn new(base: &'a HostFs, store: &'a dyn MetaStore, root: Arc<Inode>) -> Ground<'a> {
+        Ground { base, store, root, beyond: Beyond::of(base.root_fd()) }
+    }
 }
 
 /// A directory on the way.
@@ -79,6 +88,11 @@ impl Seen<'_> {
             Some(at) => self.ground.store.load(at, self.host),
             None => self.ground.store.load_root(self.ground.base.root_fd(), self.host),
         }
+    }
+
+    /// What the host says, with those blocks only that count.
+    pub(crate) fn counted(&self) -> Attr {
+        self.at.as_ref().map_or(*self.host, |at| self.ground.beyond.without_at(self.host, at.dir, at.name))
     }
 
     /// See [`MetaStore::identity`].

@@ -628,6 +628,17 @@ impl LoopFs {
         self.dir.path().join("mnt")
     }
 
+    /// Unmounts it in good order and mounts it again: whatever the host keeps of
+    /// files that it remembers, it does without.
+    ///
+    /// # Panics
+    /// When it is in use, or does not mount.
+    pub fn mount_again(&self) {
+        succeed(Command::new("umount").arg(self.path()));
+        let image = self.dir.path().join(image_name(self.generation.load(Ordering::Relaxed)));
+        succeed(Command::new("mount").args(["-t", self.format.name(), "-o", self.format.options()]).arg(image).arg(self.path()));
+    }
+
     /// What its device holds at this moment, mounted in its place: a file
     /// system after a power cut, if it was stopped before.
     ///

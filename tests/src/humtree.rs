@@ -1,7 +1,7 @@
 //! [`HumTree`]: a humfs tree that belongs to an ordinary user of the host, on
 //! an ext4.
 
-use crate::fixture::{self, LoopFs, Mount};
+use crate::fixture::{self, DiskFormat, LoopFs, Mount};
 use crate::ground::Ground;
 use crate::ordinary::{self, give};
 use humfs::make::Plan;
@@ -57,6 +57,41 @@ pub fn attribute_bytes(mount: &Path) -> HashMap<u64, u64> {
         }
     }
     sums
+}
+
+/// Whether the host of `path` gives growing files blocks past their end.
+fn adds_blocks(path: &Path) -> bool {
+    const XFS: u64 = 0x5846_5342;
+    rustix::fs::statfs(path).expect("statfs").f_type as u64 == XFS
+}
+
+/// Blocks of 512 bytes that the file `path` has, without those past its end; not
+/// more, if its writer is at work, than it has in the end.
+fn blocks_within(path: &Path) -> u64 {
+    loop {
+        let before = path.symlink_metadata().expect("lstat");
+        let past = if before.blocks() > 0 { blocks_past(path, before.size()) } else { 0 };
+        let after = path.symlink_metadata().expect("lstat");
+        // Else the host has taken them back before they were told.
+        if after.blocks() >= before.blocks() {
+            return before.blocks().saturating_sub(past);
+        }
+    }
+}
+
+fn blocks_past(path: &Path, size: u64) -> u64 {
+    // xfs_io looks at every mount of the host first, and one of these may hang.
+    fixture::need_program("filefrag", "e2fsprogs");
+    let told = fixture::succeed(Command::new("filefrag").args(["-v", "-b512"]).arg(path));
+    let end = size.next_multiple_of(4096) / 512;
+    // "   1:      320..     335: ...", after three lines that say something else.
+    let range = |line: &str| {
+        let (number, rest) = line.split_once(':')?;
+        let (first, last) = rest.split_once(':')?.0.split_once("..")?;
+        number.trim().parse::<u32>().ok()?;
+        Some((first.trim().parse::<u64>().ok()?, last.trim().parse::<u64>().ok()?))
+    };
+    told.lines().filter_map(range).map(|(first, last)| (last + 1).saturating_sub(first.max(end))).sum()
 }
 
 impl HumTree {
@@ -130,6 +165,36 @@ impl HumTree {
         tree
     }
 
+    /// An empty one on a file system of its own, of this format. Skips the running
+    /// case where there is none.
+    ///
+    /// # Panics
+    /// When the host refuses it.
+    #[must_use]
+    pub fn on(disk: DiskFormat, format: Format, total: u64) -> HumTree {
+        ordinary::need();
+        let tree = HumTree { ground: Ground::Image(LoopFs::with(disk, disk.smallest())) };
+        let plan = Plan { format, total, inodes: None, adopt: None };
+        humfs::make::lay(&tree.path(), &plan).unwrap_or_else(|why| panic!("{why}"));
+        tree.hand_over();
+        tree
+    }
+
+    /// Has the host forget the files of a tree that nobody serves, with what it keeps
+    /// of them beside what is in them. True if that can be done here.
+    ///
+    /// # Panics
+    /// When the tree is in use.
+    pub fn forget_files(&self) -> bool {
+        match &self.ground {
+            Ground::Dir(_) => false,
+            Ground::Image(image) => {
+                image.mount_again();
+                true
+            }
+        }
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> PathBuf {
@@ -169,12 +234,17 @@ impl HumTree {
     pub fn counted(&self, attributes: &HashMap<u64, u64>) -> (u64, u64) {
         // Until it is written out, the host has not decided upon every block.
         rustix::fs::syncfs(fs::File::open(self.path()).expect("the tree")).expect("syncfs");
+        let adds = adds_blocks(&self.path());
         let mut seen = HashSet::new();
         let mut bytes = 0;
         for path in paths_below(&self.at("data")) {
             let stat = path.symlink_metadata().expect("lstat");
             if seen.insert(stat.ino()) {
-                let blocks = if stat.is_dir() { 4096 } else { stat.blocks() * 512 };
+                let blocks = match () {
+                    () if stat.is_dir() => 4096,
+                    () if adds && stat.is_file() => blocks_within(&path) * 512,
+                    () => stat.blocks() * 512,
+                };
                 bytes += blocks + 512 + attributes.get(&stat.ino()).copied().unwrap_or(0).next_multiple_of(512);
             }
         }

@@ -2,7 +2,7 @@
 //! that counting anew gives the same, also after `kill -9`.
 
 use externfs::{Caller, Connect, NewNode, NodeId};
-use externfs_tests::fixture::{self, Mount, shell};
+use externfs_tests::fixture::{self, DiskFormat, Mount, shell};
 use externfs_tests::guest::name;
 use externfs_tests::harness::{self, Case};
 use externfs_tests::humtree::{HumTree, attribute_bytes};
@@ -32,6 +32,7 @@ fn main() -> std::process::ExitCode {
                 cases.push(Case::new(format!("{name}_{}", format.name()), move || run(format)));
             };
             case("eight_writers_fill_it_and_never_pass_it", eight_writers_fill_it_and_never_pass_it);
+            case("eight_writers_fill_it_and_never_pass_it_on_xfs", eight_writers_fill_it_and_never_pass_it_on_xfs);
             case("scattered_blocks_do_not_pass_it", scattered_blocks_do_not_pass_it);
             case("many_files_in_pieces_leave_a_true_account", many_files_in_pieces_leave_a_true_account);
             case("every_object_costs_what_it_should", every_object_costs_what_it_should);
@@ -47,6 +48,7 @@ fn main() -> std::process::ExitCode {
             case("what_is_removed_makes_room_to_shrink", what_is_removed_makes_room_to_shrink);
             case("a_total_that_is_edited_counts", a_total_that_is_edited_counts);
         }
+        cases.push(Case::new("ends_that_move_count_what_they_pass_on_xfs", ends_that_move_count_what_they_pass_on_xfs));
         harness::main(cases)
     })
 }
@@ -64,6 +66,9 @@ fn true_account(tree: &HumTree, mount: Mount) -> u64 {
     let attributes = attribute_bytes(mount.path());
     mount.finish();
     let (bytes, objects) = tree.counted(&attributes);
+    if tree.forget_files() {
+        assert_eq!(tree.counted(&attributes), (bytes, objects), "after the host has forgotten the files");
+    }
     let noted = tree.superblock().used;
     let mount = tree.mount("ro");
     let (told_bytes, told_objects) = told(mount.path());
@@ -100,9 +105,19 @@ fn fill_by_eight(mount: &Path) -> Vec<u64> {
     })
 }
 
+const EIGHT: u64 = 100 * MEBI;
+
 fn eight_writers_fill_it_and_never_pass_it(format: Format) {
-    const TOTAL: u64 = 100 * MEBI;
-    let tree = HumTree::new(format, TOTAL);
+    eight_writers(&HumTree::new(format, EIGHT));
+}
+
+/// Which gives a file that grows more than it is written.
+fn eight_writers_fill_it_and_never_pass_it_on_xfs(format: Format) {
+    eight_writers(&HumTree::on(DiskFormat::Xfs, format, EIGHT));
+}
+
+fn eight_writers(tree: &HumTree) {
+    const TOTAL: u64 = EIGHT;
     let mount = tree.mount("");
     let mut room = TOTAL;
     for round in 0..2 {
@@ -128,6 +143,8 @@ fn eight_writers_fill_it_and_never_pass_it(format: Format) {
         println!("    round {round}: {sum} bytes fitted");
         assert!(written.iter().all(|&bytes| bytes > 0), "{written:?}");
         assert!(sum > room - MEBI, "room for {room}: {written:?}");
+        let (bytes, _) = tree.counted(&HashMap::new());
+        assert!(bytes <= TOTAL, "round {round}: {bytes} of {TOTAL} bytes are used in the end");
         // Nothing has room now, but everything else works.
         assert_eq!(
             File::create(mount.path().join("one-more")).and_then(|f| f.write_all_at(&[1; 8192], 0)).map_err(errno),
@@ -142,8 +159,65 @@ fn eight_writers_fill_it_and_never_pass_it(format: Format) {
             gone.iter().for_each(|path| fs::remove_file(path).unwrap());
         }
     }
-    let bytes = true_account(&tree, mount);
+    let bytes = true_account(tree, mount);
     assert!(bytes <= TOTAL, "{bytes} of {TOTAL}");
+}
+
+/// What the host has put past the end of a file counts from the moment on at which
+/// the end is behind it, however it gets there.
+fn ends_that_move_count_what_they_pass_on_xfs() {
+    const TOTAL: u64 = 18 * MEBI;
+    let tree = HumTree::on(DiskFormat::Xfs, Format::Xattr, TOTAL);
+    let mount = tree.mount("");
+    let at = |name: &str| mount.path().join(name);
+    let used = |what: &str| {
+        let (bytes, _) = tree.counted(&HashMap::new());
+        assert!(bytes <= TOTAL, "{what}: {bytes} of {TOTAL}");
+        // Which has what is kept free for the host's lists of extents.
+        let told = told(mount.path()).0;
+        assert!(told + BLOCK > bytes && told < bytes + MEBI / 2, "{what}: {told} and not {bytes}");
+        bytes
+    };
+    let grown = |name: &str, kibi: usize| {
+        let file = File::options().create_new(true).read(true).write(true).open(at(name)).unwrap();
+        (0..kibi / 4).for_each(|n| file.write_all_at(&[1; BLOCK as usize], n as u64 * BLOCK).unwrap());
+        file
+    };
+    let before = used("nothing");
+    let files = ["cut", "written", "promised", "copied"].map(|name| grown(name, 1024));
+    assert_eq!(used("four of a mebibyte"), before + 4 * (INODE + MEBI));
+    files[0].set_len(9 * MEBI).unwrap();
+    files[1].write_all_at(&[1], 9 * MEBI).unwrap();
+    rustix::fs::fallocate(&files[2], FallocateFlags::empty(), 9 * MEBI, BLOCK).unwrap();
+    let copy = |from, to, length| rustix::fs::copy_file_range(&files[0], Some(&mut { from }), &files[3], Some(&mut { to }), length);
+    assert_eq!(copy(0, 9 * MEBI, BLOCK as usize), Ok(BLOCK as usize));
+    let moved = used("ends that have moved");
+    assert!(moved > before + 4 * (INODE + MEBI) + 3 * BLOCK, "the host has added nothing: this tests nothing");
+    // What was asked for looks like what was not.
+    let keep = |flags, offset, length| rustix::fs::fallocate(&files[1], FallocateFlags::KEEP_SIZE | flags, offset, length);
+    assert_eq!(keep(FallocateFlags::empty(), 0, 10 * MEBI), Err(Errno::OPNOTSUPP));
+    assert_eq!(keep(FallocateFlags::ZERO_RANGE, 9 * MEBI, MEBI), Err(Errno::OPNOTSUPP));
+    keep(FallocateFlags::empty(), 2 * MEBI, MEBI).unwrap();
+    keep(FallocateFlags::PUNCH_HOLE, 2 * MEBI, 10 * MEBI).unwrap();
+    used("promised and punched");
+    // A copy that shares blocks would take more when it is written over.
+    assert_eq!(copy(0, 10 * MEBI, MEBI as usize), Ok(MEBI as usize));
+    let before = used("copied");
+    (0..8).for_each(|n| files[3].write_all_at(&[2; BLOCK as usize], 10 * MEBI + n * MEBI / 8).unwrap());
+    assert_eq!(used("written over"), before);
+    // To the last block, leaving gaps.
+    let scattered = grown("scattered", 64);
+    let mut blocks = 16;
+    while scattered.write_all_at(&[7; BLOCK as usize], blocks * 2 * BLOCK).is_ok() {
+        blocks += 1;
+    }
+    assert!(used("scattered") > TOTAL - MEBI, "{blocks} blocks");
+    for file in &files {
+        while file.set_len(file.metadata().unwrap().len() + 7 * BLOCK).is_ok() && file.metadata().unwrap().len() < 10 * MEBI {}
+    }
+    used("at the limit");
+    drop((files, scattered));
+    true_account(&tree, mount);
 }
 
 fn errno(error: std::io::Error) -> Errno {

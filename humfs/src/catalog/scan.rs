@@ -74,7 +74,7 @@ pub(super) fn scan(
         progress,
         sink: Mutex::new((Batch::default(), catalog)),
     };
-    walk::walk_below(&Ground { base: &parts.base, store: &*parts.store, root: from.clone() }, &scan)?;
+    walk::walk_below(&Ground::new(&parts.base, &*parts.store, from.clone()), &scan)?;
     let (batch, catalog) = scan.sink.into_inner().unwrap_or_else(PoisonError::into_inner);
     apply(catalog, batch, feed)
 }

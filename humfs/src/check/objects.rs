@@ -156,7 +156,7 @@ impl Survey<'_> {
             if !self.links().add(seen, None).is_first {
                 return;
             }
-            return self.sum.add(account::cost(host, self.judge(seen).map_or(0, |record| record.xattrs.bytes())));
+            return self.sum.add(account::cost(&seen.counted(), self.judge(seen).map_or(0, |record| record.xattrs.bytes())));
         }
         let record = self.judge(seen);
         if has_names {
@@ -169,7 +169,7 @@ impl Survey<'_> {
                 return;
             }
         }
-        self.sum.add(account::cost(host, record.map_or(0, |record| record.xattrs.bytes())));
+        self.sum.add(account::cost(&seen.counted(), record.map_or(0, |record| record.xattrs.bytes())));
         if self.format != Format::Xattr && seen.has_attribute(ATTRIBUTE) {
             self.tell_at(seen, Problem::StrayRecord, Some(Mend::Strip), None);
         }
