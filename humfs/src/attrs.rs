@@ -5,8 +5,8 @@ use crate::acl::{self, Acl};
 use crate::fs::{HumFs, merged};
 use crate::host::{self, fault};
 use crate::node::{HumFile, HumNode, NodeState};
-use crate::record::Record;
-use crate::store::{At, Hold, Object, Place};
+use crate::record::{Record, Target};
+use crate::store::{At, Format, Hold, Object, Place};
 use externfs::{Access, Attr, Caller, Errno, ExternFs, FileKind, GuestUid, Mode, Result, SetAttr, XattrFlags};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -93,7 +93,8 @@ impl HumFs {
         } else {
             self.nodes.check_weight(&record, state.record.weight())?;
             let grown = record.xattrs.bytes().saturating_sub(state.record.xattrs.bytes()) as u64;
-            let need = if grown > 0 { grown.next_multiple_of(512) + BLOCK } else { 0 };
+            let need =
+                if grown > 0 { grown.next_multiple_of(512) + BLOCK + room_beside(self.store.format(), &record, grown) } else { 0 };
             let path = at.and_then(|at| self.path_of(at));
             let entry = self.changing(node, state, path.as_deref());
             Some(self.announce(&[entry], Usage { bytes: need, inodes: 0 })?)
@@ -258,6 +259,14 @@ impl HumFs {
         };
         if wanted.bits() & !granted == 0 { Ok(()) } else { Err(Errno::EACCES.into()) }
     }
+}
+
+/// What `record`, of which so many bytes are attributes that are new, may take on
+/// the host beside the block that every record may: where it is an attribute itself,
+/// and the host takes one that is large, that has blocks of its own.
+pub(crate) fn room_beside(format: Format, record: &Record, fresh: u64) -> u64 {
+    let is_large = || record.to_block(Target::Block).len() as u64 > BLOCK / 2;
+    if format == Format::Xattr && is_large() { fresh.next_multiple_of(BLOCK) + BLOCK } else { 0 }
 }
 
 /// `mode` after a write: without setuid, and without setgid where that is not

@@ -1,6 +1,7 @@
 //! Names that come, go and move.
 
 use crate::account::{self, Announced, BLOCK, DIRECTORY_COST, Entry, EntryKind, INODE_COST, Outcome, Usage};
+use crate::attrs::room_beside;
 use crate::birth::born;
 use crate::catalog::Loss;
 use crate::fs::{HumFs, at, c_name, inner_child, merged, one};
@@ -9,7 +10,7 @@ use crate::late::Data;
 use crate::locks::Linking;
 use crate::node::{HumFile, HumNode};
 use crate::record::Record;
-use crate::store::{At, Facts, Hold, Object, Place, Renaming};
+use crate::store::{At, Facts, Format, Hold, Object, Place, Renaming};
 use externfs::{
     Attr, Caller, Child, CreateFlags, Created, DeviceNumber, Errno, FileCache, FileKind, Mode, Name, NewNode, Opened, RenameFlags, Result,
 };
@@ -40,7 +41,7 @@ impl HumFs {
         check_vacant(parent, &at)?;
         let path = self.path_of(&at);
         let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: path.as_deref() };
-        let announced = self.announce(&[entry], need_of_new(&record))?;
+        let announced = self.announce(&[entry], need_of_new(self.store.format(), &record))?;
         let (fd, note) = self.store.create(&at, &record)?;
         record.note = note;
         let (inner, host) = self.base.enroll(&parent.inner, &name)?;
@@ -87,7 +88,7 @@ impl HumFs {
         })?;
         let path = self.path_of(&at);
         let entry = Entry { kind: EntryKind::Create, ino: 0, before: 0, path: path.as_deref() };
-        let announced = self.announce(&[entry], need_of_new(&record))?;
+        let announced = self.announce(&[entry], need_of_new(self.store.format(), &record))?;
         let (fd, note) = self.store.create(&at, &record)?;
         record.note = note;
         let created = self.base.enroll_file(Some((&parent.inner, &name)), fd, flags.open.write)?;
@@ -112,7 +113,7 @@ impl HumFs {
     pub(crate) fn create_tmpfile(&self, caller: &Caller, parent: &Node, flags: CreateFlags) -> Result<File> {
         let record = born(caller, &parent.state().record, FileKind::Regular, flags.mode)?;
         let dir = self.base.dir_fd(&parent.inner)?;
-        let announced = self.announce(&[], need_of_new(&record))?;
+        let announced = self.announce(&[], need_of_new(self.store.format(), &record))?;
         let fd = self.store.create_unnamed(dir.as_fd(), &record)?;
         let created = self.base.enroll_file(None, fd, flags.open.write)?;
         let used = one(&created.attr, &record);
@@ -414,7 +415,7 @@ pub(crate) fn facts(host: &Attr) -> Facts {
 }
 
 /// Room that a new object may take.
-pub(crate) fn need_of_new(record: &Record) -> Usage {
+pub(crate) fn need_of_new(format: Format, record: &Record) -> Usage {
     let mut bytes = INODE_COST;
     bytes += match record.kind {
         FileKind::Directory => DIRECTORY_COST,
@@ -425,7 +426,7 @@ pub(crate) fn need_of_new(record: &Record) -> Usage {
     if record.has_xattrs() {
         // The host may keep them in a block beside the inode.
         let fresh = record.xattrs.bytes() as u64;
-        bytes += fresh.next_multiple_of(512) + BLOCK;
+        bytes += fresh.next_multiple_of(512) + BLOCK + room_beside(format, record, fresh);
     }
     Usage::one(bytes)
 }

@@ -43,7 +43,7 @@ impl HumFs {
         let (old_path, new_path) = (self.path_of(old).ok_or(Errno::ESTALE)?, self.path_of(new).ok_or(Errno::ESTALE)?);
         // Until the rename, what is moved is in the whiteout's place.
         let entry = Entry { kind: EntryKind::Create, ino: how.moved.ino, before: 0, path: Some(&old_path) };
-        let room = self.announce(&[entry], need_of_new(&record))?;
+        let room = self.announce(&[entry], need_of_new(self.store.format(), &record))?;
         let number = |n: u64| n.to_string().into_bytes();
         let fields = [
             b"whiteout".to_vec(),

@@ -48,6 +48,7 @@ fn main() -> std::process::ExitCode {
             case("what_is_removed_makes_room_to_shrink", what_is_removed_makes_room_to_shrink);
             case("a_total_that_is_edited_counts", a_total_that_is_edited_counts);
         }
+        cases.push(Case::new("large_attributes_do_not_pass_it_on_xfs", large_attributes_do_not_pass_it_on_xfs));
         cases.push(Case::new("ends_that_move_count_what_they_pass_on_xfs", ends_that_move_count_what_they_pass_on_xfs));
         harness::main(cases)
     })
@@ -160,6 +161,34 @@ fn eight_writers(tree: &HumTree) {
         }
     }
     let bytes = true_account(tree, mount);
+    assert!(bytes <= TOTAL, "{bytes} of {TOTAL}");
+}
+
+/// In the `xattr` format they are in the record, and xfs has blocks for a large one:
+/// they count as what they are and as what they take.
+fn large_attributes_do_not_pass_it_on_xfs() {
+    const TOTAL: u64 = 4 * MEBI;
+    let tree = HumTree::on(DiskFormat::Xfs, Format::Xattr, TOTAL);
+    let mount = tree.mount("");
+    let files: Vec<_> = (0..8).map(|n| File::create(mount.path().join(n.to_string())).unwrap()).collect();
+    let room = || (TOTAL - told(mount.path()).0) as usize;
+    // Three of the largest fit, and a fourth as what it is, but not with its blocks.
+    let filler = vec![1; room() - 3 * 126_000 - 90_000];
+    File::create(mount.path().join("filler")).unwrap().write_all_at(&filler, 0).unwrap();
+    let mut sizes = vec![60_000, 40_000, 3500];
+    let mut set = 0;
+    while let Some(&size) = sizes.first() {
+        match rustix::fs::fsetxattr(&files[set % 8], format!("user.{}", set / 8), &vec![7; size], XattrFlags::empty()) {
+            Ok(()) => set += 1,
+            Err(Errno::NOSPC) => drop(sizes.remove(0)),
+            Err(other) => panic!("{other}"),
+        }
+        assert!(set < 100, "attributes are not limited");
+    }
+    println!("    {set} attributes, {} bytes are free", room());
+    assert!(set > 3);
+    drop(files);
+    let bytes = true_account(&tree, mount);
     assert!(bytes <= TOTAL, "{bytes} of {TOTAL}");
 }
 
