@@ -59,7 +59,7 @@ pub(super) fn run(path: &Path, options: &CheckOptions, progress: &Progress) -> s
     if !survey.is_partial() {
         survey.compare(counters.said.unwrap_or_else(|| fs.account.used()));
     }
-    Bench { fs: &fs, survey: &survey, stand_ins: RefCell::default() }.mend_all().map_err(failed)?;
+    Bench { fs: &fs, survey: &survey, homes: RefCell::default() }.mend_all().map_err(failed)?;
     fs.leave_in_order().map_err(failed)?;
     Ok(survey.report(&fs.tree, false))
 }
@@ -130,12 +130,12 @@ impl Finding {
 struct Bench<'a> {
     fs: &'a HumFs,
     survey: &'a Survey<'a>,
-    /// What stands for objects with several names: by the number that the object
-    /// had, the file's number and one of its places.
-    stand_ins: RefCell<HashMap<u64, StandIn>>,
+    /// Objects with several names of which one has got a record: by the number that
+    /// was seen, the number that it has now, and that name's place.
+    homes: RefCell<HashMap<u64, Home>>,
 }
 
-type StandIn = (u64, Arc<Inode>, CString);
+type Home = (u64, Arc<Inode>, CString);
 
 impl Bench<'_> {
     fn base(&self) -> &HostFs {
@@ -188,7 +188,7 @@ impl Bench<'_> {
         match (finding.mend, at) {
             (Some(Mend::Discard), Some(at)) => self.store().discard(&at).map(|()| "removed".into()),
             (Some(Mend::Adopt), at) => self.adopt(spot, at.as_ref(), finding.problem == Problem::UnwrittenRecord),
-            (Some(Mend::Lose), Some(at)) => self.lose(spot, &at),
+            (Some(Mend::Lose), Some(at)) => self.lose(spot, &at, matches!(finding.problem, Problem::OrphanData { .. })),
             (Some(Mend::Strip), at) => self.strip(spot, at.as_ref()),
             _ => Err(damaged("nothing is known that would mend it")),
         }
@@ -230,8 +230,13 @@ impl Bench<'_> {
         if self.needs_stand_in(&host) {
             return self.stand_in(at, &host, record).map(|()| format!("replaced by a file that stands for it, recorded as {owner}"));
         }
+        if !has_record && self.join(at, &host, record)? {
+            return Ok(format!("recorded as {owner}, with its other names"));
+        }
         let object = Object { hold: Hold::Path(held.as_fd()), place: Place::Named(*at), host: &host, known: None };
-        self.store().save(&object, record).map(|_| format!("recorded as {owner}"))
+        self.store().save(&object, record)?;
+        self.remember(&host, host.ino, at);
+        Ok(format!("recorded as {owner}"))
     }
 
     /// Where records are kept by name, names of one object must share one;
@@ -258,17 +263,39 @@ impl Bench<'_> {
         let (room, dir) = lost.as_ref().map_or((at.parent, at.dir), |(inode, dir)| (inode, dir.as_fd()));
         let name = self.free_name(dir, host.ino)?;
         let made_at = At { parent: room, dir, name: &name };
-        if !self.link_stand_in(&made_at, host, record)? {
+        if !self.link_to_home(&made_at, host, record)? {
             self.make_stand_in(&made_at, at, host, record)?;
         }
         let moved = stat_at(made_at.dir, made_at.name).map_err(fault("looking up a name"))?;
         let how = Renaming { exchange: false, no_replace: false, moved: facts(&moved), replaced: Some(facts(host)) };
         self.store().rename(&made_at, at, &how)?;
-        if host.nlink > 1 {
-            let place = (moved.ino, at.parent.clone(), at.name.to_owned());
-            self.stand_ins.borrow_mut().insert(host.ino, place);
-        }
+        self.remember(host, moved.ino, at);
         Ok(())
+    }
+
+    /// What was `host` has a record by the name `at`, and the number `ino` now.
+    fn remember(&self, host: &Attr, ino: u64, at: &At<'_>) {
+        if host.nlink > 1 && host.kind != FileKind::Directory {
+            self.homes.borrow_mut().insert(host.ino, (ino, at.parent.clone(), at.name.to_owned()));
+        }
+    }
+
+    /// Where records are kept by name: makes `at` a name of what has got its record by
+    /// another one, so that both share it. False if none has. The old name is moved
+    /// aside meanwhile: a cut leaves a name too many.
+    fn join(&self, at: &At<'_>, host: &Attr, record: &Record) -> Result<bool> {
+        if self.store().format() == Format::Xattr || !self.homes.borrow().contains_key(&host.ino) {
+            return Ok(false);
+        }
+        let (lost, lost_dir) = self.lost()?;
+        let name = self.free_name(lost_dir.as_fd(), host.ino)?;
+        let aside = At { parent: &lost, dir: lost_dir.as_fd(), name: &name };
+        let how = Renaming { exchange: false, no_replace: true, moved: facts(host), replaced: None };
+        self.store().rename(at, &aside, &how)?;
+        match self.link_to_home(at, host, record) {
+            Ok(true) => self.store().remove(&aside, facts(host)).map(|()| true),
+            other => self.store().rename(&aside, at, &how).and(other),
+        }
     }
 
     /// Makes `made_at` to stand for `at`.
@@ -283,10 +310,10 @@ impl Bench<'_> {
         rustix::fs::utimensat(rustix::fs::CWD, host::proc_path(made.as_fd()), &times, AtFlags::empty()).map_err(fault("setting times"))
     }
 
-    /// Gives what stands for `host` already, by another of its names, the name
-    /// `made_at`; false if nothing does.
-    fn link_stand_in(&self, made_at: &At<'_>, host: &Attr, record: &Record) -> Result<bool> {
-        let known = self.stand_ins.borrow().get(&host.ino).cloned();
+    /// Gives what was `host`, and has a record by another name, the name `made_at`
+    /// too; false if there is none.
+    fn link_to_home(&self, made_at: &At<'_>, host: &Attr, record: &Record) -> Result<bool> {
+        let known = self.homes.borrow().get(&host.ino).cloned();
         let Some((ino, parent, name)) = known else { return Ok(false) };
         let dir = self.base().dir_fd(&parent)?;
         let at = At { parent: &parent, dir: (*dir).as_fd(), name: &name };
@@ -299,11 +326,12 @@ impl Bench<'_> {
         self.store().link(&object, made_at, record).map(|()| true)
     }
 
-    /// Moves an object to lost+found and makes it nobody's.
-    fn lose(&self, spot: &Spot, at: &At<'_>) -> Result<String> {
+    /// Moves an object to lost+found and makes it nobody's. `had_none`: no record was
+    /// there that another name could share.
+    fn lose(&self, spot: &Spot, at: &At<'_>, had_none: bool) -> Result<String> {
         let (host, held) = self.still(spot, at)?;
         let has_names = host.nlink > 1 && host.kind != FileKind::Directory;
-        if has_names && self.store().load(at, &host).is_ok_and(|loaded| matches!(loaded, crate::store::Loaded::Record(_))) {
+        if has_names && !had_none && self.store().load(at, &host).is_ok_and(|loaded| matches!(loaded, crate::store::Loaded::Record(_))) {
             return Ok("its record was that of another name, which has been repaired".into());
         }
         self.must_be_alone(spot, &host)?;
@@ -334,8 +362,13 @@ impl Bench<'_> {
         if self.needs_stand_in(host) {
             return self.stand_in(at, host, &record);
         }
+        if self.join(at, host, &record)? {
+            return Ok(());
+        }
         let object = Object { hold: Hold::Path(held), place: Place::Named(*at), host, known: None };
-        self.store().reset(&object, &record)
+        self.store().reset(&object, &record)?;
+        self.remember(host, host.ino, at);
+        Ok(())
     }
 
     /// `/lost+found` itself, or what is in its place.

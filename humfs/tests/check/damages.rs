@@ -198,6 +198,37 @@ fn names_of_a_link_that_is_replaced_stay_together() {
     assert!(sample.view().values().filter(|looks| *looks == "Symlink 0777 0:0 twice").count() == 3, "{:?}", sample.view());
 }
 
+/// Names of a file that the host made are names of one file afterwards, whichever
+/// of them is found first.
+#[test]
+fn names_of_a_stranger_stay_together() {
+    use humfs::Adopt;
+    use humfs::check::CheckOptions;
+    use std::os::unix::fs::MetadataExt;
+    for format in formats() {
+        for adopt in [Adopt::Root, Adopt::Refuse] {
+            let sample = Sample::new(format);
+            write(sample.data("etc/new"), "x");
+            chmod(sample.data("etc/new"), 0o644);
+            for name in ["bin/new", "new"] {
+                std::fs::hard_link(sample.data("etc/new"), sample.data(name)).unwrap();
+            }
+            let repaired = sample.check(CheckOptions { repair: true, adopt: Some(adopt), ..CheckOptions::default() });
+            assert_eq!(repaired.exit_code(), 1, "{format:?}: {repaired}");
+            let again = sample.look();
+            assert_eq!((again.exit_code(), again.findings.len()), (0, 0), "{format:?} {adopt:?}: {repaired}{again}");
+            let looks = if adopt == Adopt::Root { "Regular 0644 0:0 " } else { "Regular 0600 0:0 " };
+            let view = sample.view();
+            let is_one = |path: &[u8]| path.ends_with(b"/new") || path.starts_with(b"/lost+found/");
+            let names: Vec<&Vec<u8>> = view.iter().filter(|(path, found)| is_one(path) && *found == looks).map(|(path, _)| path).collect();
+            assert_eq!(names.len(), 3, "{format:?} {adopt:?}: {repaired}{view:?}");
+            let file = sample.data(std::str::from_utf8(&names[0][1..]).unwrap());
+            assert_eq!(file.metadata().unwrap().nlink(), 3, "{format:?} {adopt:?}: {repaired}");
+            assert_eq!(std::fs::read(file).unwrap(), b"x");
+        }
+    }
+}
+
 /// `/lost+found` is no place to make something while something else is there.
 #[test]
 fn a_link_called_lost_and_found_is_replaced_where_it_is() {
