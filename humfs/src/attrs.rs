@@ -93,8 +93,7 @@ impl HumFs {
         } else {
             self.nodes.check_weight(&record, state.record.weight())?;
             let grown = record.xattrs.bytes().saturating_sub(state.record.xattrs.bytes()) as u64;
-            let need =
-                if grown > 0 { grown.next_multiple_of(512) + BLOCK + room_beside(self.store.format(), &record, grown) } else { 0 };
+            let need = if grown > 0 { grown.next_multiple_of(512) + BLOCK + room_beside(self.store.format(), &record, grown) } else { 0 };
             let path = at.and_then(|at| self.path_of(at));
             let entry = self.changing(node, state, path.as_deref());
             Some(self.announce(&[entry], Usage { bytes: need, inodes: 0 })?)
