@@ -8,7 +8,7 @@ use crate::intent::Journal;
 use crate::options::Adopt;
 use crate::path;
 use crate::store::{At, Loaded, Recovered};
-use crate::tree::Tree;
+use crate::tree::{Tree, used_now};
 use crate::walk::{Ground, Seen, Visit, walk};
 use externfs::{ExternFs, FileKind, Result};
 use std::collections::HashSet;
@@ -20,11 +20,12 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) fn account_and_journal(tree: &Tree, read_only: bool) -> Result<(Account, Option<Journal>)> {
     let limits = Limits { bytes: tree.superblock().total, inodes: tree.inode_limit().map_err(fault("reading humfs/settings"))? };
     let found = tree.control().map(state::read).transpose().map_err(fault("reading humfs/state"))?.flatten();
-    let state = found.map_or_else(|| State::fresh(state::boot_id()), |(state, _)| state);
+    let (state, left) = found.unwrap_or_else(|| (State::fresh(state::boot_id()), Vec::new()));
     if read_only {
         // What has no name is not to be seen here.
         let mut state = state;
         (state.used, state.orphans) = (state.named(), Usage::default());
+        state.used.bytes = used_now(tree, state.used.bytes, &left);
         let mut account = Account::unattached(state, limits);
         if account.used() == Usage::default() {
             account = Account::unattached(State::with_used(tree.superblock().used), limits);

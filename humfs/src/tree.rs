@@ -17,7 +17,10 @@
 //!      metadata.db       the database of the sqlite format
 //! ```
 
+use crate::account::state::Left;
+use crate::account::{EntryKind, cost};
 use crate::host::{self, Fault};
+use crate::path;
 use crate::store::shadow::ShadowStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::xattr::XattrStore;
@@ -26,6 +29,7 @@ use crate::superblock::Superblock;
 use externfs::UsageError;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno as Host;
+use std::collections::HashSet;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -343,11 +347,34 @@ pub fn resize(path: &Path, total: u64) -> Result<(), UsageError> {
     let cannot = |error: Host| UsageError(format!("cannot resize '{shown}': {error}"));
     let control = host::ensure_dir(tree.root(), c"humfs").map_err(cannot)?;
     let counted = crate::account::state::read(control.as_fd()).map_err(cannot)?;
-    let used = counted.map_or(tree.superblock().used, |(state, _)| state.named().bytes);
+    let used = counted.map_or(tree.superblock().used, |(state, left)| used_now(&tree, state.named().bytes, &left));
     if total < used {
         return Err(UsageError(format!("'{shown}' uses {used} bytes: it cannot become smaller than that")));
     }
     edit_superblock(tree.root(), control.as_fd(), |superblock| superblock.total = total).map_err(cannot)
+}
+
+/// Bytes used by what has a name, if `counted` are those of the counters, and `left`
+/// are the changes that its server has announced: some have been made, and others
+/// may be in this moment.
+pub(crate) fn used_now(tree: &Tree, counted: u64, left: &[Left]) -> u64 {
+    let mut used = counted;
+    let mut changed = HashSet::new();
+    for entry in left {
+        let Some((dirs, name)) = path::split(&entry.path) else { continue };
+        let there = path::walk(tree.data(), &dirs).and_then(|dir| host::stat_at(dir.as_fd(), &name));
+        // Attributes are not looked at: what they cost is little, and before as now.
+        let there = there.ok().map(|host| (host.ino, cost(&host, 0)));
+        match (entry.kind, there) {
+            (Some(EntryKind::Create), Some((ino, cost))) if ino != entry.ino => used = used.saturating_add(cost),
+            (Some(EntryKind::Change), Some((ino, cost))) if ino == entry.ino && changed.insert(ino) => {
+                used = used.saturating_add(cost).saturating_sub(entry.before);
+            }
+            (Some(EntryKind::Remove), there) if there.is_none_or(|(ino, _)| ino != entry.ino) => used = used.saturating_sub(entry.before),
+            _ => {}
+        }
+    }
+    used
 }
 
 /// What root makes in a tree is root's, and in the way of its owner's own server
