@@ -19,7 +19,8 @@ pub(crate) use state::{Entry, EntryKind, State};
 use crate::host::Fault;
 use externfs::{Errno, Result};
 use std::os::fd::OwnedFd;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Bytes that each object costs beside its blocks: its inode and its record.
@@ -88,6 +89,8 @@ pub struct Account {
     inner: Mutex<Inner>,
     /// Told when there may be more room.
     freed: Condvar,
+    /// Told when the file begins to be behind.
+    behind: Condvar,
 }
 
 #[derive(Debug)]
@@ -100,6 +103,10 @@ struct Inner {
     slack: u64,
     /// When somebody last waited in vain for what has no name.
     held: Option<Instant>,
+    /// [`Keeper`] has been told that the file is behind.
+    is_awaited: bool,
+    /// It is to end.
+    is_over: bool,
 }
 
 /// A change that has been announced. Dropping it without an end says that
@@ -136,8 +143,8 @@ impl Account {
 
     /// For looking only: nothing is written.
     pub(crate) fn unattached(state: State, limits: Limits) -> Account {
-        let inner = Inner { state, limits, reserved: Usage::default(), slack: 0, held: None };
-        Account { inner: Mutex::new(inner), freed: Condvar::new() }
+        let inner = Inner { state, limits, reserved: Usage::default(), slack: 0, held: None, is_awaited: false, is_over: false };
+        Account { inner: Mutex::new(inner), freed: Condvar::new(), behind: Condvar::new() }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -200,10 +207,10 @@ impl Account {
         inner
     }
 
-    fn close(&self, inner: &mut Inner, slots: &[state::Slot], outcome: &Outcome, object: Option<u64>) {
+    fn close(&self, inner: &mut Inner, slots: &[state::Slot], outcome: &Outcome, object: Option<u64>, made: Option<u64>) {
         // The change has happened: a counter that cannot be written is no
         // reason to fail it, and a successor would settle it.
-        if let Err(error) = inner.state.close(slots, outcome, object) {
+        if let Err(error) = inner.state.close(slots, outcome, object, made) {
             tracing::warn!("writing humfs/state: {error}");
         }
         if outcome.orphaned.inodes > 0 {
@@ -211,6 +218,9 @@ impl Account {
         }
         if outcome.removed != Usage::default() {
             self.freed.notify_all();
+        }
+        if inner.state.is_behind() && !std::mem::replace(&mut inner.is_awaited, true) {
+            self.behind.notify_one();
         }
     }
 
@@ -223,12 +233,12 @@ impl Account {
     /// Settles something that needs no announcement: what is found or freed in
     /// memory only.
     pub(crate) fn settle(&self, outcome: Outcome) {
-        self.close(&mut self.inner(), &[], &outcome, None);
+        self.close(&mut self.inner(), &[], &outcome, None, None);
     }
 
     /// Settles what a look at the object with the number `ino` has shown.
     pub(crate) fn settle_object(&self, ino: u64, outcome: &Outcome) {
-        self.close(&mut self.inner(), &[], outcome, Some(ino));
+        self.close(&mut self.inner(), &[], outcome, Some(ino), None);
     }
 
     /// What is kept free for the host.
@@ -294,6 +304,54 @@ impl Account {
     }
 }
 
+/// Has the file catch up while nobody changes anything, in a thread of its own: who
+/// looks at the tree of a server that was killed in idleness finds it in order.
+pub(crate) struct Keeper {
+    account: Arc<Account>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How long the file may be behind.
+const BEHIND: Duration = Duration::from_secs(1);
+
+impl Keeper {
+    pub(crate) fn new(account: &Arc<Account>) -> Keeper {
+        let kept = account.clone();
+        let started = std::thread::Builder::new().name("humfs-count".into()).spawn(move || kept.keep_up());
+        // Without it a successor has one more change to settle.
+        let thread = started.inspect_err(|error| tracing::warn!("no thread for humfs/state: {error}")).ok();
+        Keeper { account: account.clone(), thread }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.account.inner().is_over = true;
+        self.account.behind.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Account {
+    fn keep_up(&self) {
+        let mut inner = self.inner();
+        while !inner.is_over {
+            if !inner.is_awaited {
+                inner = self.behind.wait(inner).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let waited = self.behind.wait_timeout_while(inner, BEHIND, |inner| !inner.is_over);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+            inner.is_awaited = false;
+            if let Err(error) = inner.state.catch_up() {
+                tracing::warn!("writing humfs/state: {error}");
+            }
+        }
+    }
+}
+
 impl Inner {
     fn has_room(&self, need: Usage) -> bool {
         let free = self.free();
@@ -318,21 +376,26 @@ impl Inner {
 impl Announced<'_> {
     /// It came to this.
     pub(crate) fn end(mut self, outcome: &Outcome) {
-        self.close(outcome);
+        self.close(outcome, None);
     }
 
-    fn close(&mut self, outcome: &Outcome) {
+    /// It has made the object with the number `ino`, and came to this.
+    pub(crate) fn made(mut self, ino: u64, outcome: &Outcome) {
+        self.close(outcome, Some(ino));
+    }
+
+    fn close(&mut self, outcome: &Outcome, made: Option<u64>) {
         let mut inner = self.account.inner();
         inner.reserved.sub(self.reserved);
         self.reserved = Usage::default();
-        self.account.close(&mut inner, &std::mem::take(&mut self.slots), outcome, self.object);
+        self.account.close(&mut inner, &std::mem::take(&mut self.slots), outcome, self.object, made);
     }
 }
 
 impl Drop for Announced<'_> {
     fn drop(&mut self) {
         if !self.slots.is_empty() || self.reserved != Usage::default() {
-            self.close(&Outcome::default());
+            self.close(&Outcome::default(), None);
         }
     }
 }

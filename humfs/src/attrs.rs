@@ -99,7 +99,14 @@ impl HumFs {
             Some(self.announce(&[entry], Usage { bytes: need, inodes: 0 })?)
         };
         let object = Object { hold, place, host: &host, known: Some(&state.record) };
-        let note = self.store.save(&object, &record)?;
+        let note = match self.store.save(&object, &record) {
+            Ok(note) => note,
+            Err(error) => {
+                // What the store has now is not certain: the next one looks.
+                state.record.note.row = 0;
+                return Err(error);
+            }
+        };
         self.nodes.weigh(state.record.weight(), record.weight());
         state.record = Record { note, ..record };
         let is_as_it_was = self.store.keeps_times() && host.ctime <= note.changed;

@@ -1,7 +1,7 @@
 //! [`HumFs`] and what it is to the core: each method of [`ExternFs`] is here
 //! or is one call into the file of its family.
 
-use crate::account::{self, Account, Usage};
+use crate::account::{self, Account, Keeper, Usage};
 use crate::beyond::Beyond;
 use crate::catalog::{Book, Feed, Parts};
 use crate::contents::LimitLook;
@@ -44,6 +44,7 @@ pub struct HumFs {
     pub(crate) root_key: NodeKey,
     root_node: Arc<HumNode>,
     book: Option<Book>,
+    _keeper: Option<Keeper>,
 }
 
 /// What is remembered of a tree that we alone change.
@@ -101,9 +102,11 @@ impl HumFs {
             root_key,
             root_node,
             book: None,
+            _keeper: None,
         };
         if !read_only {
             fs.put_in_order(recovered)?;
+            fs._keeper = Some(Keeper::new(&fs.account));
             fs.book = Book::open(&fs.tree, &fs.parts(), &fs.options, listener)?;
             if let Some(feed) = fs.feed() {
                 fs.nodes.tell(feed.clone());

@@ -1,7 +1,7 @@
 //! The host's calls as the stores need them: single components, relative to a
 //! descriptor, links never followed.
 
-use externfs::{Errno, Error};
+use externfs::{Errno, Error, Timestamp};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno as Host;
 use std::ffi::{CStr, CString};
@@ -217,11 +217,28 @@ pub(crate) fn names(dir: BorrowedFd<'_>) -> Fault<Vec<(CString, FileType)>> {
     Ok(names)
 }
 
-/// The present, as the host's file systems see it when they give times.
-pub(crate) fn coarse_time() -> externfs::Timestamp {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
-    externfs::Timestamp { seconds: now.tv_sec, nanoseconds: now.tv_nsec as u32 }
+/// The present as the host's file systems see it when they give times, and as they
+/// saw it before that.
+pub(crate) fn last_ticks() -> (Timestamp, Timestamp) {
+    use rustix::time::{ClockId, clock_getres, clock_gettime};
+    static TICK: OnceLock<i64> = OnceLock::new();
+    let tick = *TICK.get_or_init(|| clock_getres(ClockId::RealtimeCoarse).tv_nsec.clamp(1, NANOSECONDS - 1));
+    let now = clock_gettime(ClockId::RealtimeCoarse);
+    let (seconds, nanoseconds) = if now.tv_nsec >= tick { (0, now.tv_nsec - tick) } else { (1, now.tv_nsec + NANOSECONDS - tick) };
+    let last = Timestamp { seconds: now.tv_sec, nanoseconds: now.tv_nsec as u32 };
+    (last, Timestamp { seconds: now.tv_sec.saturating_sub(seconds), nanoseconds: nanoseconds as u32 })
 }
+
+/// A nanosecond later than `time`.
+pub(crate) fn just_after(time: Timestamp) -> Timestamp {
+    if i64::from(time.nanoseconds) < NANOSECONDS - 1 {
+        return Timestamp { nanoseconds: time.nanoseconds + 1, ..time };
+    }
+    Timestamp { seconds: time.seconds.saturating_add(1), nanoseconds: 0 }
+}
+
+/// In a second.
+const NANOSECONDS: i64 = 1_000_000_000;
 
 /// Moves the ctime of what `fd` stands for to now and changes nothing else: a
 /// chown(2) that names neither owner nor group.

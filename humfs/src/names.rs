@@ -49,7 +49,7 @@ impl HumFs {
         let used = one(&self.beyond.without_at(&host, at.dir, at.name), &record);
         let attr = merged(&host, &record);
         let (node, _) = self.nodes.intern(inner, record, used.bytes, false);
-        announced.end(&Outcome { added: used, ..Outcome::default() });
+        announced.made(host.ino, &Outcome { added: used, ..Outcome::default() });
         if let Some(feed) = self.feed() {
             feed.made(parent, name.to_bytes(), &node, &attr);
         }
@@ -94,7 +94,7 @@ impl HumFs {
         let created = self.base.enroll_file(Some((&parent.inner, &name)), fd, flags.open.write)?;
         let used = one(&created.attr, &record);
         let file = self.admit_new(created, record, used, false);
-        announced.end(&Outcome { added: used, ..Outcome::default() });
+        announced.made(file.node.key().number, &Outcome { added: used, ..Outcome::default() });
         if let Some(feed) = self.feed() {
             feed.made(parent, name.to_bytes(), &file.node, &file.attr);
         }
@@ -153,6 +153,7 @@ impl HumFs {
         } else {
             (None, Usage::default())
         };
+        self.account.catch_up()?;
         let host = self.host_attr(node, None)?;
         let whereabouts = node.inner.whereabouts();
         let host = self.base.link_by(&node.inner, &parent.inner, name, |held, (dir, name)| {

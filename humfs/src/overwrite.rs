@@ -22,8 +22,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
-/// Files share a lock by their numbers.
-const LOCKS: usize = 64;
+/// Files share a lock by their numbers. Few do: a write may wait for the disk.
+const LOCKS: usize = 4096;
 
 /// So many writes after a look that was in vain there is another one.
 const PATIENCE: u8 = 100;
@@ -34,7 +34,7 @@ const EXT4: u64 = 0xef53;
 /// See the [module](self).
 pub(crate) struct Dense {
     is_known: bool,
-    locks: [RwLock<()>; LOCKS],
+    locks: Box<[RwLock<()>]>,
 }
 
 /// What is known of one file.
@@ -50,7 +50,7 @@ impl Dense {
     /// Of the data tree `root`.
     pub(crate) fn new(root: BorrowedFd<'_>) -> Dense {
         let is_known = rustix::fs::fstatfs(root).is_ok_and(|host| host.f_type as u64 == EXT4);
-        Dense { is_known, locks: std::array::from_fn(|_| RwLock::default()) }
+        Dense { is_known, locks: (0..LOCKS).map(|_| RwLock::default()).collect() }
     }
 
     fn lock(&self, node: &HumNode) -> Option<&RwLock<()>> {

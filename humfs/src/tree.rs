@@ -363,12 +363,12 @@ pub(crate) fn used_now(tree: &Tree, counted: u64, left: &[Left]) -> u64 {
     for entry in left {
         let Some((dirs, name)) = path::split(&entry.path) else { continue };
         let there = path::walk(tree.data(), &dirs).and_then(|dir| host::stat_at(dir.as_fd(), &name));
-        // Attributes are not looked at: what they cost is little, and before as now.
+        // What attributes cost is not looked at: nothing is taken for smaller by that.
         let there = there.ok().map(|host| (host.ino, cost(&host, 0)));
         match (entry.kind, there) {
             (Some(EntryKind::Create), Some((ino, cost))) if ino != entry.ino => used = used.saturating_add(cost),
             (Some(EntryKind::Change), Some((ino, cost))) if ino == entry.ino && changed.insert(ino) => {
-                used = used.saturating_add(cost).saturating_sub(entry.before);
+                used = used.saturating_add(cost.saturating_sub(entry.before));
             }
             (Some(EntryKind::Remove), there) if there.is_none_or(|(ino, _)| ino != entry.ino) => used = used.saturating_sub(entry.before),
             _ => {}

@@ -66,7 +66,7 @@ impl HumFs {
         self.leave_whiteout(old, victim, how, &record)?;
         journal.end(noted).map_err(fault("crossing out a change"))?;
         let host = stat_at(old.dir, old.name).map_err(fault("looking up a name"))?;
-        room.end(&Outcome { added: one(&host, &record), ..Outcome::default() });
+        room.made(host.ino, &Outcome { added: one(&host, &record), ..Outcome::default() });
         Ok(())
     }
 

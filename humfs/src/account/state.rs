@@ -93,8 +93,8 @@ pub(crate) struct Left {
 struct Made {
     slot: usize,
     path: Vec<u8>,
-    /// Of the object; None if it was made, and so had no number yet.
-    ino: Option<u64>,
+    /// Of the object.
+    ino: u64,
 }
 
 /// The page in memory.
@@ -227,7 +227,7 @@ impl State {
     /// of the same object: what the file says covers both.
     fn again(&mut self, entries: &[Entry<'_>]) -> Option<usize> {
         let [entry @ Entry { kind: EntryKind::Change, path: Some(path), .. }] = entries else { return None };
-        let is_same = |made: &mut Made| made.path == *path && made.ino.is_none_or(|ino| ino == entry.ino);
+        let is_same = |made: &mut Made| made.path == *path && made.ino == entry.ino;
         let Made { slot, .. } = self.made.take_if(is_same)?;
         self.taken[slot] = true;
         // As it is from the next write on, which has the counters of now.
@@ -243,6 +243,11 @@ impl State {
             Some(end) => self.write_on(COUNTERS, end),
             None => Ok(()),
         }
+    }
+
+    /// Whether the file has yet to be told of something that was made.
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind.is_some()
     }
 
     fn write_entry(&mut self, slot: usize) -> Fault<()> {
@@ -261,20 +266,22 @@ impl State {
         Ok(())
     }
 
-    /// Whether the file needs no word of the change in `slots` having been made.
-    /// Takes note of it then.
-    fn may_be_late(&mut self, slots: &[Slot]) -> bool {
+    /// Whether the file needs no word of the change in `slots` having been made;
+    /// `made` is the number of what appeared. Takes note of it then.
+    fn may_be_late(&mut self, slots: &[Slot], made: Option<u64>) -> bool {
         let &[Some(slot)] = slots else { return false };
         let is_alone = self.uncounted == 0 && self.taken.iter().filter(|taken| **taken).count() == 1;
         let at = FIRST + slot * ENTRY;
         let (kind, len) = (self.page[at], usize::from(self.page[at + 1]));
-        // 4 and 5 are worth less: of the one a successor would count what has a
-        // name already, of the other all.
-        if !is_alone || !matches!(kind, 1..=3) || len == 0 {
-            return false;
-        }
+        let ino = match kind {
+            // One that failed would count whatever gets the name next.
+            1 => made,
+            2 | 3 => Some(self.number(at + 8)),
+            // Of 4 a successor would count what has a name already, of 5 all.
+            _ => None,
+        };
+        let Some(ino) = ino.filter(|_| is_alone && len > 0) else { return false };
         let path = self.page.get(at + 24..at + 24 + len).unwrap_or_default().to_vec();
-        let ino = (kind == 2).then(|| self.number(at + 8));
         self.made = (kind != 3).then_some(Made { slot, path, ino });
         self.behind = Some(self.behind.unwrap_or(0).max(at + ENTRY));
         true
@@ -326,14 +333,15 @@ impl State {
     }
 
     /// Counts `outcome` and frees `slots`, in one write at most. It is what has
-    /// become of the `object` with this number, if that was there before.
-    pub(super) fn close(&mut self, slots: &[Slot], outcome: &Outcome, object: Option<u64>) -> Fault<()> {
+    /// become of the `object` with this number, if that was there before, and of
+    /// the one that was `made`, if that has appeared.
+    pub(super) fn close(&mut self, slots: &[Slot], outcome: &Outcome, object: Option<u64>, made: Option<u64>) -> Fault<()> {
         self.used.add(outcome.added);
         self.used.sub(outcome.removed);
         self.orphans.add(outcome.orphaned);
         self.orphans.sub(outcome.homed);
         self.put_counters();
-        let is_late = !self.is_late && self.may_be_late(slots);
+        let is_late = !self.is_late && self.may_be_late(slots, made);
         self.release(slots);
         if is_late {
             return Ok(());

@@ -200,12 +200,15 @@ impl Drop for SqliteStore {
 }
 
 /// The time of a change of `object` that begins now: later than its last one, and
-/// no finer than the times that the host gives, unless it has to be. After a time
-/// when the clock was ahead it is the present, as on a disk.
+/// earlier than that of the next one that the host makes. The host's times are
+/// those of its last tick, unless the object already has that and was looked at
+/// since; so this is of the tick before, or just later than the last one. After a
+/// time when the clock was ahead it is the present, as on a disk.
 fn time_of_change(object: &Object<'_>) -> Timestamp {
     let known = object.known.map(|known| known.note.changed).unwrap_or_default();
-    let coarse = host::coarse_time();
-    if coarse > object.host.ctime.max(known) { coarse } else { Timestamp::now() }
+    let (tick, before) = host::last_ticks();
+    let next = host::just_after(object.host.ctime.max(known));
+    if next > Timestamp::now() { tick } else { next.max(before) }
 }
 
 /// What statx(2) says of an object that has just been made.

@@ -30,7 +30,7 @@ fn a_successor_finds_counters_and_what_was_under_way() {
     assert_eq!(left[0], Left { kind: Some(EntryKind::Create), ino: 0, before: 0, path: b"a/b".to_vec() });
     assert_eq!(left[1], Left { kind: Some(EntryKind::Remove), ino: 12, before: 4608, path: b"c".to_vec() });
     assert_eq!((left[2].kind, left.len()), (None, 3));
-    state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }, None).unwrap();
+    state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }, None, None).unwrap();
     let (found, left) = reread(dir.path());
     assert_eq!((found.used, left.len()), (Usage::one(512), 0));
 }
@@ -44,13 +44,13 @@ fn what_was_made_is_counted_by_the_next_write() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = attached(dir.path());
     let slots = state.open(&[create(b"a")]).unwrap();
-    state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }, None).unwrap();
+    state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }, None, Some(7)).unwrap();
     let (found, left) = reread(dir.path());
     assert_eq!((found.used, left.len(), state.used), (Usage::default(), 1, Usage::one(512)), "still announced");
     let slots = state.open(&[create(b"b")]).unwrap();
     let (found, left) = reread(dir.path());
     assert_eq!((found.used, left[0].path.as_slice(), left.len()), (Usage::one(512), &b"b"[..], 1));
-    state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }, None).unwrap();
+    state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }, None, Some(7)).unwrap();
     state.catch_up().unwrap();
     let (found, left) = reread(dir.path());
     assert_eq!((found.used, left.len()), (Usage { bytes: 1024, inodes: 2 }, 0));
@@ -61,21 +61,30 @@ fn a_file_that_is_written_piece_by_piece_is_announced_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = attached(dir.path());
     let slots = state.open(&[create(b"a")]).unwrap();
-    state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }, None).unwrap();
+    state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }, None, Some(7)).unwrap();
     let before = std::fs::read(dir.path().join("state")).unwrap();
     let grown = Outcome { added: Usage { bytes: 4096, inodes: 0 }, ..Outcome::default() };
     for piece in 0..10 {
         let entry = Entry { kind: EntryKind::Change, ino: 7, before: 512 + piece * 4096, path: Some(b"a") };
         let slots = state.open(&[entry]).unwrap();
-        state.close(&slots, &grown, Some(7)).unwrap();
+        state.close(&slots, &grown, Some(7), None).unwrap();
     }
     assert_eq!(std::fs::read(dir.path().join("state")).unwrap(), before);
     // Another object, a name that changes: then it is written.
     let other = Entry { kind: EntryKind::Change, ino: 8, before: 0, path: Some(b"a") };
     let slots = state.open(&[other]).unwrap();
     assert_eq!(reread(dir.path()).0.used, Usage { bytes: 512 + 10 * 4096, inodes: 1 });
-    state.close(&slots, &Outcome::default(), Some(8)).unwrap();
+    state.close(&slots, &Outcome::default(), Some(8), None).unwrap();
     state.open(&[]).unwrap();
+    assert!(reread(dir.path()).1.is_empty());
+}
+
+#[test]
+fn a_creation_that_failed_says_nothing_of_what_gets_the_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = attached(dir.path());
+    let slots = state.open(&[create(b"a")]).unwrap();
+    state.close(&slots, &Outcome::default(), None, None).unwrap();
     assert!(reread(dir.path()).1.is_empty());
 }
 
@@ -142,6 +151,13 @@ impl World {
         }
         let index = self.draw(self.going.len());
         if !self.going[index].is_done {
+            if self.draw(6) == 0 {
+                // It fails.
+                let Going { kind, path, slots, .. } = self.going.swap_remove(index);
+                let object = (kind == EntryKind::Change).then(|| self.things[&path].ino);
+                self.state.close(&slots, &Outcome::default(), object, None).unwrap();
+                return;
+            }
             self.going[index].is_done = true;
             let (kind, path) = (self.going[index].kind, self.going[index].path.clone());
             let blocks = self.draw(5) as u64 * 4096;
@@ -169,7 +185,8 @@ impl World {
             // Nobody changes what is being removed, so its cost was counted.
             None => outcome.removed = Usage::one(self.removed_cost(&slots)),
         }
-        self.state.close(&slots, &outcome, object).unwrap();
+        let made = (kind == EntryKind::Create).then(|| self.things[&path].ino);
+        self.state.close(&slots, &outcome, object, made).unwrap();
     }
 
     fn removed_cost(&self, slots: &[Slot]) -> u64 {
@@ -239,7 +256,7 @@ fn more_changes_than_entries_are_counted_anew() {
     let entries = [Entry { kind: EntryKind::Create, ino: 0, before: 0, path: Some(b"a") }; SLOTS + 1];
     let slots = state.open(&entries).unwrap();
     assert!(reread(dir.path()).1.iter().any(|left| left.kind.is_none()));
-    state.close(&slots, &Outcome::default(), None).unwrap();
+    state.close(&slots, &Outcome::default(), None, None).unwrap();
     assert!(reread(dir.path()).1.is_empty());
 }
 
@@ -251,13 +268,13 @@ fn what_is_counted_is_not_counted_again_by_another() {
     let entry = |ino| Entry { kind: EntryKind::Change, ino, before: 1000, path: Some(b"a") };
     let (first, second) = (state.open(&[entry(7)]).unwrap(), state.open(&[entry(7), entry(8)]).unwrap());
     let grown = |bytes| Outcome { added: Usage { bytes, inodes: 0 }, ..Outcome::default() };
-    state.close(&first, &grown(4096), Some(7)).unwrap();
+    state.close(&first, &grown(4096), Some(7), None).unwrap();
     let befores = || reread(dir.path()).1.iter().map(|left| (left.ino, left.before)).collect::<Vec<_>>();
     assert_eq!(befores(), [(7, 5096), (8, 1000)]);
-    state.close(&[], &Outcome { removed: Usage { bytes: 96, inodes: 0 }, ..Outcome::default() }, Some(7)).unwrap();
+    state.close(&[], &Outcome { removed: Usage { bytes: 96, inodes: 0 }, ..Outcome::default() }, Some(7), None).unwrap();
     assert_eq!(befores(), [(7, 5000), (8, 1000)]);
     assert_eq!(reread(dir.path()).0.used.bytes, 4000);
-    state.close(&second, &Outcome::default(), Some(7)).unwrap();
+    state.close(&second, &Outcome::default(), Some(7), None).unwrap();
     assert!(befores().is_empty());
 }
 
@@ -268,12 +285,12 @@ fn an_object_that_parts_is_written_with_the_next_change() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = attached(dir.path());
     let one = Usage::one(512);
-    state.close(&[], &Outcome { added: one, orphaned: one, ..Outcome::default() }, None).unwrap();
-    state.close(&[], &Outcome { removed: one, homed: one, ..Outcome::default() }, None).unwrap();
+    state.close(&[], &Outcome { added: one, orphaned: one, ..Outcome::default() }, None, None).unwrap();
+    state.close(&[], &Outcome { removed: one, homed: one, ..Outcome::default() }, None, None).unwrap();
     let (found, _) = reread(dir.path());
     assert_eq!((found.used, found.orphans, state.used), (one, one, Usage::default()));
     assert_eq!(found.named(), Usage::default());
-    state.close(&[], &Outcome { added: Usage::one(100), ..Outcome::default() }, None).unwrap();
+    state.close(&[], &Outcome { added: Usage::one(100), ..Outcome::default() }, None, None).unwrap();
     assert_eq!((reread(dir.path()).0.used, reread(dir.path()).0.orphans), (Usage::one(100), Usage::default()));
 }
 
@@ -284,7 +301,7 @@ fn late_counters_are_unknown_until_the_end() {
     state.is_late = true;
     state.write_mark().unwrap();
     let slots = state.open(&[Entry { kind: EntryKind::Create, ino: 0, before: 0, path: Some(b"a") }]).unwrap();
-    state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }, None).unwrap();
+    state.close(&slots, &Outcome { added: Usage::one(512), ..Outcome::default() }, None, None).unwrap();
     let (found, left) = reread(dir.path());
     assert!(found.used == Usage::default() && left.iter().any(|left| left.kind.is_none()), "{found:?} {left:?}");
     state.clean = true;

@@ -330,6 +330,41 @@ fn the_time_of_a_change_is_kept_and_moves_each_time() {
     assert_eq!((note(&world, "f").changed, note(&world, "d").changed), (f.changed, d.changed));
 }
 
+/// On hosts whose own times do so, too.
+#[test]
+fn the_hosts_next_change_is_later_than_one_that_is_kept() {
+    let world = World::new();
+    world.create("f", &file(1)).unwrap();
+    let path = world.host("f");
+    let look = |world: &World| {
+        let Loaded::Record(record) = world.load("f") else { panic!() };
+        crate::fs::merged(&world.object("f", |object| *object.host), &record).ctime
+    };
+    let touch = || std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let mut last = look(&world);
+    let host_moves = (0..50).all(|_| {
+        touch();
+        let now = look(&world);
+        std::mem::replace(&mut last, now) < now
+    });
+    if !host_moves {
+        println!("skipped: two changes in one tick have the same time here");
+        return;
+    }
+    for round in 0..300 {
+        let mut last = look(&world);
+        for step in 0..1 + round % 3 {
+            let told = world.save("f", &file(round));
+            let now = look(&world);
+            assert!(now > last && now == told.changed, "{round} {step}: {last:?} {now:?}");
+            last = now;
+        }
+        touch();
+        let now = look(&world);
+        assert!(now > last, "{round}: {last:?} {now:?}");
+    }
+}
+
 #[test]
 fn a_row_that_is_remembered_and_gone_is_made_again() {
     for (path, mut with) in [("f", file(1)), ("g", file(1))] {
