@@ -64,8 +64,9 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// Begins a queue: every part of it lies in guest memory, or it is refused.
-    pub(crate) fn start(start: RingStart, memory: Arc<Memory>, counters: Arc<Counters>) -> Result<Ring, String> {
+    /// Begins a queue that tells the guest through `call`: every part of it
+    /// lies in guest memory, or it is refused.
+    pub(crate) fn start(start: RingStart, call: Option<Arc<Call>>, memory: Arc<Memory>, counters: Arc<Counters>) -> Result<Ring, String> {
         let broken = |error: virtio_queue::Error| error.to_string();
         let mut queue = Queue::new(QUEUE_SIZE_MAX).map_err(broken)?;
         queue.try_set_size(start.size).map_err(|_| format!("a queue cannot have {} descriptors", start.size))?;
@@ -76,7 +77,7 @@ impl Ring {
         let used = queue.used_idx(memory.guest(), Ordering::Acquire).map_err(broken)?;
         queue.set_next_used(used.0);
         let state = Mutex::new(State { queue, memory, open: true });
-        Ok(Ring { place: start.place, counters, state, call: Mutex::new(None), called: AtomicBool::new(false) })
+        Ok(Ring { place: start.place, counters, state, call: Mutex::new(call), called: AtomicBool::new(false) })
     }
 
     /// Plain fields that are right after each statement: a panic elsewhere
@@ -94,8 +95,14 @@ impl Ring {
     }
 
     /// Uses another descriptor to tell the guest; None tells it no more.
+    ///
+    /// What went to the former one may never have arrived: QEMU enables a queue
+    /// that goes on after a stop before it says where the interrupts go. The
+    /// guest asked to be told of one answer, which is not told twice, so it
+    /// would wait for ever. One interrupt too many does no harm.
     pub(crate) fn set_call(&self, call: Option<Arc<Call>>) {
         *self.locked_call() = call;
+        self.call();
     }
 
     /// The guest takes it away: nothing is written to its memory from now on.

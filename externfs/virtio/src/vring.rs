@@ -116,9 +116,7 @@ impl Vring {
             Some(ring) => Arc::clone(ring),
             None => {
                 let start = RingStart { size, place, next_available: self.base, event_index: around.event_index };
-                let ring = Ring::start(start, Arc::clone(memory), Arc::clone(&around.guest.counters))?;
-                ring.set_call(self.call.clone());
-                Arc::new(ring)
+                Arc::new(Ring::start(start, self.call.clone(), Arc::clone(memory), Arc::clone(&around.guest.counters))?)
             }
         };
         let job = Job {

@@ -165,6 +165,8 @@ fn the_interrupt_may_change_while_it_runs() {
     assert!(driver.ask(ECHO, b"x").is_some());
     let other = event();
     assert_eq!(frontend.tell_fds(SET_VRING_CALL, &longs(&[1]), &[other.as_fd()]).unwrap(), 0);
+    // For what the former one may have missed.
+    assert!(wait_readable(&other, Duration::from_secs(5)));
     driver.request(0, ECHO, b"x");
     assert!(wait_readable(&other, Duration::from_secs(5)));
     assert!(driver.poll_used().is_some());
@@ -172,6 +174,26 @@ fn the_interrupt_may_change_while_it_runs() {
     frontend.tell(SET_VRING_CALL, &longs(&[0x101]));
     driver.request(0, ECHO, b"x");
     eventually("an answer without interrupt", || driver.poll_used().is_some());
+}
+
+#[test]
+fn an_interrupt_that_went_nowhere_is_made_up_for() {
+    use std::os::fd::AsFd;
+    let host = Host::new();
+    let (mut frontend, mut drivers) = Frontend::qemu(&host.path, 2);
+    let driver = &mut drivers[1];
+    frontend.tell(SET_VRING_ENABLE, &words(&[1, 0]));
+    for head in [0, 2, 4] {
+        driver.request(head, ECHO, b"left over");
+    }
+    // As after a stop of the machine: the queue goes on, and only then there is
+    // word of where its interrupts go.
+    frontend.tell(SET_VRING_ENABLE, &words(&[1, 1]));
+    eventually("they are answered", || host.server.statistics().calls == 1);
+    let other = event();
+    assert_eq!(frontend.tell_fds(SET_VRING_CALL, &longs(&[1]), &[other.as_fd()]).unwrap(), 0);
+    assert!(wait_readable(&other, Duration::from_secs(5)), "the guest sleeps for ever");
+    assert!((0..3).all(|_| driver.poll_used().is_some()));
 }
 
 #[test]
