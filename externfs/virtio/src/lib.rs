@@ -32,6 +32,7 @@
 //! ```
 //! No lock is held while a request is served, and none nests in another.
 
+mod backing;
 mod chain;
 mod connection;
 mod endpoint;
