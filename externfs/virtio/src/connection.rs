@@ -106,6 +106,7 @@ impl<'a> Connection<'a> {
             counters: Arc::clone(&shared.counters),
             laters: Arc::new(Laters::default()),
             spin_limit: shared.options.poll.limit(),
+            stuck: Arc::default(),
             end: Stop::new().map_err(|error| format!("eventfd: {error}"))?,
             reason: Mutex::new(None),
         });

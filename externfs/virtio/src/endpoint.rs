@@ -5,9 +5,10 @@
 //! "File System Device"; for what User Mode Linux sends,
 //! arch/um/drivers/virtio_uml.c of Linux.
 
+use crate::call::{Call, event_kind};
 use crate::memory::{Memory, REGIONS_MAX, RegionPlace};
 use crate::message::{Message, Request};
-use crate::ring::{Call, RingPlace, event_kind};
+use crate::ring::RingPlace;
 use crate::vring::{Surroundings, Vring};
 use crate::worker::Guest;
 use std::os::fd::OwnedFd;
@@ -204,8 +205,8 @@ impl Endpoint {
                 event_kind(&kick)?;
                 vring.set_kick(kick, &around)?;
             }
-            Request::SetVringCall => vring.set_call(optional_fd(message)?.map(Call::new).transpose()?),
-            Request::SetVringErr => vring.set_error(optional_fd(message)?.map(Call::new).transpose()?),
+            Request::SetVringCall => vring.set_call(self.guest.call(message)?, &around)?,
+            Request::SetVringErr => vring.set_error(self.guest.call(message)?),
             _ => return Err("it is not for a queue".into()),
         }
         Ok(Answer::Done)
@@ -242,11 +243,16 @@ impl Drop for Endpoint {
 }
 
 impl Guest {
+    /// What a message says to tell the guest, or the frontend, through.
+    fn call(&self, message: &mut Message) -> Result<Option<Call>, String> {
+        optional_fd(message)?.map(|fd| Call::new(fd, &self.stuck)).transpose()
+    }
+
     /// Ends what waits on threads of its own. What a stuck host keeps longer
     /// than the grace is given up: its queue is closed, its answer dropped.
     fn settle(&self) {
         self.handler.interrupt();
-        if !self.laters.wait(INTERRUPT_GRACE) {
+        if !self.laters.wait(INTERRUPT_GRACE, &self.stuck) {
             tracing::warn!("a request that waits did not end within {} s; its answer is dropped", INTERRUPT_GRACE.as_secs());
         }
     }

@@ -2,15 +2,17 @@
 //! its own so that its queue goes on.
 
 use crate::chain::{ChainReply, ChainSource};
+use crate::fence;
 use crate::ring::Ring;
 use crate::statistics::Counters;
+use crate::stuck::{Stuck, WAKE_AFTER};
 use externfs_wire::{Later, REPLY_HEADER_LEN, Reply};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Most requests of one guest that wait at a time. A pool with a queue behind
 /// it would not do: the request that lets the others go on could be queued
@@ -68,6 +70,7 @@ impl Laters {
     fn thread(self: &Arc<Self>, work: Receiver<Waiting>) -> io::Result<()> {
         let laters = Arc::clone(self);
         let run = move || {
+            fence::accept_wakes();
             if let Ok(work) = work.recv() {
                 finish(work);
             }
@@ -81,11 +84,25 @@ impl Laters {
         self.less.notify_all();
     }
 
-    /// Waits until none is left or `limit` has passed.
-    pub(crate) fn wait(&self, limit: Duration) -> bool {
-        let waiting = self.waiting();
-        let outcome = self.less.wait_timeout_while(waiting, limit, |waiting| *waiting > 0);
-        !outcome.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    /// Waits until none is left or `limit` has passed. Those that are `stuck`
+    /// meanwhile are got out.
+    pub(crate) fn wait(&self, limit: Duration, stuck: &Stuck) -> bool {
+        let end = Instant::now() + limit;
+        let mut waiting = self.waiting();
+        while *waiting > 0 {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let outcome = self.less.wait_timeout(waiting, left.min(WAKE_AFTER)).unwrap_or_else(PoisonError::into_inner);
+            waiting = outcome.0;
+            if outcome.1.timed_out() {
+                drop(waiting);
+                stuck.wake();
+                waiting = self.waiting();
+            }
+        }
+        true
     }
 }
 

@@ -28,11 +28,13 @@
 //! Ring::state      a queue's indices and memory; held for a few memory accesses
 //! Ring::call       the interrupt's descriptor; not taken with the state held
 //! Laters::waiting  a count
+//! Stuck            numbers of threads, while they are sent a signal
 //! Guest::reason    a string
 //! ```
 //! No lock is held while a request is served, and none nests in another.
 
 mod backing;
+mod call;
 mod chain;
 mod connection;
 mod endpoint;
@@ -47,6 +49,7 @@ mod session;
 mod spin;
 mod statistics;
 mod stop;
+mod stuck;
 mod vring;
 mod worker;
 

@@ -1,13 +1,11 @@
 //! [`Ring`]: one virtqueue while it runs: what is available, what is used,
 //! and when the guest has to be told.
 
+use crate::call::Call;
 use crate::chain::{ChainReply, ChainSource};
 use crate::fence::Spans;
 use crate::memory::Memory;
 use crate::statistics::Counters;
-use rustix::fs::FileType;
-use rustix::net::SendFlags;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -99,10 +97,10 @@ impl Ring {
     /// What went to the former one may never have arrived: QEMU enables a queue
     /// that goes on after a stop before it says where the interrupts go. The
     /// guest asked to be told of one answer, which is not told twice, so it
-    /// would wait for ever. One interrupt too many does no harm.
+    /// would wait for ever. So [`Ring::call`] is due: one interrupt too many does
+    /// no harm.
     pub(crate) fn set_call(&self, call: Option<Arc<Call>>) {
         *self.locked_call() = call;
-        self.call();
     }
 
     /// The guest takes it away: nothing is written to its memory from now on.
@@ -180,8 +178,9 @@ impl Ring {
         Ok(())
     }
 
-    fn call(&self) {
-        if let Some(call) = self.locked_call().as_ref() {
+    /// Tells the guest that there is something to look at.
+    pub(crate) fn call(&self) {
+        if let Some(call) = self.current_call() {
             self.counters.calls.add(1);
             call.send();
             self.called.store(true, Ordering::Relaxed);
@@ -191,16 +190,21 @@ impl Ring {
     /// Whether the guest was told something in a way that it may oversleep, and
     /// has made no request since.
     pub(crate) fn may_be_overslept(&self) -> bool {
-        self.called.load(Ordering::Relaxed) && self.locked_call().as_ref().is_some_and(|call| call.is_socket)
+        self.called.load(Ordering::Relaxed) && self.current_call().is_some_and(|call| call.may_be_overslept())
     }
 
     /// Tells the guest once more, whether it wants to know or not.
     pub(crate) fn call_again(&self) {
-        if let Some(call) = self.locked_call().as_ref() {
+        if let Some(call) = self.current_call() {
             self.counters.repeated_calls.add(1);
             call.send();
             self.called.store(false, Ordering::Relaxed);
         }
+    }
+
+    /// Whoever sends holds no lock: the frontend may keep it.
+    fn current_call(&self) -> Option<Arc<Call>> {
+        self.locked_call().clone()
     }
 
     fn locked_call(&self) -> MutexGuard<'_, Option<Arc<Call>>> {
@@ -239,44 +243,4 @@ fn place_queue(queue: &mut Queue, place: RingPlace, memory: &Memory) -> Result<(
     queue.try_set_used_ring_address(find("used ring", place.used)?).map_err(wrong)?;
     queue.set_ready(true);
     if queue.is_valid(memory.guest()) { Ok(()) } else { Err("a ring is not all in guest memory".into()) }
-}
-
-/// A descriptor that interrupts the guest.
-#[derive(Debug)]
-pub(crate) struct Call {
-    fd: OwnedFd,
-    is_socket: bool,
-}
-
-impl Call {
-    /// QEMU gives an eventfd, User Mode Linux one end of a stream socket,
-    /// because it needs SIGIO.
-    pub(crate) fn new(fd: OwnedFd) -> Result<Call, String> {
-        let kind = event_kind(&fd)?;
-        Ok(Call { fd, is_socket: kind == FileType::Socket })
-    }
-
-    /// Full means that the guest has interrupts waiting, closed that it is
-    /// gone, which its connection will tell: neither is ours to mind.
-    pub(crate) fn send(&self) {
-        let one = 1_u64.to_ne_bytes();
-        let _ = match self.is_socket {
-            true => rustix::net::send(&self.fd, &one, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
-            false => rustix::io::write(&self.fd, &one),
-        };
-    }
-}
-
-/// Checks a descriptor that is waited on or written to for signalling, and
-/// makes it non-blocking: whatever it is, it must not hold a thread.
-pub(crate) fn event_kind(fd: &OwnedFd) -> Result<FileType, String> {
-    let failed = |error| format!("its file descriptor: {error}");
-    let kind = FileType::from_raw_mode(rustix::fs::fstat(fd).map_err(failed)?.st_mode);
-    // An eventfd has no type at all.
-    if !matches!(kind, FileType::Socket | FileType::Fifo | FileType::Unknown) {
-        return Err(format!("its file descriptor is no eventfd, pipe or socket but a {kind:?}"));
-    }
-    let flags = rustix::fs::fcntl_getfl(fd).map_err(failed)?;
-    rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK).map_err(failed)?;
-    Ok(kind)
 }

@@ -5,8 +5,10 @@
 //! as soon as it is complete and enabled; it pauses when disabled, keeping its
 //! state, and ends when its place or base changes or its base is asked for.
 
+use crate::call::Call;
 use crate::memory::Memory;
-use crate::ring::{Call, Ring, RingPlace, RingStart};
+use crate::ring::{Ring, RingPlace, RingStart};
+use crate::stuck::Errand;
 use crate::worker::{Guest, Job, Worker};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -62,11 +64,17 @@ impl Vring {
         Ok(())
     }
 
-    pub(crate) fn set_call(&mut self, call: Option<Call>) {
+    pub(crate) fn set_call(&mut self, call: Option<Call>, around: &Surroundings<'_>) -> Result<(), String> {
         self.call = call.map(Arc::new);
-        if let Some(ring) = &self.ring {
-            ring.set_call(self.call.clone());
+        let Some(ring) = self.ring.clone() else { return Ok(()) };
+        ring.set_call(self.call.clone());
+        if self.call.as_ref().is_none_or(|call| call.never_blocks()) {
+            ring.call();
+            return Ok(());
         }
+        // The thread that reads messages has nobody to get it out.
+        let errand = Errand::start("virtiofs-call".into(), Arc::clone(&around.guest.stuck), move || ring.call());
+        errand.map(drop).map_err(|error| format!("no thread to interrupt the guest: {error}"))
     }
 
     pub(crate) fn set_error(&mut self, error: Option<Call>) {
