@@ -193,12 +193,12 @@ impl Endpoint {
         let known = self.vrings.len();
         let vring = self.vrings.get_mut(index as usize).ok_or_else(|| format!("queue {index} of {known}"))?;
         match request {
-            Request::SetVringNum => vring.set_size(message.u32_at(4)?)?,
-            Request::SetVringBase => vring.set_base(message.u32_at(4)?)?,
+            Request::SetVringNum => vring.set_size(message.u32_at(4)?, &around)?,
+            Request::SetVringBase => vring.set_base(message.u32_at(4)?, &around)?,
             Request::SetVringEnable => vring.set_enabled(message.u32_at(4)? != 0, &around)?,
             Request::SetVringAddr => {
                 let [descriptors, used, available] = [8, 16, 24].map(|offset| message.u64_at(offset));
-                vring.set_place(RingPlace { descriptors: descriptors?, available: available?, used: used? });
+                vring.set_place(RingPlace { descriptors: descriptors?, available: available?, used: used? }, &around);
             }
             Request::SetVringKick => {
                 let kick = optional_fd(message)?.ok_or("a queue without a kick descriptor is not supported")?;
@@ -250,7 +250,7 @@ impl Guest {
 
     /// Ends what waits on threads of its own. What a stuck host keeps longer
     /// than the grace is given up: its queue is closed, its answer dropped.
-    fn settle(&self) {
+    pub(crate) fn settle(&self) {
         self.handler.interrupt();
         if !self.laters.wait(INTERRUPT_GRACE, &self.stuck) {
             tracing::warn!("a request that waits did not end within {} s; its answer is dropped", INTERRUPT_GRACE.as_secs());

@@ -6,8 +6,10 @@ use crate::fence;
 use crate::ring::Ring;
 use crate::statistics::Counters;
 use crate::stuck::{Stuck, WAKE_AFTER};
+use externfs::DataSink;
 use externfs_wire::{Later, REPLY_HEADER_LEN, Reply};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -107,14 +109,56 @@ impl Laters {
 }
 
 fn finish(work: Waiting) {
-    let Waiting { ring, head, mut reply, later, .. } = work;
-    if catch_unwind(AssertUnwindSafe(|| later(&mut reply))).is_err() {
+    let Waiting { ring, head, reply, later, .. } = work;
+    let mut late = LateReply { ring, head, reply, is_returned: false };
+    if catch_unwind(AssertUnwindSafe(|| later(&mut late))).is_err() {
         // The guest's caller waits for ever, which is what its lock did too;
         // the panic itself is on the log.
         return;
     }
-    if let Err(reason) = ring.push(head, reply.len()) {
-        tracing::warn!("the answer to a waiting request is lost: {reason}");
+    if !late.is_returned
+        && let Err(reason) = late.ring.push(head, 0)
+    {
+        // Of a queue that goes on, its thread will find out.
+        tracing::debug!("the answer to a waiting request is lost: {reason}");
+    }
+}
+
+/// Room for the answer to a request that waits. Its memory may be the guest's
+/// again by the time that there is one: what is not taken from it any more is
+/// an error, so that a lock is not kept for nobody.
+struct LateReply {
+    ring: Arc<Ring>,
+    head: u16,
+    reply: ChainReply,
+    is_returned: bool,
+}
+
+impl DataSink for LateReply {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.ring.write(|| self.reply.put(bytes))
+    }
+
+    /// Nobody reads a file who waited, and the queue would wait for the file.
+    fn fill_from(&mut self, _file: BorrowedFd<'_>, _offset: u64, _len: usize) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn room(&self) -> usize {
+        self.reply.room()
+    }
+}
+
+impl Reply for LateReply {
+    fn rewind(&mut self) {
+        self.reply.rewind();
+    }
+
+    fn finish(&mut self, header: [u8; REPLY_HEADER_LEN]) -> io::Result<()> {
+        let LateReply { ring, head, reply, is_returned } = self;
+        ring.push_written(*head, || reply.finish(header).map(|()| reply.len()))?;
+        *is_returned = true;
+        Ok(())
     }
 }
 

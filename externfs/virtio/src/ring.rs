@@ -6,6 +6,7 @@ use crate::chain::{ChainReply, ChainSource};
 use crate::fence::Spans;
 use crate::memory::Memory;
 use crate::statistics::Counters;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -47,6 +48,13 @@ struct State {
     /// Cleared for good when the guest takes the queue away: from then on its
     /// memory is not ours, whatever still runs.
     open: bool,
+}
+
+impl State {
+    /// For few accesses to memory: the whole queue waits for them.
+    fn if_open<T>(&mut self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if self.open { write() } else { Err(io::Error::new(io::ErrorKind::NotConnected, "its queue was taken away")) }
+    }
 }
 
 /// A running queue. Its thread takes from it; whoever finishes a request
@@ -165,17 +173,31 @@ impl Ring {
     /// Returns a request with an answer of `len` bytes, and tells the guest
     /// if it wants to know.
     pub(crate) fn push(&self, head: u16, len: u32) -> Result<(), String> {
+        self.push_written(head, || Ok(len)).map_err(|error| error.to_string())
+    }
+
+    /// Has an answer written, and returns its request with as many bytes.
+    ///
+    /// # Errors
+    /// The queue is closed, and nothing was written; or what writing answers.
+    pub(crate) fn push_written(&self, head: u16, write: impl FnOnce() -> io::Result<u32>) -> io::Result<()> {
         let mut state = self.state();
-        if !state.open {
-            return Ok(());
-        }
+        let len = state.if_open(write)?;
         let State { queue, memory, .. } = &mut *state;
         let told = queue.add_used(memory.guest(), head, len).and_then(|()| queue.needs_notification(memory.guest()));
         drop(state);
-        if told.map_err(|error| error.to_string())? {
+        if told.map_err(io::Error::other)? {
             self.call();
         }
         Ok(())
+    }
+
+    /// Writes to memory that belongs to a request.
+    ///
+    /// # Errors
+    /// As [`Ring::push_written`].
+    pub(crate) fn write(&self, write: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.state().if_open(write)
     }
 
     /// Tells the guest that there is something to look at.

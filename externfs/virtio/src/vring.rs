@@ -41,25 +41,25 @@ impl Vring {
     }
 
     /// Number of descriptors.
-    pub(crate) fn set_size(&mut self, size: u32) -> Result<(), String> {
+    pub(crate) fn set_size(&mut self, size: u32, around: &Surroundings<'_>) -> Result<(), String> {
         let size = u16::try_from(size).map_err(|_| format!("a queue cannot have {size} descriptors"))?;
-        self.close();
+        self.retire(around);
         self.size = Some(size);
         Ok(())
     }
 
-    pub(crate) fn set_place(&mut self, place: RingPlace) {
+    pub(crate) fn set_place(&mut self, place: RingPlace, around: &Surroundings<'_>) {
         // Said again about a running queue, it changes nothing.
         if self.place != Some(place) {
-            self.close();
+            self.retire(around);
             self.place = Some(place);
         }
     }
 
     /// Next entry of the available ring.
-    pub(crate) fn set_base(&mut self, base: u32) -> Result<(), String> {
+    pub(crate) fn set_base(&mut self, base: u32, around: &Surroundings<'_>) -> Result<(), String> {
         let base = u16::try_from(base).map_err(|_| format!("{base} is no index of an available ring"))?;
-        self.close();
+        self.retire(around);
         self.base = base;
         Ok(())
     }
@@ -105,7 +105,7 @@ impl Vring {
         match (&self.ring, around.memory) {
             (Some(ring), Some(memory)) => ring.remap(Arc::clone(memory)),
             (Some(_), None) => {
-                self.close();
+                self.retire(around);
                 Ok(())
             }
             (None, _) => self.run(around),
@@ -152,6 +152,16 @@ impl Vring {
     /// threads still may answer until [`Vring::stop`].
     pub(crate) fn pause(&mut self) {
         self.worker = None;
+    }
+
+    /// Ends it where it goes on elsewhere, or not at all. What waits answers
+    /// first: a request that is not returned would be lost.
+    fn retire(&mut self, around: &Surroundings<'_>) {
+        if self.ring.is_some() {
+            self.pause();
+            around.guest.settle();
+            self.close();
+        }
     }
 
     fn close(&mut self) {
