@@ -106,6 +106,7 @@ impl<'a> Connection<'a> {
             counters: Arc::clone(&shared.counters),
             laters: Arc::new(Laters::default()),
             spin_limit: shared.options.poll.limit(),
+            gate: Arc::clone(&shared.gate),
             stuck: Arc::default(),
             end: Stop::new().map_err(|error| format!("eventfd: {error}"))?,
             reason: Mutex::new(None),
@@ -192,7 +193,7 @@ impl<'a> Connection<'a> {
             // A frontend that asks to be told decides by itself; one that
             // does not would go on as if all were well.
             Err(reason) if message.need_reply && !message.expects_payload() => {
-                tracing::warn!("{name} is refused: {reason}");
+                self.guest.gate.pass(|| tracing::warn!("{name} is refused: {reason}"));
                 Some(acknowledge(1))
             }
             Err(reason) => return Err(format!("{name}: {reason}")),

@@ -253,7 +253,8 @@ impl Guest {
     pub(crate) fn settle(&self) {
         self.handler.interrupt();
         if !self.laters.wait(INTERRUPT_GRACE, &self.stuck) {
-            tracing::warn!("a request that waits did not end within {} s; its answer is dropped", INTERRUPT_GRACE.as_secs());
+            let limit = INTERRUPT_GRACE.as_secs();
+            self.gate.pass(|| tracing::warn!("a request that waits did not end within {limit} s; its answer is dropped"));
         }
     }
 }

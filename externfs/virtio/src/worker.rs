@@ -10,7 +10,7 @@ use crate::spin::Spin;
 use crate::statistics::Counters;
 use crate::stop::Stop;
 use crate::stuck::{Errand, Stuck};
-use externfs_wire::Outcome;
+use externfs_wire::{LogGate, Outcome};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::io;
@@ -37,6 +37,8 @@ pub(crate) struct Guest {
     pub(crate) laters: Arc<Laters>,
     /// Longest active watching; zero for none.
     pub(crate) spin_limit: Duration,
+    /// Its lines in the log go through it.
+    pub(crate) gate: Arc<LogGate>,
     /// Its threads that a descriptor of the frontend may keep.
     pub(crate) stuck: Arc<Stuck>,
     /// Raised when the guest cannot be served any longer.
@@ -111,7 +113,7 @@ impl Shift {
                 guest.give_up("its memory was taken away while in use (was its file truncated?)".into());
             }
             Ok(Err(reason)) => {
-                tracing::warn!("queue {index} is stopped: {reason}");
+                guest.gate.pass(|| tracing::warn!("queue {index} is stopped: {reason}"));
                 guest.counters.broken_queues.add(1);
                 if let Some(error) = error {
                     error.send();
