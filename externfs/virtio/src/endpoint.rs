@@ -178,10 +178,16 @@ impl Endpoint {
         Ok(Answer::Done)
     }
 
+    /// All of them, whatever becomes of one: a change is not half made. The
+    /// first failure counts.
     fn each_vring(&mut self, set: impl Fn(&mut Vring, &Surroundings<'_>) -> Result<(), String>) -> Result<(), String> {
         let around =
             Surroundings { guest: &self.guest, memory: self.memory.as_ref(), event_index: self.features & VIRTIO_F_RING_EVENT_IDX != 0 };
-        self.vrings.iter_mut().try_for_each(|vring| set(vring, &around))
+        let mut outcome = Ok(());
+        for vring in &mut self.vrings {
+            outcome = outcome.and(set(vring, &around));
+        }
+        outcome
     }
 
     fn set_vring(&mut self, request: Request, message: &mut Message) -> Result<Answer, String> {

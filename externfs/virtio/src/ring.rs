@@ -74,9 +74,7 @@ impl Ring {
     /// lies in guest memory, or it is refused.
     pub(crate) fn start(start: RingStart, call: Option<Arc<Call>>, memory: Arc<Memory>, counters: Arc<Counters>) -> Result<Ring, String> {
         let broken = |error: virtio_queue::Error| error.to_string();
-        let mut queue = Queue::new(QUEUE_SIZE_MAX).map_err(broken)?;
-        queue.try_set_size(start.size).map_err(|_| format!("a queue cannot have {} descriptors", start.size))?;
-        place_queue(&mut queue, start.place, &memory)?;
+        let mut queue = queue_at(start.size, start.place, &memory)?;
         queue.set_event_idx(start.event_index);
         queue.set_next_avail(start.next_available);
         // Not when its base is set: the frontend says where it lies after that.
@@ -93,8 +91,12 @@ impl Ring {
     }
 
     /// The guest's memory has changed around the queue.
+    ///
+    /// # Errors
+    /// The queue does not lie in it; nothing has changed then.
     pub(crate) fn remap(&self, memory: Arc<Memory>) -> Result<(), String> {
         let mut state = self.state();
+        queue_at(state.queue.size(), self.place, &memory)?;
         place_queue(&mut state.queue, self.place, &memory)?;
         state.memory = memory;
         Ok(())
@@ -255,6 +257,20 @@ impl Ring {
     }
 }
 
+/// Whether a queue is wholly in this memory.
+pub(crate) fn is_found(size: u16, place: RingPlace, memory: &Memory) -> bool {
+    queue_at(size, place, memory).is_ok()
+}
+
+/// A queue at its beginning.
+fn queue_at(size: u16, place: RingPlace, memory: &Memory) -> Result<Queue, String> {
+    let mut queue = Queue::new(QUEUE_SIZE_MAX).map_err(|error| error.to_string())?;
+    queue.try_set_size(size).map_err(|_| format!("a queue cannot have {size} descriptors"))?;
+    place_queue(&mut queue, place, memory)?;
+    Ok(queue)
+}
+
+/// Sets addresses one by one: of a queue that fails half of them are new.
 fn place_queue(queue: &mut Queue, place: RingPlace, memory: &Memory) -> Result<(), String> {
     let find = |what: &str, address: u64| {
         memory.guest_address(address).ok_or_else(|| format!("the {what} at {address:#x} is not in guest memory"))

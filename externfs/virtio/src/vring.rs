@@ -3,11 +3,12 @@
 //!
 //! Frontends tell it in different orders and again at any time. A queue runs
 //! as soon as it is complete and enabled; it pauses when disabled, keeping its
-//! state, and ends when its place or base changes or its base is asked for.
+//! state, and ends when its place or base changes or its base is asked for. Where
+//! its memory is taken away, it waits for that.
 
 use crate::call::Call;
 use crate::memory::Memory;
-use crate::ring::{Ring, RingPlace, RingStart};
+use crate::ring::{Ring, RingPlace, RingStart, is_found};
 use crate::stuck::Errand;
 use crate::worker::{Guest, Job, Worker};
 use std::os::fd::OwnedFd;
@@ -100,15 +101,24 @@ impl Vring {
         self.run(around)
     }
 
-    /// The guest's memory has changed.
+    /// The guest's memory has changed. A queue that is not in it any more ends
+    /// here and goes on when it is there again: QEMU changes a region by taking
+    /// it away and adding it anew.
     pub(crate) fn set_memory(&mut self, around: &Surroundings<'_>) -> Result<(), String> {
-        match (&self.ring, around.memory) {
-            (Some(ring), Some(memory)) => ring.remap(Arc::clone(memory)),
-            (Some(_), None) => {
-                self.retire(around);
+        let (Some(size), Some(place), Some(memory)) = (self.size, self.place, around.memory) else {
+            self.retire(around);
+            return Ok(());
+        };
+        match &self.ring {
+            Some(ring) => {
+                if let Err(reason) = ring.remap(Arc::clone(memory)) {
+                    tracing::debug!("queue {} waits for its memory: {reason}", self.index);
+                    self.retire(around);
+                }
                 Ok(())
             }
-            (None, _) => self.run(around),
+            None if is_found(size, place, memory) => self.run(around),
+            None => Ok(()),
         }
     }
 

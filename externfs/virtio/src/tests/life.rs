@@ -133,6 +133,38 @@ fn a_paused_queue_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_queue_waits_for_memory_that_is_taken_away_for_a_moment() {
+    use std::os::fd::AsFd;
+    let host = Host::new();
+    let mut frontend = Frontend::connect(&host.path);
+    frontend.agree(VERSION_1 | PROTOCOL | EVENT_IDX);
+    frontend.send_memory_table();
+    let mut drivers = frontend.start_queues(3, 256, EventKind::Eventfd);
+    let memory = frontend.memory_fd.try_clone().unwrap();
+    assert!(drivers[2].ask(ECHO, b"x").is_some());
+    // All of it, and back again.
+    let region = longs(&[0, 0, MEMORY, 0, 0]);
+    frontend.tell(REM_MEM_REG, &region);
+    drivers[2].request(0, ECHO, b"patience");
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(drivers[2].poll_used(), None);
+    assert_eq!(frontend.tell_fds(ADD_MEM_REG, &region, &[memory.as_fd()]).unwrap(), 0);
+    assert!(drivers[2].wait_used().is_some());
+    // A table with the first two queues alone.
+    let table = |size: u64| [words(&[1, 0]), longs(&[0, size, 0, 0])].concat();
+    assert_eq!(frontend.tell_fds(SET_MEM_TABLE, &table(0x3_0000), &[memory.as_fd()]).unwrap(), 0);
+    assert!(drivers[1].ask(ECHO, b"still in it").is_some());
+    drivers[2].request(0, ECHO, b"patience");
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(drivers[2].poll_used(), None);
+    assert_eq!(frontend.tell_fds(SET_MEM_TABLE, &table(MEMORY), &[memory.as_fd()]).unwrap(), 0);
+    assert!(drivers[2].wait_used().is_some());
+    for driver in &mut drivers {
+        assert!(driver.ask(ECHO, b"all").is_some());
+    }
+}
+
+#[test]
 fn a_reset_device_starts_afresh() {
     let host = Host::new();
     let (mut frontend, mut driver) = Frontend::uml(&host.path);
