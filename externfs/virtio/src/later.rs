@@ -6,6 +6,7 @@ use crate::fence;
 use crate::ring::Ring;
 use crate::statistics::Counters;
 use crate::stuck::{Stuck, WAKE_AFTER};
+use crate::worker::REPEAT_CALL;
 use externfs::DataSink;
 use externfs_wire::{Later, REPLY_HEADER_LEN, Reply};
 use std::io;
@@ -115,6 +116,13 @@ fn finish(work: Waiting) {
         // The guest's caller waits for ever, which is what its lock did too;
         // the panic itself is on the log.
         return;
+    }
+    if late.is_returned && late.ring.may_be_overslept() {
+        // The queue's own thread may be asleep, and does not know of this one.
+        thread::sleep(REPEAT_CALL);
+        if late.ring.may_be_overslept() {
+            late.ring.call_again();
+        }
     }
     if !late.is_returned
         && let Err(reason) = late.ring.push(head, 0)

@@ -28,7 +28,7 @@ const PREEMPTED: Duration = Duration::from_micros(50);
 /// (`os_idle_sleep`): one that comes just then is handled, and the process that
 /// it woke sleeps on until the next timer tick, 10 ms later. Quick answers hit
 /// that moment often: it was 1 in 30 for reads, and most of their time.
-const REPEAT_CALL: Duration = Duration::from_micros(150);
+pub(crate) const REPEAT_CALL: Duration = Duration::from_micros(150);
 
 /// What the queues of one guest share.
 pub(crate) struct Guest {
