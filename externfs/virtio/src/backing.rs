@@ -6,30 +6,23 @@
 //! fault ends for a fatal signal alone. And what cannot be mapped away again
 //! when it is lost must not be mapped at all. So it is memory, or a file of a
 //! local disk: all else is refused, since no list of what is slow is complete.
-//! That goes for overlayfs too, which does not tell what is below it, and which
-//! a user may mount over FUSE in a namespace of his own.
+//! What is neither is refused before anybody asks it ([`crate::foreign`]).
 
 use rustix::fs::FileType;
 use std::os::fd::AsFd;
 
-// Numbers of linux/magic.h, where nothing else is said.
+// Numbers of linux/magic.h.
 /// Shared memory and memfds are of it, too.
 const TMPFS: u64 = 0x0102_1994;
-const RAMFS: u64 = 0x8584_58f6;
 const HUGETLBFS: u64 = 0x9584_58f6;
 /// ext2 and ext3 have the same.
 const EXT4: u64 = 0xef53;
 const XFS: u64 = 0x5846_5342;
-const BTRFS: u64 = 0x9123_683e;
 const F2FS: u64 = 0xf2f5_2010;
-/// fs/bcachefs, `BCACHEFS_STATFS_MAGIC`.
-const BCACHEFS: u64 = 0xca45_1a4e;
-/// OpenZFS, `ZFS_SUPER_MAGIC`.
-const ZFS: u64 = 0x2fc1_2fc1;
 
 /// Whether a file of a file system of this type answers by itself.
 fn is_local(kind: u64) -> bool {
-    matches!(kind, TMPFS | RAMFS | HUGETLBFS | EXT4 | XFS | BTRFS | F2FS | BCACHEFS | ZFS)
+    matches!(kind, TMPFS | HUGETLBFS | EXT4 | XFS | F2FS)
 }
 
 /// Checks the file that is to be memory from byte `offset` on, `size` bytes.
@@ -79,7 +72,7 @@ mod tests {
         let memory = memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&memory, 4096).unwrap();
         check(&memory, 0, 4096).unwrap();
-        for kind in [TMPFS, RAMFS, HUGETLBFS, EXT4, XFS, BTRFS] {
+        for kind in [TMPFS, HUGETLBFS, EXT4, XFS, F2FS] {
             assert!(is_local(kind), "{kind:#x}");
         }
     }

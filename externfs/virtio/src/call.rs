@@ -1,5 +1,6 @@
 //! [`Call`]: what the guest is interrupted through.
 
+use crate::foreign;
 use crate::stuck::Stuck;
 use rustix::fs::FileType;
 use rustix::net::SendFlags;
@@ -48,7 +49,8 @@ impl Call {
 /// the frontend can undo; see [`crate::stuck`].
 pub(crate) fn event_kind(fd: &OwnedFd) -> Result<FileType, String> {
     let failed = |error| format!("its file descriptor: {error}");
-    let kind = FileType::from_raw_mode(rustix::fs::fstat(fd).map_err(failed)?.st_mode);
+    // Not by fstat(2): a FIFO has an inode of who knows what file system.
+    let (kind, _) = foreign::look(fd).map_err(failed)?;
     // An eventfd has no type at all.
     if !matches!(kind, FileType::Socket | FileType::Fifo | FileType::Unknown) {
         return Err(format!("its file descriptor is no eventfd, pipe or socket but a {kind:?}"));

@@ -2,6 +2,7 @@
 
 use crate::endpoint::{Answer, Endpoint};
 use crate::fence::peer_process;
+use crate::foreign::Undertaker;
 use crate::later::Laters;
 use crate::message::{Message, MessageReader, ReadError, send_reply};
 use crate::server::Shared;
@@ -97,10 +98,15 @@ struct Connection<'a> {
     reader: MessageReader,
     endpoint: Endpoint,
     guest: Arc<Guest>,
+    undertaker: Arc<Undertaker>,
 }
 
 impl<'a> Connection<'a> {
     fn new(socket: &'a UnixStream, shared: &Shared) -> Result<Connection<'a>, String> {
+        let undertaker = &shared.undertaker;
+        if undertaker.is_full() {
+            return Err("file descriptors that came from here cannot be closed yet; end the process that serves their files".into());
+        }
         let guest = Arc::new(Guest {
             handler: (shared.handlers)().map_err(|error| error.to_string())?,
             counters: Arc::clone(&shared.counters),
@@ -112,7 +118,14 @@ impl<'a> Connection<'a> {
             reason: Mutex::new(None),
         });
         let endpoint = Endpoint::new(&shared.options.tag, shared.options.request_queues, Arc::clone(&guest));
-        Ok(Connection { socket, peer: Peer::of(socket), reader: MessageReader::default(), endpoint, guest })
+        Ok(Connection {
+            socket,
+            peer: Peer::of(socket),
+            reader: MessageReader::new(undertaker),
+            endpoint,
+            guest,
+            undertaker: Arc::clone(undertaker),
+        })
     }
 
     fn run(&mut self, listener: &UnixListener, stop: &Stop) -> End {
@@ -199,8 +212,11 @@ impl<'a> Connection<'a> {
             Err(reason) => return Err(format!("{name}: {reason}")),
         };
         tracing::debug!("{name}: {} bytes, {} answered", message.payload.len(), payload.as_ref().map_or(0, Vec::len));
-        payload.map_or(Ok(()), |payload| {
-            send_reply(self.socket.as_fd(), message.code, &payload).map_err(|error| format!("its socket: {error}"))
-        })
+        let code = message.code;
+        drop(message);
+        if self.undertaker.is_full() {
+            return Err("it sent file descriptors that cannot be closed".into());
+        }
+        payload.map_or(Ok(()), |payload| send_reply(self.socket.as_fd(), code, &payload).map_err(|error| format!("its socket: {error}")))
     }
 }

@@ -21,7 +21,8 @@
 //! The caller of [`Server::run`] accepts guests and reads their messages. Each
 //! queue that a guest sets up has a thread; a request that waits for a lock
 //! gets one for itself, so that its queue goes on. All of a guest's threads
-//! end with its connection.
+//! end with its connection. What a frontend sent and should not have is closed
+//! by a thread of the server that nobody waits for.
 //!
 //! # Locks
 //! ```text
@@ -30,6 +31,7 @@
 //! Laters::waiting  a count
 //! Stuck            numbers of threads, while they are sent a signal
 //! Guest::reason    a string
+//! Undertaker       the way to its thread
 //! ```
 //! No lock is held while a request is served, and none nests in another.
 
@@ -39,6 +41,7 @@ mod chain;
 mod connection;
 mod endpoint;
 mod fence;
+mod foreign;
 mod handler;
 mod later;
 mod memory;

@@ -3,6 +3,7 @@
 use crate::connection::{self, End};
 use crate::endpoint::{REQUEST_QUEUES_MAX, TAG_MAX};
 use crate::fence;
+use crate::foreign::Undertaker;
 use crate::handler::Handlers;
 use crate::session;
 use crate::statistics::{Counters, Statistics};
@@ -96,6 +97,8 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) handlers: Box<Handlers>,
     pub(crate) counters: Arc<Counters>,
+    /// Closes what frontends sent and should not have.
+    pub(crate) undertaker: Arc<Undertaker>,
     /// What is said about frontends goes through it.
     pub(crate) gate: Arc<LogGate>,
 }
@@ -145,7 +148,11 @@ impl Server {
         let failed = |what: &str, error: io::Error| UsageError(format!("{what}: {error}"));
         listener.set_nonblocking(true).map_err(|error| failed("the socket", error))?;
         fence::install().map_err(|error| failed("a handler for SIGBUS", error))?;
-        Ok(Server { listener, bound, shared: Shared { options, handlers, counters: Arc::default(), gate: Arc::default() } })
+        Ok(Server {
+            listener,
+            bound,
+            shared: Shared { options, handlers, counters: Arc::default(), gate: Arc::default(), undertaker: Arc::default() },
+        })
     }
 
     /// Serves one guest after the other until `stop` is raised.

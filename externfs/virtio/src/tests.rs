@@ -12,6 +12,7 @@ mod life;
 mod log;
 mod random;
 mod session;
+mod stubborn;
 
 use crate::server::{Options, Poll, Server};
 use crate::stop::Stop;
