@@ -30,15 +30,16 @@ enum Output {
 static OUTPUT: RwLock<Output> = RwLock::new(Output::Stderr);
 
 /// The crate fuser reports each answer that came too late, which is what
-/// interrupting a request looks like.
-const FUSER: &str = "fuser=off";
+/// interrupting a request looks like; virtio-queue whatever is wrong with a
+/// guest's queue, as often as the guest likes. We say it ourselves.
+const QUIET: &str = "fuser=off,virtio_queue=off";
 
 /// Starts logging to standard error. `verbose` counts `-v`: warnings and
 /// errors without, then notices, then decisions, then each request. `RUST_LOG`
 /// has the last word. A second call changes nothing.
 pub fn start(verbose: u8) {
     let level = ["warn", "info", "debug", "trace"].get(usize::from(verbose)).unwrap_or(&"trace");
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},{FUSER}")));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},{QUIET}")));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
     // Fails only when logging was started before.
     let _ = builder.event_format(OneLine).with_writer(Sink).try_init();

@@ -55,23 +55,18 @@ pub(crate) struct ChainReply {
     /// Bytes of payload so far.
     payload: usize,
     /// Bytes of the finished answer; 0 where there was no room for one.
-    finished: Option<u32>,
+    finished: u32,
 }
 
 impl ChainReply {
     pub(crate) fn new(mut spans: Spans) -> ChainReply {
         spans.skip(REPLY_HEADER_LEN);
-        ChainReply { spans, payload: 0, finished: None }
-    }
-
-    /// Whether an answer was made, or tried.
-    pub(crate) fn is_finished(&self) -> bool {
-        self.finished.is_some()
+        ChainReply { spans, payload: 0, finished: 0 }
     }
 
     /// How long the answer is; 0 where none was made.
     pub(crate) fn len(&self) -> u32 {
-        self.finished.unwrap_or(0)
+        self.finished
     }
 
     fn no_room() -> io::Error {
@@ -107,13 +102,12 @@ impl Reply for ChainReply {
     }
 
     fn finish(&mut self, header: [u8; REPLY_HEADER_LEN]) -> io::Result<()> {
-        self.finished = Some(0);
         let length = u32::try_from(REPLY_HEADER_LEN + self.payload).map_err(|_| ChainReply::no_room())?;
         self.spans.rewind();
         if self.spans.copy_in(&header) < REPLY_HEADER_LEN {
             return Err(ChainReply::no_room());
         }
-        self.finished = Some(length);
+        self.finished = length;
         Ok(())
     }
 }

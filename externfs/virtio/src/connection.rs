@@ -2,6 +2,7 @@
 
 use crate::endpoint::{Answer, Endpoint};
 use crate::fence::peer_process;
+use crate::foreign::Undertaker;
 use crate::later::Laters;
 use crate::message::{Message, MessageReader, ReadError, send_reply};
 use crate::server::Shared;
@@ -97,20 +98,34 @@ struct Connection<'a> {
     reader: MessageReader,
     endpoint: Endpoint,
     guest: Arc<Guest>,
+    undertaker: Arc<Undertaker>,
 }
 
 impl<'a> Connection<'a> {
     fn new(socket: &'a UnixStream, shared: &Shared) -> Result<Connection<'a>, String> {
+        let undertaker = &shared.undertaker;
+        if undertaker.is_full() {
+            return Err("file descriptors that came from here cannot be closed yet; end the process that serves their files".into());
+        }
         let guest = Arc::new(Guest {
             handler: (shared.handlers)().map_err(|error| error.to_string())?,
             counters: Arc::clone(&shared.counters),
             laters: Arc::new(Laters::default()),
             spin_limit: shared.options.poll.limit(),
+            gate: Arc::clone(&shared.gate),
+            stuck: Arc::default(),
             end: Stop::new().map_err(|error| format!("eventfd: {error}"))?,
             reason: Mutex::new(None),
         });
         let endpoint = Endpoint::new(&shared.options.tag, shared.options.request_queues, Arc::clone(&guest));
-        Ok(Connection { socket, peer: Peer::of(socket), reader: MessageReader::default(), endpoint, guest })
+        Ok(Connection {
+            socket,
+            peer: Peer::of(socket),
+            reader: MessageReader::new(undertaker),
+            endpoint,
+            guest,
+            undertaker: Arc::clone(undertaker),
+        })
     }
 
     fn run(&mut self, listener: &UnixListener, stop: &Stop) -> End {
@@ -191,14 +206,17 @@ impl<'a> Connection<'a> {
             // A frontend that asks to be told decides by itself; one that
             // does not would go on as if all were well.
             Err(reason) if message.need_reply && !message.expects_payload() => {
-                tracing::warn!("{name} is refused: {reason}");
+                self.guest.gate.pass(|| tracing::warn!("{name} is refused: {reason}"));
                 Some(acknowledge(1))
             }
             Err(reason) => return Err(format!("{name}: {reason}")),
         };
         tracing::debug!("{name}: {} bytes, {} answered", message.payload.len(), payload.as_ref().map_or(0, Vec::len));
-        payload.map_or(Ok(()), |payload| {
-            send_reply(self.socket.as_fd(), message.code, &payload).map_err(|error| format!("its socket: {error}"))
-        })
+        let code = message.code;
+        drop(message);
+        if self.undertaker.is_full() {
+            return Err("it sent file descriptors that cannot be closed".into());
+        }
+        payload.map_or(Ok(()), |payload| send_reply(self.socket.as_fd(), code, &payload).map_err(|error| format!("its socket: {error}")))
     }
 }

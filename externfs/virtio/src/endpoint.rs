@@ -5,9 +5,10 @@
 //! "File System Device"; for what User Mode Linux sends,
 //! arch/um/drivers/virtio_uml.c of Linux.
 
+use crate::call::{Call, event_kind};
 use crate::memory::{Memory, REGIONS_MAX, RegionPlace};
 use crate::message::{Message, Request};
-use crate::ring::{Call, RingPlace, event_kind};
+use crate::ring::RingPlace;
 use crate::vring::{Surroundings, Vring};
 use crate::worker::Guest;
 use std::os::fd::OwnedFd;
@@ -173,14 +174,22 @@ impl Endpoint {
 
     fn set_memory(&mut self, memory: Option<Memory>) -> Result<Answer, String> {
         self.memory = memory.map(Arc::new);
-        self.each_vring(Vring::set_memory)?;
-        Ok(Answer::Done)
+        let set = self.each_vring(Vring::set_memory);
+        // A queue that ends has the waits of all interrupted.
+        self.each_vring(Vring::resume)?;
+        set.map(|()| Answer::Done)
     }
 
+    /// All of them, whatever becomes of one: a change is not half made. The
+    /// first failure counts.
     fn each_vring(&mut self, set: impl Fn(&mut Vring, &Surroundings<'_>) -> Result<(), String>) -> Result<(), String> {
         let around =
             Surroundings { guest: &self.guest, memory: self.memory.as_ref(), event_index: self.features & VIRTIO_F_RING_EVENT_IDX != 0 };
-        self.vrings.iter_mut().try_for_each(|vring| set(vring, &around))
+        let mut outcome = Ok(());
+        for vring in &mut self.vrings {
+            outcome = outcome.and(set(vring, &around));
+        }
+        outcome
     }
 
     fn set_vring(&mut self, request: Request, message: &mut Message) -> Result<Answer, String> {
@@ -192,21 +201,25 @@ impl Endpoint {
         let known = self.vrings.len();
         let vring = self.vrings.get_mut(index as usize).ok_or_else(|| format!("queue {index} of {known}"))?;
         match request {
-            Request::SetVringNum => vring.set_size(message.u32_at(4)?)?,
-            Request::SetVringBase => vring.set_base(message.u32_at(4)?)?,
+            Request::SetVringNum => vring.set_size(message.u32_at(4)?, &around)?,
+            Request::SetVringBase => vring.set_base(message.u32_at(4)?, &around)?,
             Request::SetVringEnable => vring.set_enabled(message.u32_at(4)? != 0, &around)?,
             Request::SetVringAddr => {
                 let [descriptors, used, available] = [8, 16, 24].map(|offset| message.u64_at(offset));
-                vring.set_place(RingPlace { descriptors: descriptors?, available: available?, used: used? });
+                vring.set_place(RingPlace { descriptors: descriptors?, available: available?, used: used? }, &around);
             }
             Request::SetVringKick => {
                 let kick = optional_fd(message)?.ok_or("a queue without a kick descriptor is not supported")?;
                 event_kind(&kick)?;
                 vring.set_kick(kick, &around)?;
             }
-            Request::SetVringCall => vring.set_call(optional_fd(message)?.map(Call::new).transpose()?),
-            Request::SetVringErr => vring.set_error(optional_fd(message)?.map(Call::new).transpose()?),
+            Request::SetVringCall => vring.set_call(self.guest.call(message)?, &around)?,
+            Request::SetVringErr => vring.set_error(self.guest.call(message)?),
             _ => return Err("it is not for a queue".into()),
+        }
+        // As for memory.
+        if matches!(request, Request::SetVringNum | Request::SetVringBase | Request::SetVringAddr) {
+            self.each_vring(Vring::resume)?;
         }
         Ok(Answer::Done)
     }
@@ -244,13 +257,19 @@ impl Drop for Endpoint {
 }
 
 impl Guest {
+    /// What a message says to tell the guest, or the frontend, through.
+    fn call(&self, message: &mut Message) -> Result<Option<Call>, String> {
+        optional_fd(message)?.map(|fd| Call::new(fd, &self.stuck)).transpose()
+    }
+
     /// Ends what waits on threads of its own; without an answer, it is asked for
     /// again when its queue goes on. What a stuck host keeps longer
     /// than the grace is given up: its queue is closed, its answer dropped.
-    fn settle(&self) {
+    pub(crate) fn settle(&self) {
         self.handler.interrupt();
-        if !self.laters.wait(INTERRUPT_GRACE) {
-            tracing::warn!("a request that waits did not end within {} s; its answer is dropped", INTERRUPT_GRACE.as_secs());
+        if !self.laters.wait(INTERRUPT_GRACE, &self.stuck) {
+            let limit = INTERRUPT_GRACE.as_secs();
+            self.gate.pass(|| tracing::warn!("a request that waits did not end within {limit} s; its answer is dropped"));
         }
     }
 }

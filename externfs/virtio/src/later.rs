@@ -2,15 +2,20 @@
 //! its own so that its queue goes on.
 
 use crate::chain::{ChainReply, ChainSource};
+use crate::fence;
 use crate::ring::{Chain, Ring};
 use crate::statistics::Counters;
+use crate::stuck::{Stuck, WAKE_AFTER};
+use crate::worker::REPEAT_CALL;
+use externfs::DataSink;
 use externfs_wire::{Later, REPLY_HEADER_LEN, Reply};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Most requests of one guest that wait at a time. A pool with a queue behind
 /// it would not do: the request that lets the others go on could be queued
@@ -68,6 +73,7 @@ impl Laters {
     fn thread(self: &Arc<Self>, work: Receiver<Waiting>) -> io::Result<()> {
         let laters = Arc::clone(self);
         let run = move || {
+            fence::accept_wakes();
             if let Ok(work) = work.recv() {
                 finish(work);
             }
@@ -81,26 +87,91 @@ impl Laters {
         self.less.notify_all();
     }
 
-    /// Waits until none is left or `limit` has passed.
-    pub(crate) fn wait(&self, limit: Duration) -> bool {
-        let waiting = self.waiting();
-        let outcome = self.less.wait_timeout_while(waiting, limit, |waiting| *waiting > 0);
-        !outcome.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    /// Waits until none is left or `limit` has passed. Those that are `stuck`
+    /// meanwhile are got out.
+    pub(crate) fn wait(&self, limit: Duration, stuck: &Stuck) -> bool {
+        let end = Instant::now() + limit;
+        let mut waiting = self.waiting();
+        while *waiting > 0 {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let outcome = self.less.wait_timeout(waiting, left.min(WAKE_AFTER)).unwrap_or_else(PoisonError::into_inner);
+            waiting = outcome.0;
+            if outcome.1.timed_out() {
+                drop(waiting);
+                stuck.wake();
+                waiting = self.waiting();
+            }
+        }
+        true
     }
 }
 
 fn finish(work: Waiting) {
-    let Waiting { ring, head, source, mut reply, later } = work;
-    if catch_unwind(AssertUnwindSafe(|| later(&mut reply))).is_err() {
+    let Waiting { ring, head, source, reply, later } = work;
+    let mut late = LateReply { ring, head, reply, is_answered: false, is_returned: false };
+    if catch_unwind(AssertUnwindSafe(|| later(&mut late))).is_err() {
         // The guest's caller waits for ever, which is what its lock did too;
         // the panic itself is on the log.
         return;
     }
-    if !reply.is_finished() {
+    let LateReply { ring, reply, is_answered, is_returned, .. } = late;
+    if !is_answered {
         return ring.put_off(Chain { head, source, reply });
     }
-    if let Err(reason) = ring.push(head, reply.len()) {
-        tracing::warn!("the answer to a waiting request is lost: {reason}");
+    if is_returned && ring.may_be_overslept() {
+        // The queue's own thread may be asleep, and does not know of this one.
+        thread::sleep(REPEAT_CALL);
+        if ring.may_be_overslept() {
+            ring.call_again();
+        }
+    }
+    if !is_returned && let Err(reason) = ring.push(head, 0) {
+        // Of a queue that goes on, its thread will find out.
+        tracing::debug!("the answer to a waiting request is lost: {reason}");
+    }
+}
+
+/// Room for the answer to a request that waits. Its memory may be the guest's
+/// again by the time that there is one: what is not taken from it any more is
+/// an error, so that a lock is not kept for nobody.
+struct LateReply {
+    ring: Arc<Ring>,
+    head: u16,
+    reply: ChainReply,
+    /// There was an answer, whether or not it was taken.
+    is_answered: bool,
+    is_returned: bool,
+}
+
+impl DataSink for LateReply {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.ring.write(|| self.reply.put(bytes))
+    }
+
+    /// Nobody reads a file who waited, and the queue would wait for the file.
+    fn fill_from(&mut self, _file: BorrowedFd<'_>, _offset: u64, _len: usize) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn room(&self) -> usize {
+        self.reply.room()
+    }
+}
+
+impl Reply for LateReply {
+    fn rewind(&mut self) {
+        self.reply.rewind();
+    }
+
+    fn finish(&mut self, header: [u8; REPLY_HEADER_LEN]) -> io::Result<()> {
+        self.is_answered = true;
+        let LateReply { ring, head, reply, is_returned, .. } = self;
+        ring.push_written(*head, || reply.finish(header).map(|()| reply.len()))?;
+        *is_returned = true;
+        Ok(())
     }
 }
 

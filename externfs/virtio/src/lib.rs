@@ -21,21 +21,27 @@
 //! The caller of [`Server::run`] accepts guests and reads their messages. Each
 //! queue that a guest sets up has a thread; a request that waits for a lock
 //! gets one for itself, so that its queue goes on. All of a guest's threads
-//! end with its connection.
+//! end with its connection. What a frontend sent and should not have is closed
+//! by a thread of the server that nobody waits for.
 //!
 //! # Locks
 //! ```text
 //! Ring::state      a queue's indices and memory; held for a few memory accesses
 //! Ring::call       the interrupt's descriptor; not taken with the state held
 //! Laters::waiting  a count
+//! Stuck            numbers of threads, while they are sent a signal
 //! Guest::reason    a string
+//! Undertaker       the way to its thread
 //! ```
 //! No lock is held while a request is served, and none nests in another.
 
+mod backing;
+mod call;
 mod chain;
 mod connection;
 mod endpoint;
 mod fence;
+mod foreign;
 mod handler;
 mod later;
 mod memory;
@@ -46,6 +52,7 @@ mod session;
 mod spin;
 mod statistics;
 mod stop;
+mod stuck;
 mod vring;
 mod worker;
 

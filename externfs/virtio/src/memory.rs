@@ -5,8 +5,8 @@
 //! from the frontend in its own virtual addresses; with User Mode Linux the
 //! two are the same, with QEMU they differ.
 
+use crate::backing;
 use crate::fence::Guard;
-use rustix::fs::FileType;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -44,15 +44,7 @@ impl Region {
         if size == 0 || !fits(guest_address) || !fits(user_address) || !fits(file_offset) {
             return Err(format!("memory region of {size:#x} bytes at {guest_address:#x} is empty or wraps around"));
         }
-        let stat = rustix::fs::fstat(&fd).map_err(|error| format!("memory region: fstat: {error}"))?;
-        // A device or a pipe could do anything on access.
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err("memory region: the descriptor is not one of a memory file (share=on missing?)".into());
-        }
-        if u64::try_from(stat.st_size).is_ok_and(|length| length < file_offset + size) {
-            let end = file_offset + size;
-            return Err(format!("memory region ends at {end:#x}, its file at {:#x}", stat.st_size));
-        }
+        backing::check(&fd, file_offset, size)?;
         let length = usize::try_from(size).map_err(|_| "memory region: too large".to_string())?;
         let mapping = MmapRegionBuilder::<()>::new(length)
             .with_file_offset(FileOffset::new(File::from(fd), file_offset))
@@ -202,6 +194,44 @@ mod tests {
         let back = two.without(RegionPlace { file_offset: 99, ..place(0, 0x1000, 0x1000) }).unwrap().unwrap();
         assert!(back.guest().read_obj::<u32>(GuestAddress(16)).is_err());
         assert!(back.without(place(0x1000, 0x1000, 0x8000)).unwrap().is_none());
+    }
+
+    /// A file of one huge page that is not there: nothing is reserved.
+    fn huge() -> Option<OwnedFd> {
+        let fd = memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB);
+        match fd.and_then(|fd| ftruncate(&fd, HUGE).map(|()| fd)) {
+            Ok(fd) => Some(fd),
+            Err(error) => {
+                eprintln!("SKIPPED: no huge pages here: {error}");
+                None
+            }
+        }
+    }
+
+    const HUGE: u64 = 2 << 20;
+
+    #[test]
+    fn a_part_of_a_huge_page_is_refused() {
+        fence::install().unwrap();
+        let Some(fd) = huge() else { return };
+        ftruncate(&fd, 2 * HUGE).unwrap();
+        for (file_offset, size) in [(0, 0x1_0000), (0, HUGE + 0x1000), (0x1000, HUGE), (HUGE, 0x1000)] {
+            let place = RegionPlace { file_offset, ..place(0, size, 0) };
+            let Ok(memory) = Memory::map(vec![(place, fd.try_clone().unwrap())]) else { continue };
+            // What is not refused has to survive this.
+            let _ = memory.guest().write_obj(1_u64, GuestAddress(0));
+            panic!("{place:?} is accepted");
+        }
+    }
+
+    #[test]
+    fn huge_pages_that_are_not_there_do_not_take_us_along() {
+        fence::install().unwrap();
+        let Some(fd) = huge() else { return };
+        let memory = Memory::map(vec![(place(0, HUGE, 0), fd)]).unwrap();
+        memory.guest().write_obj(u64::MAX, GuestAddress(HUGE - 8)).unwrap();
+        let there = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap().trim() != "0";
+        assert!(memory.is_lost() || there);
     }
 
     #[test]

@@ -11,12 +11,14 @@
 //!
 //! Source: docs/interop/vhost-user.rst of QEMU.
 
+use crate::foreign::{Foreign, Undertaker};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags};
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 /// Largest payload that is accepted, in bytes. The largest that a frontend has
 /// reason to send is a configuration space of 256 bytes behind 12.
@@ -101,7 +103,7 @@ pub(crate) struct Message {
     /// What follows the header.
     pub(crate) payload: Vec<u8>,
     /// What came along; closed with the message unless taken.
-    pub(crate) fds: VecDeque<OwnedFd>,
+    pub(crate) fds: VecDeque<Foreign>,
 }
 
 impl Message {
@@ -136,9 +138,9 @@ impl Message {
             .ok_or_else(|| format!("its payload of {} bytes is too short", self.payload.len()))
     }
 
-    /// The next descriptor that came along.
+    /// The next descriptor that came along, if it keeps nobody waiting.
     pub(crate) fn take_fd(&mut self) -> Result<OwnedFd, String> {
-        self.fds.pop_front().ok_or_else(|| "it lacks its file descriptor".into())
+        self.fds.pop_front().ok_or("it lacks its file descriptor")?.accept()
     }
 }
 
@@ -155,7 +157,8 @@ pub(crate) enum ReadError {
 #[derive(Default)]
 pub(crate) struct MessageReader {
     bytes: Vec<u8>,
-    fds: VecDeque<OwnedFd>,
+    fds: VecDeque<Foreign>,
+    undertaker: Arc<Undertaker>,
 }
 
 struct Header {
@@ -165,6 +168,11 @@ struct Header {
 }
 
 impl MessageReader {
+    /// `undertaker` closes what is not taken.
+    pub(crate) fn new(undertaker: &Arc<Undertaker>) -> MessageReader {
+        MessageReader { undertaker: Arc::clone(undertaker), ..MessageReader::default() }
+    }
+
     /// Reads what is there: a message when one is complete, None when more
     /// has to arrive first. Never blocks, and never reads into the next
     /// message, so that descriptors stay with theirs.
@@ -213,7 +221,7 @@ impl MessageReader {
         };
         for control in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = control {
-                self.fds.extend(fds);
+                self.fds.extend(fds.map(|fd| Foreign::new(fd, &self.undertaker)));
             }
         }
         if received.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > FD_LIMIT {

@@ -1,14 +1,13 @@
 //! [`Ring`]: one virtqueue while it runs: what is available, what is used,
 //! and when the guest has to be told.
 
+use crate::call::Call;
 use crate::chain::{ChainReply, ChainSource};
 use crate::fence::Spans;
 use crate::memory::Memory;
 use crate::statistics::Counters;
 use externfs_wire::Reply;
-use rustix::fs::FileType;
-use rustix::net::SendFlags;
-use std::os::fd::OwnedFd;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -52,6 +51,13 @@ struct State {
     open: bool,
 }
 
+impl State {
+    /// For few accesses to memory: the whole queue waits for them.
+    fn if_open<T>(&mut self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if self.open { write() } else { Err(io::Error::new(io::ErrorKind::NotConnected, "its queue was taken away")) }
+    }
+}
+
 /// A running queue. Its thread takes from it; whoever finishes a request
 /// returns it.
 pub(crate) struct Ring {
@@ -67,12 +73,11 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// Begins a queue: every part of it lies in guest memory, or it is refused.
-    pub(crate) fn start(start: RingStart, memory: Arc<Memory>, counters: Arc<Counters>) -> Result<Ring, String> {
+    /// Begins a queue that tells the guest through `call`: every part of it
+    /// lies in guest memory, or it is refused.
+    pub(crate) fn start(start: RingStart, call: Option<Arc<Call>>, memory: Arc<Memory>, counters: Arc<Counters>) -> Result<Ring, String> {
         let broken = |error: virtio_queue::Error| error.to_string();
-        let mut queue = Queue::new(QUEUE_SIZE_MAX).map_err(broken)?;
-        queue.try_set_size(start.size).map_err(|_| format!("a queue cannot have {} descriptors", start.size))?;
-        place_queue(&mut queue, start.place, &memory)?;
+        let mut queue = queue_at(start.size, start.place, &memory)?;
         queue.set_event_idx(start.event_index);
         queue.set_next_avail(start.next_available);
         // Not when its base is set: the frontend says where it lies after that.
@@ -80,7 +85,7 @@ impl Ring {
         queue.set_next_used(used.0);
         let state = Mutex::new(State { queue, memory, open: true });
         let called = AtomicBool::new(false);
-        Ok(Ring { place: start.place, counters, state, put_off: Mutex::default(), call: Mutex::new(None), called })
+        Ok(Ring { place: start.place, counters, state, put_off: Mutex::default(), call: Mutex::new(call), called })
     }
 
     /// Plain fields that are right after each statement: a panic elsewhere
@@ -90,14 +95,24 @@ impl Ring {
     }
 
     /// The guest's memory has changed around the queue.
+    ///
+    /// # Errors
+    /// The queue does not lie in it; nothing has changed then.
     pub(crate) fn remap(&self, memory: Arc<Memory>) -> Result<(), String> {
         let mut state = self.state();
+        queue_at(state.queue.size(), self.place, &memory)?;
         place_queue(&mut state.queue, self.place, &memory)?;
         state.memory = memory;
         Ok(())
     }
 
     /// Uses another descriptor to tell the guest; None tells it no more.
+    ///
+    /// What went to the former one may never have arrived: QEMU enables a queue
+    /// that goes on after a stop before it says where the interrupts go. The
+    /// guest asked to be told of one answer, which is not told twice, so it
+    /// would wait for ever. So [`Ring::call`] is due: one interrupt too many does
+    /// no harm.
     pub(crate) fn set_call(&self, call: Option<Arc<Call>>) {
         *self.locked_call() = call;
     }
@@ -190,21 +205,36 @@ impl Ring {
     /// Returns a request with an answer of `len` bytes, and tells the guest
     /// if it wants to know.
     pub(crate) fn push(&self, head: u16, len: u32) -> Result<(), String> {
+        self.push_written(head, || Ok(len)).map_err(|error| error.to_string())
+    }
+
+    /// Has an answer written, and returns its request with as many bytes.
+    ///
+    /// # Errors
+    /// The queue is closed, and nothing was written; or what writing answers.
+    pub(crate) fn push_written(&self, head: u16, write: impl FnOnce() -> io::Result<u32>) -> io::Result<()> {
         let mut state = self.state();
-        if !state.open {
-            return Ok(());
-        }
+        let len = state.if_open(write)?;
         let State { queue, memory, .. } = &mut *state;
         let told = queue.add_used(memory.guest(), head, len).and_then(|()| queue.needs_notification(memory.guest()));
         drop(state);
-        if told.map_err(|error| error.to_string())? {
+        if told.map_err(io::Error::other)? {
             self.call();
         }
         Ok(())
     }
 
-    fn call(&self) {
-        if let Some(call) = self.locked_call().as_ref() {
+    /// Writes to memory that belongs to a request.
+    ///
+    /// # Errors
+    /// As [`Ring::push_written`].
+    pub(crate) fn write(&self, write: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.state().if_open(write)
+    }
+
+    /// Tells the guest that there is something to look at.
+    pub(crate) fn call(&self) {
+        if let Some(call) = self.current_call() {
             self.counters.calls.add(1);
             call.send();
             self.called.store(true, Ordering::Relaxed);
@@ -214,16 +244,21 @@ impl Ring {
     /// Whether the guest was told something in a way that it may oversleep, and
     /// has made no request since.
     pub(crate) fn may_be_overslept(&self) -> bool {
-        self.called.load(Ordering::Relaxed) && self.locked_call().as_ref().is_some_and(|call| call.is_socket)
+        self.called.load(Ordering::Relaxed) && self.current_call().is_some_and(|call| call.may_be_overslept())
     }
 
     /// Tells the guest once more, whether it wants to know or not.
     pub(crate) fn call_again(&self) {
-        if let Some(call) = self.locked_call().as_ref() {
+        if let Some(call) = self.current_call() {
             self.counters.repeated_calls.add(1);
             call.send();
             self.called.store(false, Ordering::Relaxed);
         }
+    }
+
+    /// Whoever sends holds no lock: the frontend may keep it.
+    fn current_call(&self) -> Option<Arc<Call>> {
+        self.locked_call().clone()
     }
 
     fn locked_call(&self) -> MutexGuard<'_, Option<Arc<Call>>> {
@@ -252,6 +287,20 @@ impl Ring {
     }
 }
 
+/// Whether a queue is wholly in this memory.
+pub(crate) fn is_found(size: u16, place: RingPlace, memory: &Memory) -> bool {
+    queue_at(size, place, memory).is_ok()
+}
+
+/// A queue at its beginning.
+fn queue_at(size: u16, place: RingPlace, memory: &Memory) -> Result<Queue, String> {
+    let mut queue = Queue::new(QUEUE_SIZE_MAX).map_err(|error| error.to_string())?;
+    queue.try_set_size(size).map_err(|_| format!("a queue cannot have {size} descriptors"))?;
+    place_queue(&mut queue, place, memory)?;
+    Ok(queue)
+}
+
+/// Sets addresses one by one: of a queue that fails half of them are new.
 fn place_queue(queue: &mut Queue, place: RingPlace, memory: &Memory) -> Result<(), String> {
     let find = |what: &str, address: u64| {
         memory.guest_address(address).ok_or_else(|| format!("the {what} at {address:#x} is not in guest memory"))
@@ -262,44 +311,4 @@ fn place_queue(queue: &mut Queue, place: RingPlace, memory: &Memory) -> Result<(
     queue.try_set_used_ring_address(find("used ring", place.used)?).map_err(wrong)?;
     queue.set_ready(true);
     if queue.is_valid(memory.guest()) { Ok(()) } else { Err("a ring is not all in guest memory".into()) }
-}
-
-/// A descriptor that interrupts the guest.
-#[derive(Debug)]
-pub(crate) struct Call {
-    fd: OwnedFd,
-    is_socket: bool,
-}
-
-impl Call {
-    /// QEMU gives an eventfd, User Mode Linux one end of a stream socket,
-    /// because it needs SIGIO.
-    pub(crate) fn new(fd: OwnedFd) -> Result<Call, String> {
-        let kind = event_kind(&fd)?;
-        Ok(Call { fd, is_socket: kind == FileType::Socket })
-    }
-
-    /// Full means that the guest has interrupts waiting, closed that it is
-    /// gone, which its connection will tell: neither is ours to mind.
-    pub(crate) fn send(&self) {
-        let one = 1_u64.to_ne_bytes();
-        let _ = match self.is_socket {
-            true => rustix::net::send(&self.fd, &one, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
-            false => rustix::io::write(&self.fd, &one),
-        };
-    }
-}
-
-/// Checks a descriptor that is waited on or written to for signalling, and
-/// makes it non-blocking: whatever it is, it must not hold a thread.
-pub(crate) fn event_kind(fd: &OwnedFd) -> Result<FileType, String> {
-    let failed = |error| format!("its file descriptor: {error}");
-    let kind = FileType::from_raw_mode(rustix::fs::fstat(fd).map_err(failed)?.st_mode);
-    // An eventfd has no type at all.
-    if !matches!(kind, FileType::Socket | FileType::Fifo | FileType::Unknown) {
-        return Err(format!("its file descriptor is no eventfd, pipe or socket but a {kind:?}"));
-    }
-    let flags = rustix::fs::fcntl_getfl(fd).map_err(failed)?;
-    rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK).map_err(failed)?;
-    Ok(kind)
 }

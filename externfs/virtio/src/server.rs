@@ -3,11 +3,13 @@
 use crate::connection::{self, End};
 use crate::endpoint::{REQUEST_QUEUES_MAX, TAG_MAX};
 use crate::fence;
+use crate::foreign::Undertaker;
 use crate::handler::Handlers;
 use crate::session;
 use crate::statistics::{Counters, Statistics};
 use crate::stop::Stop;
 use externfs::{Connect, UsageError};
+use externfs_wire::LogGate;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -95,6 +97,10 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) handlers: Box<Handlers>,
     pub(crate) counters: Arc<Counters>,
+    /// Closes what frontends sent and should not have.
+    pub(crate) undertaker: Arc<Undertaker>,
+    /// What is said about frontends goes through it.
+    pub(crate) gate: Arc<LogGate>,
 }
 
 /// A vhost-user socket that serves a file system. It outlives its guests:
@@ -142,7 +148,11 @@ impl Server {
         let failed = |what: &str, error: io::Error| UsageError(format!("{what}: {error}"));
         listener.set_nonblocking(true).map_err(|error| failed("the socket", error))?;
         fence::install().map_err(|error| failed("a handler for SIGBUS", error))?;
-        Ok(Server { listener, bound, shared: Shared { options, handlers, counters: Arc::default() } })
+        Ok(Server {
+            listener,
+            bound,
+            shared: Shared { options, handlers, counters: Arc::default(), gate: Arc::default(), undertaker: Arc::default() },
+        })
     }
 
     /// Serves one guest after the other until `stop` is raised.
@@ -174,13 +184,20 @@ impl Server {
 
     fn serve(&self, socket: UnixStream, stop: &Stop) {
         self.shared.counters.connections.add(1);
-        tracing::info!("{self}: a guest connected");
+        self.notice(format_args!("a guest connected"));
         let end = catch_unwind(AssertUnwindSafe(|| connection::serve(&socket, &self.listener, &self.shared, stop)));
         match end {
-            Ok(End::Closed | End::Stopped) => tracing::info!("{self}: the guest is gone"),
-            Ok(End::Died(process)) => tracing::info!("{self}: the guest's process {process} ended"),
-            Ok(End::Because(reason)) => tracing::warn!("{self}: the guest's connection ended: {reason}"),
+            Ok(End::Closed | End::Stopped) => self.notice(format_args!("the guest is gone")),
+            Ok(End::Died(process)) => self.notice(format_args!("the guest's process {process} ended")),
+            Ok(End::Because(reason)) => self.shared.gate.pass(|| tracing::warn!("{self}: the guest's connection ended: {reason}")),
             Err(_) => tracing::error!("{self}: a panic ended the guest's connection; this is a defect, please report it"),
+        }
+    }
+
+    /// Takes nothing of the allowance where nobody reads it.
+    fn notice(&self, line: fmt::Arguments<'_>) {
+        if tracing::enabled!(tracing::Level::INFO) {
+            self.shared.gate.pass(|| tracing::info!("{self}: {line}"));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::handler::{Handler, Handlers};
 use externfs::{Connect, DataSource, UsageError};
-use externfs_wire::{Config, Outcome, Reply, Session, TransportKind};
+use externfs_wire::{Config, LogGate, Outcome, Reply, Session, TransportKind};
 use std::sync::Arc;
 
 struct FuseHandler {
@@ -19,11 +19,13 @@ impl Handler for FuseHandler {
     }
 }
 
-/// A fresh session over a fresh export for each guest.
+/// A fresh session over a fresh export for each guest. What they may write to
+/// the log is one for all: each of them may come back at once.
 pub(crate) fn handlers(connect: Arc<dyn Connect>) -> Box<Handlers> {
+    let gate = Arc::new(LogGate::new());
     Box::new(move || {
         let export = connect.connect().map_err(|error| UsageError(format!("the export: {error}")))?;
-        let session = Session::new(export, Config::new(TransportKind::Virtio));
+        let session = Session::with_gate(export, Config::new(TransportKind::Virtio), Arc::clone(&gate));
         Ok(Arc::new(FuseHandler { session }))
     })
 }

@@ -9,8 +9,10 @@ mod frontend;
 mod handshake;
 mod hostile;
 mod life;
+mod log;
 mod random;
 mod session;
+mod stubborn;
 
 use crate::server::{Options, Poll, Server};
 use crate::stop::Stop;
@@ -37,6 +39,11 @@ impl Host {
     }
 
     fn with(options: Options) -> Host {
+        Host::run(options, |server, stop| server.run(stop).unwrap())
+    }
+
+    /// `run` is called on the server's thread.
+    fn run(options: Options, run: impl FnOnce(&Server, &Stop) + Send + 'static) -> Host {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("sock");
         let fake = Arc::new(Fake::default());
@@ -44,7 +51,7 @@ impl Host {
         let stop = Stop::new().unwrap();
         let thread = {
             let (server, stop) = (Arc::clone(&server), stop.clone());
-            thread::spawn(move || server.run(&stop).unwrap())
+            thread::spawn(move || run(&server, &stop))
         };
         Host { server, fake, path, stop, thread: Some(thread), _directory: directory }
     }

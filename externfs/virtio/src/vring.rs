@@ -3,10 +3,13 @@
 //!
 //! Frontends tell it in different orders and again at any time. A queue runs
 //! as soon as it is complete and enabled; it pauses when disabled, keeping its
-//! state, and ends when its place or base changes or its base is asked for.
+//! state, and ends when its place or base changes or its base is asked for. Where
+//! its memory is taken away, it waits for that.
 
+use crate::call::Call;
 use crate::memory::Memory;
-use crate::ring::{Call, Chain, Ring, RingPlace, RingStart};
+use crate::ring::{Chain, Ring, RingPlace, RingStart, is_found};
+use crate::stuck::Errand;
 use crate::worker::{Guest, Job, Worker};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -65,34 +68,40 @@ impl Vring {
     }
 
     /// Number of descriptors.
-    pub(crate) fn set_size(&mut self, size: u32) -> Result<(), String> {
+    pub(crate) fn set_size(&mut self, size: u32, around: &Surroundings<'_>) -> Result<(), String> {
         let size = u16::try_from(size).map_err(|_| format!("a queue cannot have {size} descriptors"))?;
-        self.close();
+        self.retire(around);
         self.size = Some(size);
         Ok(())
     }
 
-    pub(crate) fn set_place(&mut self, place: RingPlace) {
+    pub(crate) fn set_place(&mut self, place: RingPlace, around: &Surroundings<'_>) {
         // Said again about a running queue, it changes nothing.
         if self.place != Some(place) {
-            self.close();
+            self.retire(around);
             self.place = Some(place);
         }
     }
 
     /// Next entry of the available ring.
-    pub(crate) fn set_base(&mut self, base: u32) -> Result<(), String> {
+    pub(crate) fn set_base(&mut self, base: u32, around: &Surroundings<'_>) -> Result<(), String> {
         let base = u16::try_from(base).map_err(|_| format!("{base} is no index of an available ring"))?;
-        self.close();
+        self.retire(around);
         self.base = base;
         Ok(())
     }
 
-    pub(crate) fn set_call(&mut self, call: Option<Call>) {
+    pub(crate) fn set_call(&mut self, call: Option<Call>, around: &Surroundings<'_>) -> Result<(), String> {
         self.call = call.map(Arc::new);
-        if let Some(ring) = &self.ring {
-            ring.set_call(self.call.clone());
+        let Some(ring) = self.ring.clone() else { return Ok(()) };
+        ring.set_call(self.call.clone());
+        if self.call.as_ref().is_none_or(|call| call.never_blocks()) {
+            ring.call();
+            return Ok(());
         }
+        // The thread that reads messages has nobody to get it out.
+        let errand = Errand::start("virtiofs-call".into(), Arc::clone(&around.guest.stuck), move || ring.call());
+        errand.map(drop).map_err(|error| format!("no thread to interrupt the guest: {error}"))
     }
 
     pub(crate) fn set_error(&mut self, error: Option<Call>) {
@@ -118,15 +127,24 @@ impl Vring {
         self.run(around)
     }
 
-    /// The guest's memory has changed.
+    /// The guest's memory has changed. A queue that is not in it any more ends
+    /// here and goes on when it is there again: QEMU changes a region by taking
+    /// it away and adding it anew.
     pub(crate) fn set_memory(&mut self, around: &Surroundings<'_>) -> Result<(), String> {
-        match (&self.ring, around.memory) {
-            (Some(ring), Some(memory)) => ring.remap(Arc::clone(memory)),
-            (Some(_), None) => {
-                self.close();
+        let (Some(size), Some(place), Some(memory)) = (self.size, self.place, around.memory) else {
+            self.retire(around);
+            return Ok(());
+        };
+        match &self.ring {
+            Some(ring) => {
+                if let Err(reason) = ring.remap(Arc::clone(memory)) {
+                    tracing::debug!("queue {} waits for its memory: {reason}", self.index);
+                    self.retire(around);
+                }
                 Ok(())
             }
-            (None, _) => self.run(around),
+            None if is_found(size, place, memory) => self.run(around),
+            None => Ok(()),
         }
     }
 
@@ -142,8 +160,7 @@ impl Vring {
             Some(ring) => Arc::clone(ring),
             None => {
                 let start = RingStart { size, place, next_available: self.base, event_index: around.event_index };
-                let ring = Ring::start(start, Arc::clone(memory), Arc::clone(&around.guest.counters))?;
-                ring.set_call(self.call.clone());
+                let ring = Ring::start(start, self.call.clone(), Arc::clone(memory), Arc::clone(&around.guest.counters))?;
                 let left = self.left.take().filter(|left| left.start == start && left.used == ring.next_used());
                 left.into_iter().flat_map(|left| left.chains).for_each(|chain| ring.put_off(chain));
                 self.started = Some(start);
@@ -184,6 +201,16 @@ impl Vring {
         }
         self.worker = None;
         self.run(around)
+    }
+
+    /// Ends it where it goes on elsewhere, or not at all. What waits is interrupted
+    /// first: it answers, or is asked for again when the queue goes on there.
+    fn retire(&mut self, around: &Surroundings<'_>) {
+        if self.ring.is_some() {
+            self.pause();
+            around.guest.settle();
+            self.close();
+        }
     }
 
     fn close(&mut self) {

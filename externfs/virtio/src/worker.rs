@@ -2,20 +2,21 @@
 //! and takes the next; when none is left it watches for a moment
 //! ([`Spin`]), then sleeps until the guest kicks.
 
+use crate::call::Call;
 use crate::handler::Handler;
 use crate::later::{Laters, Waiting};
-use crate::ring::{Call, Chain, Ring};
+use crate::ring::{Chain, Ring};
 use crate::spin::Spin;
 use crate::statistics::Counters;
 use crate::stop::Stop;
-use externfs_wire::Outcome;
+use crate::stuck::{Errand, Stuck};
+use externfs_wire::{LogGate, Outcome};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// A pause of this length while watching means that the scheduler gave the
@@ -27,7 +28,7 @@ const PREEMPTED: Duration = Duration::from_micros(50);
 /// (`os_idle_sleep`): one that comes just then is handled, and the process that
 /// it woke sleeps on until the next timer tick, 10 ms later. Quick answers hit
 /// that moment often: it was 1 in 30 for reads, and most of their time.
-const REPEAT_CALL: Duration = Duration::from_micros(150);
+pub(crate) const REPEAT_CALL: Duration = Duration::from_micros(150);
 
 /// What the queues of one guest share.
 pub(crate) struct Guest {
@@ -36,6 +37,10 @@ pub(crate) struct Guest {
     pub(crate) laters: Arc<Laters>,
     /// Longest active watching; zero for none.
     pub(crate) spin_limit: Duration,
+    /// Its lines in the log go through it.
+    pub(crate) gate: Arc<LogGate>,
+    /// Its threads that a descriptor of the frontend may keep.
+    pub(crate) stuck: Arc<Stuck>,
     /// Raised when the guest cannot be served any longer.
     pub(crate) end: Stop,
     /// Why.
@@ -64,7 +69,8 @@ pub(crate) struct Job {
 /// A queue's thread. Dropping it stops and joins it.
 pub(crate) struct Worker {
     stop: Stop,
-    thread: Option<JoinHandle<()>>,
+    /// Dropped when the stop is raised.
+    _errand: Errand,
 }
 
 impl Worker {
@@ -72,18 +78,15 @@ impl Worker {
         let stop = Stop::new()?;
         let shift = Shift { spin: Spin::new(job.guest.spin_limit), epoch: Instant::now(), stop: stop.clone(), job };
         let name = format!("virtiofs-q{}", shift.job.index);
-        let thread = thread::Builder::new().name(name).spawn(move || shift.run())?;
-        Ok(Worker { stop, thread: Some(thread) })
+        // It catches its panics itself.
+        let stuck = Arc::clone(&shift.job.guest.stuck);
+        Ok(Worker { stop, _errand: Errand::start(name, stuck, move || shift.run())? })
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
         self.stop.raise();
-        if let Some(thread) = self.thread.take() {
-            // It catches its panics itself.
-            let _ = thread.join();
-        }
     }
 }
 
@@ -110,7 +113,7 @@ impl Shift {
                 guest.give_up("its memory was taken away while in use (was its file truncated?)".into());
             }
             Ok(Err(reason)) => {
-                tracing::warn!("queue {index} is stopped: {reason}");
+                guest.gate.pass(|| tracing::warn!("queue {index} is stopped: {reason}"));
                 guest.counters.broken_queues.add(1);
                 if let Some(error) = error {
                     error.send();
@@ -220,7 +223,7 @@ impl Shift {
             return Ok(());
         }
         let mut count = [0; 8];
-        match rustix::io::read(kick, &mut count) {
+        match guest.stuck.inside(|| rustix::io::read(kick, &mut count)) {
             Ok(0) => Err("the guest closed its kick descriptor".into()),
             Ok(_) => {
                 guest.counters.kicks.add(1);

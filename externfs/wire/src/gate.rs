@@ -1,5 +1,6 @@
 //! [`LogGate`]: how many lines a guest may cause in the operator's log.
 
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,14 +15,15 @@ struct State {
     dropped: u64,
 }
 
-/// One session's allowance.
-pub(crate) struct LogGate {
+/// An allowance of lines, for one session, or for all that come through one
+/// door: whoever can begin anew as often as he likes has no use for another.
+pub struct LogGate {
     state: Mutex<State>,
 }
 
 /// What to do with a line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Verdict {
+enum Verdict {
     /// Log it, and first that so many before it were left out.
     Log { dropped: u64 },
     /// Leave it out.
@@ -29,11 +31,23 @@ pub(crate) enum Verdict {
 }
 
 impl LogGate {
-    pub(crate) fn new() -> LogGate {
+    /// Nothing used of it yet.
+    #[must_use]
+    pub fn new() -> LogGate {
         LogGate { state: Mutex::new(State { start: Instant::now(), lines: 0, dropped: 0 }) }
     }
 
-    pub(crate) fn ask(&self, now: Instant) -> Verdict {
+    /// Has `log` write a line, unless there were too many of late. The next
+    /// one that is written says how many were not.
+    pub fn pass(&self, log: impl FnOnce()) {
+        let Verdict::Log { dropped } = self.ask(Instant::now()) else { return };
+        if dropped > 0 {
+            tracing::warn!("{dropped} lines before this one were not logged, so many were there");
+        }
+        log();
+    }
+
+    fn ask(&self, now: Instant) -> Verdict {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if now.duration_since(state.start) >= WINDOW {
             state.start = now;
@@ -45,6 +59,18 @@ impl LogGate {
         }
         state.lines += 1;
         Verdict::Log { dropped: std::mem::take(&mut state.dropped) }
+    }
+}
+
+impl Default for LogGate {
+    fn default() -> LogGate {
+        LogGate::new()
+    }
+}
+
+impl fmt::Debug for LogGate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogGate").finish_non_exhaustive()
     }
 }
 

@@ -31,6 +31,7 @@ pub mod abi;
 pub mod buffer;
 pub mod notify;
 
+pub use gate::LogGate;
 pub use init::{Config, Negotiated, TransportKind};
 pub use opcode::{Counts, Opcode};
 pub use passthrough::{NewlyOpen, Passthrough, Serving};

@@ -10,7 +10,7 @@
 
 use crate::abi::{self, InitFlags};
 use crate::answer::{Answer, Body};
-use crate::gate::{LogGate, Verdict};
+use crate::gate::LogGate;
 use crate::habit::Habit;
 use crate::init::{self, Config, InitRequest, Negotiated, Ours};
 use crate::opcode::{Counters, Counts, Opcode};
@@ -23,7 +23,6 @@ use crate::waiting::Waiting;
 use externfs::{Caller, DataSource, Errno, Error, Export, HandleId, Lock, NodeId, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 /// Longest extension block: one group takes 16 bytes, and nothing else is asked for.
 const EXTENSION_MAX: usize = 4096;
@@ -41,7 +40,7 @@ struct Core {
     negotiated: Mutex<Option<Negotiated>>,
     waiting: Arc<Waiting>,
     counters: Counters,
-    gate: LogGate,
+    gate: Arc<LogGate>,
     habit: Habit,
 }
 
@@ -59,17 +58,24 @@ impl Session {
     /// A conversation that is yet to begin with INIT.
     #[must_use]
     pub fn new(export: Arc<dyn Export>, config: Config) -> Session {
-        Session::make(export, config, None)
+        Session::make(export, config, None, Arc::default())
+    }
+
+    /// As [`Session::new`], with the allowance of log lines that others have as
+    /// well: for a transport whose peer begins a new conversation at will.
+    #[must_use]
+    pub fn with_gate(export: Arc<dyn Export>, config: Config, gate: Arc<LogGate>) -> Session {
+        Session::make(export, config, None, gate)
     }
 
     /// As [`Session::new`], for a transport that can have the kernel serve
     /// open files from the host's.
     #[must_use]
     pub fn with_passthrough(export: Arc<dyn Export>, config: Config, passthrough: Arc<dyn Passthrough>) -> Session {
-        Session::make(export, config, Some(passthrough))
+        Session::make(export, config, Some(passthrough), Arc::default())
     }
 
-    fn make(export: Arc<dyn Export>, config: Config, passthrough: Option<Arc<dyn Passthrough>>) -> Session {
+    fn make(export: Arc<dyn Export>, config: Config, passthrough: Option<Arc<dyn Passthrough>>, gate: Arc<LogGate>) -> Session {
         Session {
             core: Arc::new(Core {
                 export,
@@ -79,7 +85,7 @@ impl Session {
                 negotiated: Mutex::new(None),
                 waiting: Arc::default(),
                 counters: Counters::new(),
-                gate: LogGate::new(),
+                gate,
                 habit: Habit::default(),
             }),
         }
@@ -370,11 +376,7 @@ impl Core {
 
     fn log(&self, header: &Header, error: &Error) {
         let Some(reason) = error.reason() else { return };
-        let Verdict::Log { dropped } = self.gate.ask(Instant::now()) else { return };
-        if dropped > 0 {
-            tracing::warn!("{dropped} failures before this one were not logged, so many were there");
-        }
-        tracing::warn!(opcode = word(header), node = header.node, errno = error.errno().symbol(), "{reason}");
+        self.gate.pass(|| tracing::warn!(opcode = word(header), node = header.node, errno = error.errno().symbol(), "{reason}"));
     }
 }
 

@@ -106,9 +106,8 @@ fn add_slot() -> &'static Slot {
     }
 }
 
-/// Installs the handler, once for the process. Must be called before guest
-/// memory is touched, and before a sandbox forbids sigaction(2).
-pub(crate) fn install() -> io::Result<()> {
+/// Installs the handler, once for the process.
+pub(super) fn install() -> io::Result<()> {
     static DONE: OnceLock<Result<(), i32>> = OnceLock::new();
     let set = || {
         let mut previous = Box::new(MaybeUninit::<libc::sigaction>::zeroed());

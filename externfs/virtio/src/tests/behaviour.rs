@@ -94,6 +94,22 @@ fn an_interrupt_that_may_be_overslept_is_repeated_once() {
 }
 
 #[test]
+fn so_is_that_of_a_request_that_waited() {
+    let host = Host::new();
+    let (_frontend, mut driver) = Frontend::uml(&host.path);
+    driver.request(0, WAIT, b"");
+    eventually("it waits", || host.fake.waiting.load(Ordering::SeqCst) == 1);
+    // Its queue falls asleep.
+    thread::sleep(Duration::from_millis(50));
+    host.fake.release(true);
+    eventually("it is repeated", || host.server.statistics().repeated_calls == 1);
+    thread::sleep(Duration::from_millis(50));
+    let statistics = host.server.statistics();
+    assert_eq!((statistics.calls, statistics.repeated_calls), (1, 1));
+    assert!(driver.poll_used().is_some());
+}
+
+#[test]
 fn without_event_index() {
     let host = Host::new();
     let mut frontend = Frontend::connect(&host.path);

@@ -26,6 +26,8 @@ pub(super) struct Fake {
     pub(super) alive: AtomicUsize,
     /// Waiting requests.
     pub(super) waiting: AtomicUsize,
+    /// Late answers that were not taken.
+    pub(super) undelivered: AtomicUsize,
     released: Mutex<bool>,
     /// Whether locks are free, and how often waits were interrupted.
     locks: Mutex<(bool, u32)>,
@@ -123,7 +125,9 @@ impl Handler for FakeHandler {
             })),
             STUCK => Outcome::Later(Box::new(move |reply| {
                 std::thread::sleep(Duration::from_millis(1500));
-                let _ = finish(reply, unique, b"late");
+                if let Outcome::Broken(_) = finish(reply, unique, b"late") {
+                    fake.undelivered.fetch_add(1, Ordering::SeqCst);
+                }
             })),
             _ => Outcome::Broken(format!("opcode {opcode}")),
         }

@@ -7,7 +7,7 @@ use super::frontend::*;
 use super::*;
 use rustix::fs::ftruncate;
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// The next guest is served.
 pub(super) fn assert_still_serves(host: &Host) {
@@ -305,4 +305,75 @@ fn more_descriptors_than_anyone_needs() {
     frontend.send_raw(&words(&[SET_OWNER, 1, 0]), &fds).unwrap();
     assert!(frontend.is_given_up());
     assert_still_serves(&host);
+}
+
+/// The flag is one of the open file description, so it is cleared for both.
+fn let_block(fd: &impl AsFd) {
+    let flags = rustix::fs::fcntl_getfl(fd).unwrap();
+    rustix::fs::fcntl_setfl(fd, flags - rustix::fs::OFlags::NONBLOCK).unwrap();
+}
+
+/// An eventfd that takes no more.
+fn full_event() -> OwnedFd {
+    let full = event();
+    rustix::io::write(&full, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    full
+}
+
+#[test]
+fn an_interrupt_that_is_full_and_blocks() {
+    for opcode in [ECHO, WAIT] {
+        let host = Host::new();
+        let (mut frontend, mut driver) = Frontend::uml(&host.path);
+        let full = full_event();
+        assert_eq!(frontend.tell_fds(SET_VRING_CALL, &longs(&[1]), &[full.as_fd()]).unwrap(), 0);
+        let_block(&full);
+        driver.request(0, opcode, b"");
+        if opcode == WAIT {
+            eventually("it waits", || host.fake.waiting.load(std::sync::atomic::Ordering::SeqCst) == 1);
+            host.fake.release(true);
+        }
+        eventually("it is answered", || driver.poll_used().is_some());
+        // Whoever answered is held. Nobody else is.
+        let start = Instant::now();
+        let other = event();
+        assert_eq!(frontend.tell_fds(SET_VRING_CALL, &longs(&[1]), &[other.as_fd()]).unwrap(), 0);
+        assert!(wait_readable(&other, Duration::from_secs(5)));
+        drop(frontend);
+        assert_still_serves(&host);
+        assert!(start.elapsed() < Duration::from_secs(8), "the server was held");
+    }
+}
+
+#[test]
+fn descriptors_that_begin_to_block_at_any_moment() {
+    let host = Host::new();
+    let (mut frontend, driver) = Frontend::uml(&host.path);
+    let (full, kick) = (full_event(), driver.kick.try_clone().unwrap());
+    let hand = full.try_clone().unwrap();
+    let end = Stop::new().unwrap();
+    let ended = end.clone();
+    // Kicks are taken back at once, so that a read finds none.
+    let tamper = thread::spawn(move || {
+        while !ended.is_raised() {
+            let_block(&hand);
+            rustix::io::write(&kick, &1_u64.to_ne_bytes()).unwrap();
+            let_block(&kick);
+            let flags = rustix::fs::fcntl_getfl(&kick).unwrap();
+            rustix::fs::fcntl_setfl(&kick, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+            let _ = rustix::io::read(&kick, &mut [0; 8]);
+            let_block(&kick);
+        }
+    });
+    let start = Instant::now();
+    for _ in 0..50 {
+        assert_eq!(frontend.tell_fds(SET_VRING_CALL, &longs(&[1]), &[full.as_fd()]).unwrap(), 0);
+    }
+    frontend.tell(SET_VRING_ENABLE, &words(&[1, 0]));
+    drop(frontend);
+    eventually("its handler goes", || host.fake.alive.load(std::sync::atomic::Ordering::SeqCst) == 0);
+    end.raise();
+    tamper.join().unwrap();
+    assert_still_serves(&host);
+    assert!(start.elapsed() < Duration::from_secs(8), "the server was held");
 }
