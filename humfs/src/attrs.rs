@@ -66,17 +66,15 @@ impl HumFs {
     /// whose name's directory is held. Returns what the host says of it, unless
     /// that has changed.
     pub(crate) fn save(&self, node: &HumNode, state: &mut NodeState, at: Option<&At<'_>>, record: Record) -> Result<Option<Attr>> {
-        let place = match at {
+        let named = at.and_then(|at| self.base.status_of(&node.inner, at.dir, at.name).map(|host| (*at, host)));
+        let place = match &named {
             _ if self.is_root(&node.inner) => Place::Root,
-            Some(at) => Place::Named(*at),
+            Some((at, _)) => Place::Named(*at),
+            // By a name that leads to another object it would become that one's.
             None => {
                 self.check_named(state.orphan)?;
                 Place::Nameless
             }
-        };
-        let named = match &place {
-            Place::Named(at) => self.base.status_of(&node.inner, at.dir, at.name).map(|host| (*at, host)),
-            _ => None,
         };
         let held;
         let (hold, host) = match named {

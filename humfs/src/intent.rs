@@ -9,13 +9,17 @@
 //!
 //! Names: `N` for the intent with number N; `N.1`, `N.2`, ... for what comes
 //! before the text of `N`.
+//!
+//! An intent says what is to become of some names, so it is right for as long as
+//! they stay. One that is neither carried out nor crossed out sticks: who keeps
+//! the journal lets no name change any more, and the next mount carries it out.
 
 use crate::host::{self, Fault};
 use rustix::fs::AtFlags;
 use rustix::io::Errno as Host;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Bytes in one link: xfs takes targets of up to 1023, others more.
 const PIECE: usize = 1000;
@@ -25,10 +29,11 @@ const PIECE: usize = 1000;
 pub struct Journal {
     dir: OwnedFd,
     next: AtomicU64,
+    is_stuck: AtomicBool,
 }
 
 /// An intent that is written down. Dropping it leaves it there: that is what
-/// a change that failed half-way wants.
+/// a change that can neither go on nor be taken back wants.
 #[derive(Debug)]
 #[must_use = "an intent that is not crossed out is carried out again at the next mount"]
 pub struct Intent {
@@ -40,7 +45,17 @@ impl Journal {
     /// Over the directory `dir`, in which nothing else is kept.
     #[must_use]
     pub fn new(dir: OwnedFd) -> Journal {
-        Journal { dir, next: AtomicU64::new(1) }
+        Journal { dir, next: AtomicU64::new(1), is_stuck: AtomicBool::new(false) }
+    }
+
+    /// An intent stays here that must not outlive a change of names.
+    pub(crate) fn stick(&self) {
+        self.is_stuck.store(true, Ordering::Release);
+    }
+
+    /// Whether one does.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.is_stuck.load(Ordering::Acquire)
     }
 
     /// Writes `text` down. It must not be empty nor contain NUL.

@@ -74,10 +74,6 @@ impl DirLocks {
         }
     }
 
-    pub(crate) fn change(&self, dir: &Inode) -> Changing<'_> {
-        self.change_two(dir, dir, false)
-    }
-
     /// For a rename; `alone` if it moves a directory.
     pub(crate) fn change_two(&self, one: &Inode, two: &Inode, alone: bool) -> Changing<'_> {
         let (shared, alone) = if alone {

@@ -36,7 +36,7 @@ impl HumFs {
         let mut record = self.record_of_new(caller, parent, new, mode)?;
         let name = c_name(name)?;
         let dir = self.base.dir_fd(&parent.inner)?;
-        let _changing = self.dirs.change(&parent.inner);
+        let _changing = self.change_names(&parent.inner, &parent.inner, false)?;
         let at = at(parent, dir.as_fd(), &name);
         check_vacant(parent, &at)?;
         let path = self.path_of(&at);
@@ -79,7 +79,7 @@ impl HumFs {
         let mut record = born(caller, &parent.state().record, FileKind::Regular, flags.mode)?;
         let name = c_name(name)?;
         let dir = self.base.dir_fd(&parent.inner)?;
-        let _changing = self.dirs.change(&parent.inner);
+        let _changing = self.change_names(&parent.inner, &parent.inner, false)?;
         let at = at(parent, dir.as_fd(), &name);
         check_vacant(parent, &at).map_err(|error| match error.errno() {
             // Nobody has looked whether the caller may open what is there.
@@ -133,7 +133,7 @@ impl HumFs {
             let place = || node.inner.whereabouts().map(|(above, name)| (above.host_key(), above, name));
             let before = place();
             let old = before.as_ref().map_or(&parent.inner, |(_, above, _)| above);
-            let changing = self.dirs.change_two(&parent.inner, old, false);
+            let changing = self.change_names(&parent.inner, old, false)?;
             let same = match (place(), &before) {
                 (Some((now, _, called)), Some((then, _, name))) => now == *then && called == *name,
                 (now, then) => now.is_none() && then.is_none(),
@@ -158,6 +158,11 @@ impl HumFs {
         let whereabouts = node.inner.whereabouts();
         let host = self.base.link_by(&node.inner, &parent.inner, name, |held, (dir, name)| {
             let known = whereabouts.as_ref().and_then(|(above, called)| Some((self.base.dir_fd(above).ok()?, above, called)));
+            // By a name that leads to another object it would share that one's record.
+            let known = known.filter(|(fd, _, called)| self.base.status_of(&node.inner, fd.as_fd(), called).is_some());
+            if known.is_none() {
+                self.check_named(state.orphan)?;
+            }
             let place = match &known {
                 Some((fd, above, called)) => Place::Named(At { parent: above, dir: fd.as_fd(), name: called }),
                 None => Place::Nameless,
@@ -183,7 +188,7 @@ impl HumFs {
 
     /// See [`externfs::ExternFs::remove`].
     pub(crate) fn remove_name(&self, parent: &Node, child: &Child<'_, Node>, directory: bool) -> Result<()> {
-        let _changing = self.dirs.change_two(&parent.inner, &parent.inner, directory);
+        let _changing = self.change_names(&parent.inner, &parent.inner, directory)?;
         let (_linking, host, node) = self.there_alone(parent, child)?;
         match (directory, host.kind == FileKind::Directory) {
             (true, false) => return Err(Errno::ENOTDIR.into()),
@@ -273,7 +278,7 @@ impl HumFs {
         // directory might is enough to hold everything.
         let is_dir = |child: &Child<'_, Node>| child.node.is_none_or(|node| node.inner.host_kind() == FileKind::Directory);
         let alone = is_dir(from.1) || ((exchange || to.1.node.is_some()) && is_dir(to.1));
-        let _changing = self.dirs.change_two(&from.0.inner, &to.0.inner, alone);
+        let _changing = self.change_names(&from.0.inner, &to.0.inner, alone)?;
         let (_linking, (moved, from_node), there) = self.both_alone(from, to)?;
         let (there, to_node) = there.map_or((None, None), |(host, node)| (Some(host), node));
         let moves = [Some(&moved), there.as_ref().filter(|_| exchange)];
@@ -285,6 +290,7 @@ impl HumFs {
         let to = (to.0, Child { name: to.1.name, node: to_node.as_ref() });
         let (inner_from, inner_to) = (inner_child(&from.1), inner_child(&to.1));
         let (from_dir, to_dir) = (&from.0.inner, &to.0.inner);
+        let mut amiss = None;
         self.base.rename_by((from_dir, &inner_from), (to_dir, &inner_to), flags, |old, new| {
             let old = At { parent: from_dir, dir: old.0, name: old.1 };
             let new = At { parent: to_dir, dir: new.0, name: new.1 };
@@ -308,7 +314,7 @@ impl HumFs {
             };
             if flags.contains(RenameFlags::WHITEOUT) {
                 self.account.catch_up()?;
-                self.rename_with_whiteout(caller, (from.0, &old), (&new, to.1.node), &how)?;
+                amiss = self.rename_with_whiteout(caller, (from.0, &old, &moved), (&new, to.1.node, there.as_ref()), &how)?;
             } else {
                 self.rename_plainly(&old, &new, to.1.node, there.as_ref(), &how)?;
             }
@@ -318,7 +324,8 @@ impl HumFs {
             }
             self.tell_renamed((from.0, from.1.node, &old, &moved), (to.0, to.1.node, &new, there.as_ref()), flags);
             Ok(())
-        })
+        })?;
+        amiss.map_or(Ok(()), Err)
     }
 
     /// Tells the catalog of what was moved, of what was at the new name before,
@@ -488,9 +495,12 @@ impl<'a> Victim<'a> {
 }
 
 impl HumFs {
-    /// What the loss of the name `at` of the object `host` comes to.
-    pub(crate) fn outcome_of_loss(&self, node: Option<&Node>, host: &Attr, at: &At<'_>) -> Outcome {
-        Victim::new(self, node, host, at).gone(self)
+    /// Has `remove` take the name `at` of the object `host` away, and says what
+    /// that came to.
+    pub(crate) fn lose(&self, node: Option<&Node>, host: &Attr, at: &At<'_>, remove: impl FnOnce() -> Result<()>) -> Result<Outcome> {
+        let victim = Victim::new(self, node, host, at);
+        remove()?;
+        Ok(victim.gone(self))
     }
 }
 
