@@ -98,7 +98,7 @@ impl HostFs {
 
     /// `stat` for the guest, remembered as told.
     pub(crate) fn tell(&self, node: &Inode, stat: &Stat) -> Result<Attr> {
-        let attr = stat.attr(&self.view())?;
+        let attr = self.shown(stat)?;
         node.told(stat.stamp());
         Ok(attr)
     }
@@ -113,22 +113,31 @@ impl HostFs {
         Ok(stat)
     }
 
-    /// A fresh node for the object with `stat`, called `name` in `parent`.
+    /// A fresh node for the object with `stat`, called `name` in `parent`; of a
+    /// layer's directory the one that is remembered, which is there from now on.
     pub(crate) fn found(&self, parent: &Arc<Inode>, name: CString, stat: &Stat) -> Result<(Arc<Inode>, Attr)> {
-        let kind = stat.kind()?;
-        let node = Inode::new(stat.key(), kind, Some(parent.clone()), name.as_c_str());
-        let node = match &self.known {
-            Some(known) if kind == FileKind::Directory => {
-                let node = known.intern(node);
-                if !node.is_the_child(parent, &name) {
-                    self.settle(&node, parent.clone(), name);
-                }
-                node
-            }
-            _ => Arc::new(node),
-        };
+        let node = self.seen(parent, &name, stat)?;
+        if !node.is_the_child(parent, &name) {
+            self.settle(&node, parent.clone(), name);
+        }
         let attr = self.tell(&node, stat)?;
         Ok((node, attr))
+    }
+
+    /// The same, but one that is remembered stays where it is remembered: `stat`
+    /// may have been overtaken by a rename.
+    pub(crate) fn seen(&self, parent: &Arc<Inode>, name: &CStr, stat: &Stat) -> Result<Arc<Inode>> {
+        let kind = stat.kind()?;
+        let node = Inode::new(stat.key(), kind, Some(parent.clone()), name);
+        Ok(match &self.known {
+            Some(known) if kind == FileKind::Directory => known.intern(node),
+            _ => Arc::new(node),
+        })
+    }
+
+    /// What `stat` is to a guest.
+    pub(crate) fn shown(&self, stat: &Stat) -> Result<Attr> {
+        stat.attr(&self.view())
     }
 
     /// Remembers that `node` is called `name` in `parent` now.

@@ -82,7 +82,8 @@ impl HostFs {
     }
 
     /// The node for what is called `name` in `parent`, without looking at it
-    /// through the jail's options.
+    /// through the jail's options. A directory that is remembered is believed to be
+    /// there from now on, so the caller keeps the names in `parent` as they are.
     ///
     /// # Errors
     /// ENOENT, and what else statx(2) says.
@@ -90,6 +91,18 @@ impl HostFs {
         let dir = self.dir(parent)?;
         let stat = Stat::of_name(dir.as_fd(), name).map_err(fault("looking up a name"))?;
         self.found(parent, name.to_owned(), &stat)
+    }
+
+    /// The same for who walks through the tree while others change it: what was
+    /// looked at may have moved before this returns, and a directory that is
+    /// remembered elsewhere stays there. Nobody counts as told.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn notice(&self, parent: &Arc<Inode>, name: &CStr) -> Result<(Arc<Inode>, Attr)> {
+        let dir = self.dir(parent)?;
+        let stat = Stat::of_name(dir.as_fd(), name).map_err(fault("looking up a name"))?;
+        Ok((self.seen(parent, name, &stat)?, self.shown(&stat)?))
     }
 
     /// The node and the open file of `fd`, a regular file that was just made;
@@ -222,5 +235,34 @@ impl OpenFile {
     #[must_use]
     pub fn inode(&self) -> &Arc<Inode> {
         &self.node
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use externfs::ExternFs;
+
+    /// A look at a name, a rename by somebody else, and what is made of the look.
+    #[test]
+    fn a_directory_that_moves_is_not_put_back_by_who_has_seen_it_before() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(place.path().join("p/d")).unwrap();
+        std::fs::create_dir(place.path().join("q")).unwrap();
+        let fs = HostFs::layer(std::fs::File::open(place.path()).unwrap().into(), false).unwrap();
+        let root = fs.root().unwrap();
+        let [p, q] = [c"p", c"q"].map(|name| fs.enroll(&root, name).unwrap().0);
+        let (d, _) = fs.enroll(&p, c"d").unwrap();
+        let stat = Stat::of_name(fs.dir_fd(&p).unwrap().as_fd(), c"d").unwrap();
+        let from = Child { name: Name::new(b"d").unwrap(), node: Some(&d) };
+        let to = Child { name: Name::new(b"e").unwrap(), node: None };
+        let rename = |from: Spot<'_>, to: Spot<'_>| rustix::fs::renameat(from.0, from.1, to.0, to.1).map_err(fault("renaming"));
+        fs.rename_by((&p, &from), (&q, &to), RenameFlags::empty(), rename).unwrap();
+        assert!(Arc::ptr_eq(&fs.seen(&p, c"d", &stat).unwrap(), &d));
+        assert!(d.is_the_child(&q, c"e"));
+        assert!(Arc::ptr_eq(&fs.notice(&q, c"e").unwrap().0, &d) && fs.notice(&p, c"d").is_err());
+        // Who holds the directory knows better.
+        fs.found(&p, c"d".to_owned(), &stat).unwrap();
+        assert!(d.is_the_child(&p, c"d"));
     }
 }

@@ -5,6 +5,9 @@
 //! still to be looked at, lie on one heap; what was found last is done first,
 //! so the heap stays small in deep trees and in wide ones. No descriptor is
 //! held for what waits. The order in which names are seen is nobody's promise.
+//!
+//! Others may change the tree meanwhile. What has moved is seen where it was,
+//! where it is, twice, or not at all; what they believe of its place stays.
 
 use crate::beyond::Beyond;
 use crate::host::{self, Fault, fault};
@@ -314,7 +317,7 @@ impl<'a, V: Visit> Walk<'a, V> {
         if host.kind != FileKind::Directory {
             return Ok(None);
         }
-        match self.ground.base.enroll(at.parent, at.name) {
+        match self.ground.base.notice(at.parent, at.name) {
             Ok((inode, _)) => Ok((inode.host_kind() == FileKind::Directory && self.visit.enters(&inode)).then_some(inode)),
             Err(error) => self.visit.fail(folder, Some(at.name), error).map(|()| None),
         }

@@ -425,8 +425,8 @@ impl Writer {
 
     /// Reads the names of users and groups, if their files are others than before.
     fn name_accounts(&mut self) -> Result<()> {
-        let etc = self.parts.base.enroll(&self.parts.root.inner, c"etc");
-        let etc = etc.ok().filter(|(_, host)| host.kind == FileKind::Directory).map(|(inode, _)| inode);
+        let etc = look::enroll(&self.parts, &self.parts.root.inner, c"etc");
+        let etc = etc.filter(|(_, host)| host.kind == FileKind::Directory).map(|(inode, _)| inode);
         let dir = etc.and_then(|etc| self.parts.base.dir_fd(&etc).ok());
         let look = |name: &CStr| {
             let host = host::stat_at((**dir.as_ref()?).as_fd(), name).ok()?;

@@ -81,7 +81,7 @@ pub(super) fn at_path(parts: &Parts, ino: u64, path: &[u8]) -> Option<Object> {
 /// Object `ino`, if it is at `path`, which begins at the root.
 pub(super) fn inode_at(parts: &Parts, ino: u64, path: &[u8]) -> Option<Arc<Inode>> {
     let (dir, name) = place_at(parts, path)?;
-    let (inode, host) = parts.base.enroll(&dir, &name).ok()?;
+    let (inode, host) = enroll(parts, &dir, &name)?;
     (host.ino == ino).then_some(inode)
 }
 
@@ -101,13 +101,19 @@ pub(super) fn dir_at(parts: &Parts, ino: u64, path: &[u8]) -> Option<Arc<Inode>>
 fn follow(parts: &Parts, path: &[u8]) -> Option<Arc<Inode>> {
     let mut dir = parts.root.inner.clone();
     for name in path.strip_prefix(b"/")?.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
-        let (inode, host) = parts.base.enroll(&dir, &CString::new(name).ok()?).ok()?;
+        let (inode, host) = enroll(parts, &dir, &CString::new(name).ok()?)?;
         if host.kind != FileKind::Directory {
             return None;
         }
         dir = inode;
     }
     Some(dir)
+}
+
+/// Holds `dir` meanwhile: one that is being moved would be put back in its place.
+pub(super) fn enroll(parts: &Parts, dir: &Arc<Inode>, name: &CStr) -> Option<(Arc<Inode>, Attr)> {
+    let _looking = parts.dirs.look(dir);
+    parts.base.enroll(dir, name).ok()
 }
 
 /// Whether `dir`, which the caller holds, is where we believe it is: what a guest

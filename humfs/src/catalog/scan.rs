@@ -129,7 +129,7 @@ impl Visit for Scan<'_> {
         };
         let target = || match record.kind {
             FileKind::Symlink if record.target.is_none() => {
-                let (inode, _) = self.parts.base.enroll(at.parent, at.name).ok()?;
+                let (inode, _) = self.parts.base.notice(at.parent, at.name).ok()?;
                 look::target(self.parts, &inode)
             }
             _ => None,
