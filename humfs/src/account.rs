@@ -101,6 +101,8 @@ struct Inner {
     reserved: Usage,
     /// Kept free for blocks that the host takes later for what is written now.
     slack: u64,
+    /// How often that alone was in the way of somebody.
+    squeezed: u64,
     /// When somebody last waited in vain for what has no name.
     held: Option<Instant>,
     /// [`Keeper`] has been told that the file is behind.
@@ -143,7 +145,8 @@ impl Account {
 
     /// For looking only: nothing is written.
     pub(crate) fn unattached(state: State, limits: Limits) -> Account {
-        let inner = Inner { state, limits, reserved: Usage::default(), slack: 0, held: None, is_awaited: false, is_over: false };
+        let inner =
+            Inner { state, limits, reserved: Usage::default(), slack: 0, squeezed: 0, held: None, is_awaited: false, is_over: false };
         Account { inner: Mutex::new(inner), freed: Condvar::new(), behind: Condvar::new() }
     }
 
@@ -185,6 +188,9 @@ impl Account {
             inner = self.wait_for_parting(inner, need);
         }
         if !inner.has_room(need) {
+            if inner.would_have_slack(need) {
+                inner.squeezed += 1;
+            }
             return Err(Errno::ENOSPC.into());
         }
         let slots = inner.state.open(entries).map_err(crate::host::fault("writing humfs/state"))?;
@@ -244,6 +250,12 @@ impl Account {
     /// What is kept free for the host.
     pub(crate) fn slack(&self) -> u64 {
         self.inner().slack
+    }
+
+    /// Grows whenever somebody is refused who would have room but for what is kept
+    /// free for the host.
+    pub(crate) fn squeezed(&self) -> u64 {
+        self.inner().squeezed
     }
 
     /// Changes what is kept free for the host.
@@ -356,6 +368,12 @@ impl Inner {
     fn has_room(&self, need: Usage) -> bool {
         let free = self.free();
         need.bytes <= free.bytes && need.inodes <= free.inodes
+    }
+
+    /// If nothing were kept free for the host.
+    fn would_have_slack(&self, need: Usage) -> bool {
+        let taken = self.state.used.bytes.saturating_add(self.reserved.bytes);
+        need.bytes <= self.limits.bytes.saturating_sub(taken) && need.inodes <= self.free().inodes
     }
 
     /// If all that has no name were gone.

@@ -7,7 +7,7 @@ use crate::host::fault;
 use crate::late::Data;
 use crate::node::{HumFile, HumNode};
 use crate::store::{Hold, Object, Place};
-use crate::unsettled::Written;
+use crate::unsettled::{Written, lists};
 use externfs::{
     Attr, Caller, DataSource, Errno, ExternFs, FallocateFlags, FileKind, OpenFlags, Opened, Result, SetAttr, StatFs, WriteFlags, WritePlace,
 };
@@ -93,16 +93,17 @@ impl HumFs {
                 let missing = span.saturating_sub(there).saturating_add(taken_over);
                 // Where all of it is there, not even a block of the host's own
                 // book-keeping can be added.
-                self.announce_need(file, if missing == 0 { 0 } else { missing.saturating_add(BLOCK) })
+                if missing == 0 { self.announce_need(file, 0) } else { self.announce_room(file, missing) }
             }
             answer => answer,
         }
     }
 
-    /// Announces that blocks of `span` bytes may be taken, and one of the
-    /// host's book-keeping.
+    /// Announces that blocks of `span` bytes may be taken, and what the host's
+    /// book-keeping may take for these.
     fn announce_room(&self, file: &HumFile, span: u64) -> Result<Announced<'_>> {
-        self.announce_need(file, span.saturating_add(BLOCK))
+        let lists = lists(file.node.state().cost.saturating_add(span));
+        self.announce_need(file, span.saturating_add(lists))
     }
 
     fn announce_need(&self, file: &HumFile, bytes: u64) -> Result<Announced<'_>> {
@@ -147,13 +148,18 @@ impl HumFs {
             (unsettled.take_oldest(), unsettled.is_crowded())
         };
         for old in oldest {
-            if self.is_written_out(&old.node, crowded) {
-                self.count_again(&old.node);
-                self.account.keep_slack(|slack| slack.saturating_sub(old.kept));
-            } else {
-                self.put_back(old);
-            }
+            let is_on_disk = self.is_written_out(&old.node, crowded);
+            self.settle(old, is_on_disk);
         }
+    }
+
+    /// Counts what was taken out once more, if it is on the disk now.
+    fn settle(&self, written: Written, is_on_disk: bool) {
+        if !is_on_disk {
+            return self.put_back(written);
+        }
+        self.count_again(&written.node);
+        self.account.keep_slack(|slack| slack.saturating_sub(written.kept));
     }
 
     fn put_back(&self, written: Written) {
@@ -300,7 +306,14 @@ impl HumFs {
 
     /// See [`externfs::ExternFs::fsync`].
     pub(crate) fn sync_file(&self, file: &HumFile) -> Result<()> {
-        self.base.fsync(self.data(file)?, false)?;
+        let data = self.data(file)?;
+        // First: what is written meanwhile is none of this.
+        let written = self.unsettled().remove(file.node.key());
+        let synced = self.base.fsync(data, false);
+        if let Some(written) = written {
+            self.settle(written, synced.is_ok());
+        }
+        synced?;
         self.sync_record(&file.node)
     }
 
@@ -329,14 +342,23 @@ impl HumFs {
         let all = self.unsettled().take();
         let synced = self.base.sync();
         for written in all {
-            if synced.is_err() {
-                self.put_back(written);
-                continue;
-            }
-            self.count_again(&written.node);
-            self.account.keep_slack(|slack| slack.saturating_sub(written.kept));
+            self.settle(written, synced.is_ok());
         }
         synced
+    }
+
+    /// Makes a change for which there may be no room because that is kept for the
+    /// host: then that is settled, and the change is tried once more. Who makes it
+    /// holds nothing outside it, since settling looks at objects.
+    pub(crate) fn with_room<T>(&self, change: impl Fn() -> Result<T>) -> Result<T> {
+        let before = self.account.squeezed();
+        match change() {
+            Err(error) if error.errno() == Errno::ENOSPC && self.account.squeezed() != before => {
+                self.settle_all()?;
+                change()
+            }
+            answer => answer,
+        }
     }
 
     /// See [`externfs::ExternFs::sync`].

@@ -446,15 +446,15 @@ impl ExternFs for HumFs {
     }
 
     fn make(&self, caller: &Caller, parent: &Arc<HumNode>, name: Name<'_>, new: &NewNode<'_>, mode: Mode) -> Result<(Arc<HumNode>, Attr)> {
-        self.make_node(caller, parent, name, new, mode)
+        self.with_room(|| self.make_node(caller, parent, name, new, mode))
     }
 
     fn create(&self, caller: &Caller, parent: &Arc<HumNode>, name: Name<'_>, flags: CreateFlags) -> Result<Created<Arc<HumNode>, HumFile>> {
-        self.create_file(caller, parent, name, flags)
+        self.with_room(|| self.create_file(caller, parent, name, flags))
     }
 
     fn create_unnamed(&self, caller: &Caller, parent: &Arc<HumNode>, flags: CreateFlags) -> Result<Created<Arc<HumNode>, HumFile>> {
-        self.create_tmpfile(caller, parent, flags)
+        self.with_room(|| self.create_tmpfile(caller, parent, flags))
     }
 
     fn link(&self, _caller: &Caller, node: &Arc<HumNode>, parent: &Arc<HumNode>, name: Name<'_>) -> Result<Attr> {
@@ -472,7 +472,7 @@ impl ExternFs for HumFs {
         to: (&Arc<HumNode>, Child<'_, Arc<HumNode>>),
         flags: RenameFlags,
     ) -> Result<()> {
-        self.rename_names(caller, (from.0, &from.1), (to.0, &to.1), flags)
+        self.with_room(|| self.rename_names(caller, (from.0, &from.1), (to.0, &to.1), flags))
     }
 
     fn set_attr(&self, _caller: &Caller, node: &Arc<HumNode>, file: Option<&HumFile>, change: &SetAttr) -> Result<Attr> {
@@ -533,7 +533,7 @@ impl ExternFs for HumFs {
     }
 
     fn set_xattr(&self, _caller: &Caller, node: &Arc<HumNode>, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
-        self.change_xattr(node, name, value, flags)
+        self.with_room(|| self.change_xattr(node, name, value, flags))
     }
 
     fn remove_xattr(&self, _caller: &Caller, node: &Arc<HumNode>, name: &[u8]) -> Result<()> {

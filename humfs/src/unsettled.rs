@@ -3,10 +3,12 @@
 //! these, and they are counted once more when they are on the disk.
 //!
 //! ext4 and xfs list a file's extents in its inode while they are few and then
-//! in blocks, which appear when data is written out. One block lists hundreds,
-//! so one is kept for each file that is larger than a few blocks; and a little
-//! for each write that lies apart from the one before it, since that may be an
-//! extent of its own.
+//! in blocks, and these in others, which appear when data is written out. One
+//! block lists hundreds, and one more extent may split a block in each level: so a
+//! block for each level that there may be is kept for each file that is larger
+//! than a few blocks; and a little for each write that lies apart from the one
+//! before it, since that may be an extent of its own. There are no more extents
+//! than blocks, so what is kept has an end however often they are written.
 //!
 //! None is forgotten because there are many: a block that nobody counted would
 //! stay uncounted. From some number on each write has the oldest looked at.
@@ -34,6 +36,9 @@ const LOOKS: usize = 2;
 /// not always full.
 const EXTENT: u64 = 32;
 
+/// Extents that a block of the host's lists at least, by that.
+const LISTED: u64 = BLOCK / EXTENT;
+
 /// Blocks of the host's that never make more extents than an inode lists: ext4
 /// has room for four, xfs for three at least.
 const LISTED_IN_INODE: u64 = 3;
@@ -43,6 +48,8 @@ pub(crate) struct Written {
     pub(crate) node: Arc<HumNode>,
     /// Bytes that are kept free for it.
     pub(crate) kept: u64,
+    /// The most that it may need, the last time that it was looked at.
+    most: u64,
     /// Where it was last written.
     last: Range<u64>,
     /// Its place in `order`.
@@ -63,18 +70,21 @@ impl Unsettled {
     /// written in `range`. Returns how much more is to be kept free.
     pub(crate) fn written(&mut self, node: &Arc<HumNode>, (bytes, block): (u64, u64), range: Range<u64>) -> u64 {
         let key = node.key();
+        let blocks = bytes / block.max(1);
+        let (least, most) = (lists(bytes), lists(bytes) + EXTENT * blocks);
         if let Some(known) = self.files.get_mut(&key) {
             let touches = range.start <= known.last.end && known.last.start <= range.end;
-            let more = if touches { 0 } else { EXTENT };
-            known.last = range;
+            let wanted = known.kept + if touches { 0 } else { EXTENT };
+            let more = wanted.clamp(least, most).saturating_sub(known.kept);
+            (known.last, known.most) = (range, most);
             known.kept += more;
             return more;
         }
-        if bytes <= LISTED_IN_INODE * block {
+        if blocks <= LISTED_IN_INODE {
             return 0;
         }
-        self.put(Written { node: node.clone(), kept: BLOCK, last: range, number: 0 });
-        BLOCK
+        self.put(Written { node: node.clone(), kept: least, most, last: range, number: 0 });
+        least
     }
 
     fn put(&mut self, mut written: Written) {
@@ -85,7 +95,8 @@ impl Unsettled {
         self.files.insert(key, written);
     }
 
-    fn remove(&mut self, key: NodeKey) -> Option<Written> {
+    /// Takes out the file with this identity.
+    pub(crate) fn remove(&mut self, key: NodeKey) -> Option<Written> {
         let gone = self.files.remove(&key)?;
         self.order.remove(&gone.number);
         Some(gone)
@@ -110,11 +121,13 @@ impl Unsettled {
     /// Puts back one that is not on the disk. Returns what need not be kept
     /// because the file has been written, and put in, meanwhile.
     pub(crate) fn put_back(&mut self, written: Written) -> u64 {
-        if self.files.contains_key(&written.node.key()) {
-            return written.kept;
-        }
-        self.put(written);
-        0
+        let Some(known) = self.files.get_mut(&written.node.key()) else {
+            self.put(written);
+            return 0;
+        };
+        let more = written.kept.min(known.most.saturating_sub(known.kept));
+        known.kept += more;
+        written.kept - more
     }
 
     /// The file with this identity is gone. Returns what need not be kept for
@@ -127,5 +140,28 @@ impl Unsettled {
     pub(crate) fn take(&mut self) -> Vec<Written> {
         self.order.clear();
         self.files.drain().map(|(_, written)| written).collect()
+    }
+}
+
+/// Bytes of blocks that one more extent may take in the lists of a file that has
+/// so many bytes. Whoever writes has announced as many.
+pub(crate) fn lists(bytes: u64) -> u64 {
+    let (mut levels, mut listed) = (1, LISTED * BLOCK);
+    while listed < bytes {
+        levels += 1;
+        listed = listed.saturating_mul(LISTED);
+    }
+    levels * BLOCK
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_kept_for_each_level_of_lists() {
+        let levels = |blocks: u64| lists(blocks * BLOCK) / BLOCK;
+        assert_eq!([0, 128, 129, 16384, 16385].map(levels), [1, 1, 2, 2, 3]);
+        assert!(lists(u64::MAX) < 16 * BLOCK);
     }
 }

@@ -34,6 +34,9 @@ fn main() -> std::process::ExitCode {
             case("eight_writers_fill_it_and_never_pass_it", eight_writers_fill_it_and_never_pass_it);
             case("eight_writers_fill_it_and_never_pass_it_on_xfs", eight_writers_fill_it_and_never_pass_it_on_xfs);
             case("scattered_blocks_do_not_pass_it", scattered_blocks_do_not_pass_it);
+            case("scattered_blocks_do_not_pass_it_one_by_one", scattered_blocks_do_not_pass_it_one_by_one);
+            case("what_is_written_again_takes_no_room", what_is_written_again_takes_no_room);
+            case("room_for_the_host_is_not_in_the_way_of_names", room_for_the_host_is_not_in_the_way_of_names);
             case("many_files_in_pieces_leave_a_true_account", many_files_in_pieces_leave_a_true_account);
             case("every_object_costs_what_it_should", every_object_costs_what_it_should);
             case("what_is_sparse_costs_what_is_in_it", what_is_sparse_costs_what_is_in_it);
@@ -269,6 +272,104 @@ fn scattered_blocks_do_not_pass_it(format: Format) {
     println!("    {blocks} blocks, {bytes} bytes in all");
     assert!(bytes <= TOTAL, "{bytes} of {TOTAL}");
     drop(file);
+    true_account(&tree, mount);
+}
+
+/// Each on the disk, with what lists it, before there is the next.
+fn scattered_blocks_do_not_pass_it_one_by_one(format: Format) {
+    const TOTAL: u64 = 6 * MEBI;
+    let tree = HumTree::new(format, TOTAL);
+    let mount = tree.mount("");
+    let at = |name: &str| mount.path().join(name);
+    // So many that the lists get a second level, and the end comes in between.
+    let files = ["one", "two"].map(|name| File::create(at(name)).unwrap());
+    let mut ends = 0;
+    for block in 0.. {
+        for file in &files {
+            match file.write_all_at(&[7; BLOCK as usize], block * 2 * BLOCK) {
+                Ok(()) => file.sync_data().unwrap(),
+                Err(error) => {
+                    assert_eq!(errno(error), Errno::NOSPC);
+                    ends += 1;
+                }
+            }
+        }
+        if block % 16 == 0 || ends > 0 {
+            let (bytes, _) = tree.counted(&HashMap::new());
+            assert!(bytes <= TOTAL, "{bytes} of {TOTAL} after {block} blocks");
+        }
+        if ends > 8 {
+            assert!(2 * block * BLOCK > TOTAL - MEBI, "only {block} blocks fitted");
+            break;
+        }
+    }
+    drop(files);
+    true_account(&tree, mount);
+}
+
+/// As by a database, which writes its blocks again and again, wherever they are.
+fn what_is_written_again_takes_no_room(format: Format) {
+    let tree = HumTree::new(format, 64 * MEBI);
+    let mount = tree.mount("");
+    let file = File::create(mount.path().join("database")).unwrap();
+    file.write_all_at(&vec![1; 256 << 10], 0).unwrap();
+    file.sync_all().unwrap();
+    let before = told(mount.path()).0;
+    let write = |times: u64| {
+        for number in 0..times {
+            file.write_all_at(&[2; BLOCK as usize], number * 7 % 64 * BLOCK).unwrap();
+        }
+        told(mount.path()).0.saturating_sub(before)
+    };
+    // A block for each list, and as if each block were an extent.
+    assert!(write(1000) <= 2 * BLOCK, "{}", write(0));
+    assert!(write(1000) <= 2 * BLOCK, "{}", write(0));
+    file.sync_data().unwrap();
+    // What is on the disk needs none of that.
+    assert_eq!(told(mount.path()).0, before);
+    drop(file);
+    true_account(&tree, mount);
+}
+
+/// What is done, and how.
+type Change<'a> = (&'a str, &'a dyn Fn(&Path));
+
+/// A block is kept for each file that was written and not written out; whoever
+/// needs room for something else gets what was not taken.
+fn room_for_the_host_is_not_in_the_way_of_names(format: Format) {
+    const FILES: usize = 300;
+    let tree = HumTree::new(format, 64 * MEBI);
+    let mount = tree.mount("");
+    let at = |name: &str| mount.path().join(name);
+    let edit = |total: u64| {
+        let text = fs::read_to_string(tree.at("superblock")).unwrap();
+        let kept: String = text.lines().filter(|line| !line.starts_with("total ")).map(|line| format!("{line}\n")).collect();
+        fs::write(tree.at("superblock"), format!("{kept}total {total}\n")).unwrap();
+    };
+    let fill = || {
+        edit(64 * MEBI);
+        (0..FILES).for_each(|number| fs::write(at(&number.to_string()), [1; 20 << 10]).unwrap());
+        edit(told(mount.path()).0 + 100);
+        assert_eq!(rustix::fs::statvfs(mount.path()).unwrap().f_bfree, 0);
+    };
+    let note = |path: &Path| rustix::fs::setxattr(path, "user.note", &[1; 3000], XattrFlags::empty()).unwrap();
+    let changes: [Change; 6] = [
+        ("mkdir", &|path| fs::create_dir(path).unwrap()),
+        ("symlink", &|path| symlink("target", path).unwrap()),
+        ("create", &|path| drop(File::create(path).unwrap())),
+        ("tmpfile", &|_| drop(unnamed(mount.path()).map_err(|error| assert_eq!(error, Errno::OPNOTSUPP)))),
+        ("setxattr", &|_| note(&at("1"))),
+        ("whiteout", &|path| rustix::fs::renameat_with(CWD, at("2"), CWD, path, rustix::fs::RenameFlags::WHITEOUT).unwrap()),
+    ];
+    for (what, change) in changes {
+        fill();
+        println!("    {what}");
+        change(&at(what));
+        let total = tree.superblock().total;
+        let (bytes, _) = tree.counted(&HashMap::new());
+        assert!(bytes <= total, "{what}: {bytes} of {total}");
+        let _ = fs::remove_file(at("2"));
+    }
     true_account(&tree, mount);
 }
 
