@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | `1` | owner, mode, type and attributes of everything are recorded; nothing in `data/` is changed | the next attempt, which records anew |
 //! | `2` | `data/` becomes USER:GROUP's: owners, modes, and regular files in place of devices; then the superblock is written | the next attempt, which goes on: what is done already stays as it is |
-//! | `3` | attributes that were found on the host become the guest's | the same |
+//! | `3` | attributes that were found on the host become the guest's; then the tree itself and what was made in it become USER:GROUP's | the same |
 //!
 //! Back, `humfs/restoring` says how far it is: `1` while what the records say
 //! is given to the files, `2` while the records are taken away.
@@ -22,6 +22,7 @@
 
 mod change;
 mod dates;
+mod hands;
 mod record;
 mod restore;
 mod walk;
@@ -38,7 +39,7 @@ use externfs::{Caller, ExternFs, Name, UsageError, XattrFlags};
 use rustix::fs::{AtFlags, Gid, OFlags, Stat, Uid};
 use rustix::io::Errno as Host;
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// The mark of a conversion under way.
@@ -115,12 +116,11 @@ pub fn convert(path: &Path, request: &Request, told: Told<'_>) -> Result<(), Usa
         site.write_superblock(request.total).map_err(&cannot)?;
         site.mark(CONVERTING, b"3\n").map_err(&cannot)?;
     }
-    site.hand_over().map_err(&cannot)?;
     site.apply_found()?;
-    site.hand_over().map_err(&cannot)?;
     for name in [FOUND, NODES, USED, c"dates"] {
         host::remove_deep(site.control.as_fd(), name).map_err(&cannot)?;
     }
+    site.hand_over().map_err(&cannot)?;
     host::remove_file(site.control.as_fd(), CONVERTING).map_err(cannot)
 }
 
@@ -221,15 +221,15 @@ impl Site<'_> {
         let root = self.root.as_fd();
         // What a superblock that did not come to be left.
         host::remove_file(root, c"superblock.new")?;
-        // The third pass makes the latter as whoever runs it.
-        for part in [c"humfs", c"file_attributes", c"dir_attributes"] {
-            let below = match host::child_dir(root, part) {
-                Err(Host::NOENT) => continue,
-                answer => answer?,
-            };
-            self.give(root, part)?;
-            walk::each_below(&below, &mut |dir, name| self.give(dir, name))?;
+        let mut parts = vec![rustix::io::fcntl_dupfd_cloexec(&self.control, 0)?];
+        // The third pass makes them as whoever runs it.
+        for part in [c"file_attributes", c"dir_attributes"] {
+            match host::child_dir(root, part) {
+                Err(Host::NOENT) => {}
+                answer => parts.push(answer?),
+            }
         }
+        self.give_all(parts)?;
         self.give(root, c"superblock")?;
         rustix::fs::fchown(&self.root, Some(self.uid), Some(self.gid))?;
         rustix::fs::fchmod(&self.root, host::DIR_MODE)
@@ -249,10 +249,6 @@ impl Site<'_> {
         }
         let tree = Tree::open_marked(self.path, Some(lock))?;
         apply(tree, &found).map_err(|error| UsageError(format!("'{}': {error}", self.path.display())))
-    }
-
-    fn give(&self, dir: BorrowedFd<'_>, name: &CStr) -> Fault<()> {
-        rustix::fs::chownat(dir, name, Some(self.uid), Some(self.gid), AtFlags::SYMLINK_NOFOLLOW)
     }
 }
 

@@ -42,8 +42,8 @@ impl Visitor for Changer<'_> {
         Ok(Dirs { data: below(&above.data)?, files: below(&above.files)?, dirs: below(&above.dirs)? })
     }
 
-    fn enter(&mut self, dirs: &Dirs, stat: &Stat, _names: &[CString], _path: &[u8]) -> Fault<()> {
-        self.settle(dirs.data.as_fd(), c".", FileKind::Directory, stat)
+    fn enter(&mut self, _dirs: &Dirs, _stat: &Stat, _names: &[CString], _path: &[u8]) -> Fault<()> {
+        Ok(())
     }
 
     fn object(&mut self, dirs: &Dirs, name: &CStr, stat: &Stat, _path: &[u8]) -> Fault<()> {
@@ -54,7 +54,9 @@ impl Visitor for Changer<'_> {
         }
     }
 
-    fn leave(&mut self, dirs: &Dirs, _stat: &Stat) -> Fault<()> {
+    /// Not before: its new owner could put anything in it that is given to him next.
+    fn leave(&mut self, dirs: &Dirs, stat: &Stat) -> Fault<()> {
+        self.settle(dirs.data.as_fd(), c".", FileKind::Directory, stat)?;
         self.dates.give_back(dirs.data.as_fd())
     }
 }

@@ -29,8 +29,9 @@ pub(super) fn record(site: &Site<'_>, told: Told<'_>) -> Result<u64, UsageError>
         }
         let mut dirs = Vec::new();
         for part in [c"file_metadata", c"dir_metadata"] {
-            dirs.push(host::ensure_dir(root, part)?);
-            site.give(root, part)?;
+            let dir = host::ensure_dir(root, part)?;
+            site.give(dir.as_fd(), c".")?;
+            dirs.push(dir);
         }
         let (Some(mirror_dirs), Some(files)) = (dirs.pop(), dirs.pop()) else { return Err(Host::NOENT) };
         let top = Dirs { data: host::child_dir(root, c"data")?, files, dirs: mirror_dirs };
@@ -58,8 +59,9 @@ impl Visitor for Recorder<'_> {
     fn descend(&mut self, above: &Dirs, name: &CStr) -> Fault<Dirs> {
         let make = |dir: &OwnedFd| -> Fault<OwnedFd> {
             rustix::fs::mkdirat(dir, name, host::DIR_MODE)?;
-            self.site.give(dir.as_fd(), name)?;
-            host::child_dir(dir.as_fd(), name)
+            let made = host::child_dir(dir.as_fd(), name)?;
+            self.site.give(made.as_fd(), c".")?;
+            Ok(made)
         };
         Ok(Dirs { data: host::child_dir(above.data.as_fd(), name)?, files: make(&above.files)?, dirs: make(&above.dirs)? })
     }
