@@ -166,27 +166,38 @@ impl HumFs {
     /// The node of `inner`, which was just found as `at` and is `host`. The
     /// caller holds the directory.
     pub(crate) fn found(&self, inner: Arc<Inode>, host: &Attr, at: &At<'_>) -> Result<Arc<HumNode>> {
-        if let Some(known) = self.nodes.get(inner.host_key()) {
-            if !Arc::ptr_eq(&known.inner, &inner) {
-                let before = known.inner.whereabouts();
-                self.base.found_again(&known.inner, inner);
-                if host.nlink > 1 && host.kind != FileKind::Directory {
-                    self.learn_alias(&known, before, at);
+        let mut host = *host;
+        loop {
+            let missing = match self.nodes.look(inner.host_key()) {
+                Ok(known) => return self.known_again(known, inner, &host, at),
+                Err(missing) => missing,
+            };
+            let record = self.load(at, &host)?;
+            self.nodes.check_weight(&record, 0)?;
+            let cost = account::cost(&self.beyond.without_at(&host, at.dir, at.name), record.xattrs.bytes());
+            if let Some(node) = self.nodes.intern_loaded(missing, inner.clone(), record, cost) {
+                if !Arc::ptr_eq(&node.inner, &inner) {
+                    self.base.found_again(&node.inner, inner);
                 }
+                return Ok(node);
             }
-            if self.is_read_only() {
-                self.reload(&known, host, at)?;
+            // Others have known it meanwhile, and perhaps changed it.
+            host = self.base.status_of(&inner, at.dir, at.name).ok_or(Errno::ESTALE)?;
+        }
+    }
+
+    fn known_again(&self, known: Arc<HumNode>, inner: Arc<Inode>, host: &Attr, at: &At<'_>) -> Result<Arc<HumNode>> {
+        if !Arc::ptr_eq(&known.inner, &inner) {
+            let before = known.inner.whereabouts();
+            self.base.found_again(&known.inner, inner);
+            if host.nlink > 1 && host.kind != FileKind::Directory {
+                self.learn_alias(&known, before, at);
             }
-            return Ok(known);
         }
-        let record = self.load(at, host)?;
-        self.nodes.check_weight(&record, 0)?;
-        let cost = account::cost(&self.beyond.without_at(host, at.dir, at.name), record.xattrs.bytes());
-        let (node, made) = self.nodes.intern(inner.clone(), record, cost, false);
-        if !made && !Arc::ptr_eq(&node.inner, &inner) {
-            self.base.found_again(&node.inner, inner);
+        if self.is_read_only() {
+            self.reload(&known, host, at)?;
         }
-        Ok(node)
+        Ok(known)
     }
 
     /// The record of what is called `at`, or what stands for one.

@@ -116,9 +116,24 @@ pub struct HumDir {
     pub(crate) node: Arc<HumNode>,
 }
 
+#[derive(Default)]
+struct Shard {
+    nodes: HashMap<NodeKey, Weak<HumNode>>,
+    /// How many have been dropped.
+    dropped: u64,
+}
+
+/// That there was no node, at some moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Missing {
+    dropped: u64,
+    /// One that is being dropped: whatever it has changed is done.
+    going: Option<usize>,
+}
+
 /// Every node, by identity.
 pub(crate) struct NodeTable {
-    shards: [Mutex<HashMap<NodeKey, Weak<HumNode>>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     account: Arc<Account>,
     /// Those of the host that are remembered.
     directories: Option<Arc<Known>>,
@@ -164,63 +179,105 @@ impl NodeTable {
         let _ = self.feed.set(feed);
     }
 
-    fn shard(&self, key: NodeKey) -> MutexGuard<'_, HashMap<NodeKey, Weak<HumNode>>> {
+    fn shard(&self, key: NodeKey) -> MutexGuard<'_, Shard> {
         let spread = key.number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56;
         self.shards[spread as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The node with this identity, if there is one.
     pub(crate) fn get(&self, key: NodeKey) -> Option<Arc<HumNode>> {
-        self.shard(key).get(&key).and_then(Weak::upgrade)
+        self.look(key).ok()
+    }
+
+    /// The same; what is loaded after this, if there is none, can be told from what
+    /// others have changed meanwhile.
+    pub(crate) fn look(&self, key: NodeKey) -> std::result::Result<Arc<HumNode>, Missing> {
+        let shard = self.shard(key);
+        let known = shard.nodes.get(&key);
+        known.and_then(Weak::upgrade).ok_or_else(|| shard.missing(key))
     }
 
     /// The node for `inner`, made with `record` if there is none yet. The
     /// second value is true if it was made.
     pub(crate) fn intern(self: &Arc<Self>, inner: Arc<Inode>, record: Record, cost: u64, orphan: bool) -> (Arc<HumNode>, bool) {
-        let key = inner.host_key();
+        let fresh = self.fresh(inner, record, cost, orphan);
+        let shard = self.shard(fresh.key());
+        self.put(shard, fresh)
+    }
+
+    /// The same with what was loaded when the node was `missing`; None if one has
+    /// come and gone since then, which may have changed that.
+    pub(crate) fn intern_loaded(self: &Arc<Self>, missing: Missing, inner: Arc<Inode>, record: Record, cost: u64) -> Option<Arc<HumNode>> {
+        let fresh = self.fresh(inner, record, cost, false);
+        let key = fresh.key();
+        let shard = self.shard(key);
+        let known = shard.nodes.get(&key).and_then(Weak::upgrade);
+        if known.is_some() || shard.missing(key) != missing {
+            // The end of the fresh one looks at the shard too.
+            drop(shard);
+            return known;
+        }
+        Some(self.put(shard, fresh).0)
+    }
+
+    fn fresh(self: &Arc<Self>, inner: Arc<Inode>, record: Record, cost: u64, orphan: bool) -> HumNode {
         self.weigh(0, record.weight());
-        let node = HumNode {
+        HumNode {
             inner,
             state: Mutex::new(NodeState { record, cost, orphan, aliases: Aliases::default(), reader: Weak::new() }),
             table: Arc::downgrade(self),
             awaited: AtomicU64::new(0),
             is_written: AtomicBool::new(false),
             dense: DenseTo::default(),
-        };
-        let mut shard = self.shard(key);
-        if let Some(known) = shard.get(&key).and_then(Weak::upgrade) {
+        }
+    }
+
+    fn put(&self, mut shard: MutexGuard<'_, Shard>, node: HumNode) -> (Arc<HumNode>, bool) {
+        let key = node.key();
+        if let Some(known) = shard.nodes.get(&key).and_then(Weak::upgrade) {
             drop(shard);
             // It was never in the table, and counts for nothing.
             node.state().orphan = false;
             return (known, false);
         }
         let node = Arc::new(node);
-        shard.insert(key, Arc::downgrade(&node));
+        shard.nodes.insert(key, Arc::downgrade(&node));
         drop(shard);
         (node, true)
     }
 
     fn remove(&self, key: NodeKey, node: *const HumNode) {
         let mut shard = self.shard(key);
-        if shard.get(&key).is_some_and(|known| std::ptr::eq(known.as_ptr(), node)) {
-            shard.remove(&key);
+        let Shard { nodes, dropped } = &mut *shard;
+        *dropped += 1;
+        if nodes.get(&key).is_some_and(|known| std::ptr::eq(known.as_ptr(), node)) {
+            nodes.remove(&key);
         }
-        if shard.capacity() > 1024 && shard.len() < shard.capacity() / 8 {
-            let room = shard.len() * 2;
-            shard.shrink_to(room);
+        if nodes.capacity() > 1024 && nodes.len() < nodes.capacity() / 8 {
+            let room = nodes.len() * 2;
+            nodes.shrink_to(room);
         }
+    }
+}
+
+impl Shard {
+    /// Of a node that is not there.
+    fn missing(&self, key: NodeKey) -> Missing {
+        Missing { dropped: self.dropped, going: self.nodes.get(&key).map(|going| going.as_ptr() as usize) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::account::{Limits, State};
     use crate::fs::HumFs;
     use crate::make::{Plan, lay};
     use crate::options::Options;
     use crate::store::Format;
     use crate::tree::{Access, Tree};
-    use externfs::{Caller, Errno, ExternFs, Mode, Name, NewNode, XattrFlags};
-    use std::sync::atomic::Ordering;
+    use externfs::{Caller, Errno, ExternFs, GuestGid, GuestUid, Mode, Name, NewNode, XattrFlags};
+    use hostfs::HostFs;
 
     fn weight(fs: &HumFs) -> usize {
         fs.nodes.weight.load(Ordering::Relaxed)
@@ -252,5 +309,29 @@ mod tests {
         let refused = fs.lookup(&root, Name::new(b"f").unwrap()).unwrap_err();
         assert_eq!(refused.errno(), Errno::ENOMEM);
         fs.lookup(&root, Name::new(b"l").unwrap()).unwrap();
+    }
+
+    #[test]
+    fn what_was_loaded_before_a_node_came_and_went_does_not_count() {
+        let place = tempfile::tempdir().unwrap();
+        let base = HostFs::layer(std::fs::File::open(place.path()).unwrap().into(), false).unwrap();
+        let account = Account::unattached(State::fresh([0; 16]), Limits { bytes: 0, inodes: 0 });
+        let table = NodeTable::new(Arc::new(account), None);
+        let inner = base.root().unwrap();
+        let key = inner.host_key();
+        let record = |mode| Record::new(FileKind::Directory, Mode::new(mode), GuestUid(0), GuestGid(0));
+        let mode = |node: &HumNode| node.state().record.mode.bits();
+        let early = table.look(key).unwrap_err();
+        // Another one loads it, changes it and forgets it.
+        let (node, _) = table.intern(inner.clone(), record(0o755), 0, false);
+        node.state().record = record(0o700);
+        // One that is there is right.
+        let same = table.intern_loaded(early, inner.clone(), record(0o755), 0).unwrap();
+        assert!(Arc::ptr_eq(&same, &node) && mode(&same) == 0o700);
+        drop((node, same));
+        assert!(table.intern_loaded(early, inner.clone(), record(0o755), 0).is_none());
+        let late = table.look(key).unwrap_err();
+        let node = table.intern_loaded(late, inner, record(0o700), 0).unwrap();
+        assert_eq!(mode(&node), 0o700);
     }
 }
