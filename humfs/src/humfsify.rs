@@ -161,7 +161,7 @@ impl Site<'_> {
     /// humfsify made before it was cut short are the only ones of owners that
     /// it has taken away already.
     fn check_untouched(&self) -> Result<(), UsageError> {
-        for part in [c"file_metadata", c"dir_metadata"] {
+        for part in record::MADE {
             if host::child(self.root.as_fd(), part).is_ok() {
                 let (shown, part) = (self.path.display(), part.to_string_lossy());
                 return Err(UsageError(format!(
@@ -196,7 +196,7 @@ impl Site<'_> {
 
     /// Takes the records away again.
     fn forget(&self) -> Fault<()> {
-        for part in [c"file_metadata", c"dir_metadata"] {
+        for part in record::MADE {
             host::remove_deep(self.root.as_fd(), part)?;
         }
         host::remove_deep(self.root.as_fd(), c"humfs")

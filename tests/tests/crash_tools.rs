@@ -90,8 +90,9 @@ fn awkward(dir: &Path) {
         mknod dev/null c 1 3; ln dev/null dev/zero; mknod dev/big b 300 70000; mkfifo 'dev/p;$(x)'; ln -s ../x dev/l; chown -h 7:8 dev/l
         cp su cap; touch -d 2001-02-03T04:05:06.789012345Z su 'a b/f' dev 'a b' .";
     fixture::succeed(Command::new("sh").args(["-euc", script]).current_dir(dir));
-    for (name, value) in [("user.a", &b"\n"[..]), ("security.capability", &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])] {
-        rustix::fs::setxattr(dir.join("data/cap"), name, value, rustix::fs::XattrFlags::empty()).expect("setxattr");
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for (file, name, value) in [("cap", "user.a", &b"\n"[..]), ("cap", "security.capability", &capability), ("su", "user.of", b"both")] {
+        rustix::fs::setxattr(dir.join("data").join(file), name, value, rustix::fs::XattrFlags::empty()).expect("setxattr");
     }
 }
 

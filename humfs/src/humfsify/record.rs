@@ -1,8 +1,13 @@
 //! The first pass: what is there is written down.
+//!
+//! The names of one file share what its attributes are kept in, be there any or
+//! not yet, and nobody knows all of them later: so that is made here too, empty, as
+//! the first link(2) of a guest would have made it.
 
 use super::walk::{Dirs, Visitor, walk};
 use super::{FOUND, Pass, Site, Told, kind_of};
 use crate::host::{self, Fault};
+use crate::path;
 use crate::record::{Record, Target, Xattrs};
 use externfs::{DeviceNumber, FileKind, GuestGid, GuestUid, Mode, UsageError};
 use hostfs::object::Object;
@@ -14,6 +19,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// In `humfs/`, during this pass: see [`Recorder::linked`].
 const LINKED: &CStr = c"linked";
 
+/// What this pass makes beside `humfs/`.
+pub(super) const MADE: [&CStr; 4] = [c"file_metadata", c"dir_metadata", c"file_attributes", c"dir_attributes"];
+
 /// Records everything and returns how many bytes it takes on the host, as
 /// du(1) counts.
 pub(super) fn record(site: &Site<'_>, told: Told<'_>) -> Result<u64, UsageError> {
@@ -21,7 +29,7 @@ pub(super) fn record(site: &Site<'_>, told: Told<'_>) -> Result<u64, UsageError>
     let root = site.root.as_fd();
     let start = || -> Fault<(Dirs, [OwnedFd; 2])> {
         // What an attempt left that was cut short in this pass.
-        for part in [c"file_metadata", c"dir_metadata"] {
+        for part in MADE {
             host::remove_deep(root, part)?;
         }
         for part in [FOUND, LINKED] {
@@ -49,7 +57,8 @@ pub(super) fn record(site: &Site<'_>, told: Told<'_>) -> Result<u64, UsageError>
 struct Recorder<'s> {
     site: &'s Site<'s>,
     used: u64,
-    /// Records of files with several names, by the number of the inode.
+    /// Records of files with several names, by the number of the inode, and what
+    /// their attributes are to be kept in, with `.attributes` after it.
     linked: OwnedFd,
     found: OwnedFd,
     count: u64,
@@ -88,6 +97,7 @@ impl Visitor for Recorder<'_> {
     fn object(&mut self, dirs: &Dirs, name: &CStr, stat: &Stat, path: &[u8]) -> Fault<()> {
         let number = stat.st_ino.to_string();
         if stat.st_nlink > 1 {
+            self.share_attributes(&number, path)?;
             match rustix::fs::linkat(&self.linked, &number, &dirs.files, name, AtFlags::empty()) {
                 // It is the first of its names.
                 Err(Host::NOENT) => {}
@@ -112,6 +122,24 @@ impl Recorder<'_> {
         let file = host::open_file(dir, name, OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY)?;
         host::write_all(file.as_fd(), record.to_line(false).as_bytes())?;
         rustix::fs::fchown(&file, Some(self.site.uid), Some(self.site.gid))
+    }
+
+    /// Gives the file with this number, which has a further name at `path`, a place
+    /// for attributes there.
+    fn share_attributes(&self, number: &str, path: &[u8]) -> Fault<()> {
+        let root = self.site.root.as_fd();
+        host::ensure_dir(root, c"dir_attributes").and_then(|dir| self.site.give(dir.as_fd(), c"."))?;
+        let (above, name) = path::split(path).ok_or(Host::INVAL)?;
+        let mut dir = host::ensure_dir(root, c"file_attributes")?;
+        self.site.give(dir.as_fd(), c".")?;
+        for component in &above {
+            dir = host::ensure_dir(dir.as_fd(), component)?;
+            self.site.give(dir.as_fd(), c".")?;
+        }
+        let shared = CString::new(format!("{number}.attributes")).map_err(|_| Host::INVAL)?;
+        let file = host::open_file(self.linked.as_fd(), &shared, OFlags::CREATE | OFlags::WRONLY)?;
+        rustix::fs::fchown(&file, Some(self.site.uid), Some(self.site.gid))?;
+        rustix::fs::linkat(&self.linked, &shared, &dir, &name, AtFlags::empty())
     }
 
     /// Chown takes capabilities away, so they are put aside here.
@@ -156,4 +184,49 @@ fn xattrs(dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> Fault<Xattrs> {
         xattrs.set(attribute.to_bytes(), &object.xattr(&attribute)?);
     }
     Ok(xattrs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Request, convert};
+    use crate::fs::HumFs;
+    use crate::node::HumNode;
+    use crate::options::Options;
+    use crate::tree::{Access, Tree};
+    use externfs::{Caller, ExternFs, Name, XattrFlags};
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    fn open(tree: &Path) -> HumFs {
+        HumFs::new(Tree::open(tree, Access::Write).expect("a tree"), Options::default()).expect("it is served")
+    }
+
+    fn find(fs: &HumFs, path: &str) -> Arc<HumNode> {
+        let root = fs.root().expect("the root");
+        path.split('/').fold(root, |at, name| fs.lookup(&at, Name::new(name.as_bytes()).expect("a name")).expect("a file").0)
+    }
+
+    #[test]
+    fn the_names_of_one_file_share_its_attributes() {
+        let place = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| place.path().join(name);
+        std::fs::create_dir_all(at("data/d/e")).expect("mkdir");
+        for (first, second) in [("with", "d/e/with"), ("without", "d/without")] {
+            std::fs::write(at("data").join(first), "").expect("a file");
+            std::fs::hard_link(at("data").join(first), at("data").join(second)).expect("a link");
+        }
+        rustix::fs::setxattr(at("data/with"), "user.a", b"found", rustix::fs::XattrFlags::empty()).expect("setxattr");
+        let owner = place.path().metadata().expect("stat");
+        let request = Request { uid: owner.uid(), gid: owner.gid(), total: 1 << 30 };
+        convert(place.path(), &request, &mut |_, _| {}).expect("a conversion");
+        let fs = open(place.path());
+        assert_eq!(fs.get_xattr(&find(&fs, "d/e/with"), b"user.a").expect("getxattr"), b"found");
+        fs.set_xattr(&Caller::root(), &find(&fs, "without"), b"user.b", b"set", XattrFlags::empty()).expect("setxattr");
+        fs.close().expect("it is closed");
+        drop(fs);
+        let fs = open(place.path());
+        assert_eq!(fs.get_xattr(&find(&fs, "with"), b"user.a").expect("getxattr"), b"found");
+        assert_eq!(fs.get_xattr(&find(&fs, "d/without"), b"user.b").expect("getxattr"), b"set");
+    }
 }
