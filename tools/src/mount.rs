@@ -106,16 +106,7 @@ pub fn sort(plugin: &dyn Plugin, list: &[MountOption]) -> Result<Sorted> {
             // What others write into the same list for themselves.
             "subtype" | "comment" | "owner" | "group" | "noowner" | "nogroup" | "nousers" | "loop" => {}
             _ if key.starts_with("x-") || key.starts_with("X-") => {}
-            _ if sorted.mount.accept(key, value).map_err(refused)? => {
-                // Both must know: the kernel spares us the request, the
-                // plugin must not rely on that.
-                if matches!(key, "ro" | "rw" | "sync") && options::is_known_to(plugin, key) {
-                    sorted.plugin.push(option.clone());
-                }
-                if key == "rw" {
-                    sorted.plugin.retain(|earlier| earlier.key != "ro");
-                }
-            }
+            _ if sorted.mount.accept(key, value).map_err(refused)? => share(plugin, option, &mut sorted.plugin),
             _ if sorted.serve.accept(key, value).map_err(refused)? => {}
             _ => sorted.plugin.push(option.clone()),
         }
@@ -123,6 +114,25 @@ pub fn sort(plugin: &dyn Plugin, list: &[MountOption]) -> Result<Sorted> {
     options::check_for_plugin(plugin, &sorted.plugin)?;
     sorted.lends_files = plugin.lends_files(&sorted.plugin);
     Ok(sorted)
+}
+
+/// Lets the plugin know of an option of the mount, if it has one of that name. The
+/// kernel keeps it for those who come through the mount; what is promised of the
+/// files (`ro`, `nodev`, `nosuid`) holds for guests too, and for what is made on
+/// the host. Only what was written counts: the kernel's mount is `nodev,nosuid`
+/// without a word, which says nothing about the files.
+fn share(plugin: &dyn Plugin, option: &MountOption, plugins: &mut Vec<MountOption>) {
+    let undone = match option.key.as_str() {
+        "rw" => "ro",
+        "dev" => "nodev",
+        "suid" => "nosuid",
+        "async" => "sync",
+        _ => "",
+    };
+    plugins.retain(|earlier| earlier.key != undone);
+    if options::is_known_to(plugin, &option.key) {
+        plugins.push(option.clone());
+    }
 }
 
 /// A mount that failed, as a line; wrong options are a wrong question.

@@ -64,7 +64,7 @@ pub fn parse_poll(text: &str) -> std::result::Result<Poll, String> {
 pub fn run(request: &Request) -> Result<()> {
     let registry = plugins::registry();
     let plugin = mount::known(&registry, &request.plugin)?;
-    let mut sorted = sort(plugin, request)?;
+    let mut sorted = mount::sort(plugin, &request.options)?;
     process::raise_file_limit();
     let source = std::path::absolute(&request.source).unwrap_or_else(|_| request.source.clone());
     let connect = mount::open(plugin, &source, &mut sorted)?;
@@ -81,18 +81,6 @@ pub fn run(request: &Request) -> Result<()> {
     }
     let job = Job { source, sorted, sandbox: request.sandbox, connect, servers };
     supervise(&job, fuse)
-}
-
-/// Without a mount, `nodev`, `nosuid` and the like can only mean the plugin.
-fn sort(plugin: &dyn externfs::Plugin, request: &Request) -> Result<Sorted> {
-    if request.mount.is_some() {
-        return mount::sort(plugin, &request.options);
-    }
-    let is_plugins = |option: &&MountOption| crate::options::is_known_to(plugin, &option.key);
-    let (plugins, others): (Vec<_>, Vec<_>) = request.options.iter().partition(is_plugins);
-    let mut sorted = mount::sort(plugin, &others.into_iter().cloned().collect::<Vec<_>>())?;
-    sorted.plugin.extend(plugins.into_iter().cloned());
-    Ok(sorted)
 }
 
 fn bind(request: &Request, connect: &Arc<dyn Connect>) -> Result<Vec<Server>> {

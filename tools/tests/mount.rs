@@ -3,7 +3,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use support::{Place, Running, can_mount, eventually, processes_with, run, succeeds, text};
 
 #[test]
@@ -39,6 +39,58 @@ fn options_reach_whom_they_mean() {
     let refused = fs::write(place.point().join("x"), "").expect_err("read-only");
     assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
     succeeds(&mut place.umount());
+}
+
+/// What making a device node and setting setuid on `hello` say, as errnos.
+fn device_and_setuid(point: &std::path::Path) -> [Option<i32>; 2] {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    let device = point.join("device");
+    let made = mknod(&device, SFlag::S_IFCHR, Mode::from_bits_truncate(0o600), makedev(1, 3)).err().map(|errno| errno as i32);
+    let _ = fs::remove_file(device);
+    let hello = point.join("hello");
+    let set = fs::set_permissions(&hello, fs::Permissions::from_mode(0o4755)).err().and_then(|error| error.raw_os_error());
+    [made, set]
+}
+
+#[test]
+fn nodev_and_nosuid_are_promises_of_the_server() {
+    if !can_mount() {
+        return;
+    }
+    let both = [Some(libc::EPERM); 2];
+    for (options, expected) in [
+        ("nodev,nosuid", both),
+        ("dev,suid,nodev,nosuid", both),
+        ("nodev", [Some(libc::EPERM), None]),
+        ("nosuid", [None, Some(libc::EPERM)]),
+        // The kernel's mount has both flags anyway: that is no promise about the files.
+        ("rw", [None; 2]),
+        ("nodev,nosuid,dev,suid", [None; 2]),
+    ] {
+        let place = Place::new();
+        succeeds(&mut place.mount(&["-o", options]));
+        assert_eq!(device_and_setuid(&place.point()), expected, "{options}");
+        let mode = fs::metadata(place.source().join("hello")).expect("stat").mode();
+        assert_eq!(mode & 0o4000 != 0, expected[1].is_none(), "{options}: {mode:o}");
+        succeeds(&mut place.umount());
+    }
+}
+
+#[test]
+fn plugins_without_nodev_and_nosuid_leave_them_to_the_kernel() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let tree = place.path().join("tree");
+    succeeds(support::externfs(["create", "--size", "64M"]).arg(&tree));
+    for (plugin, source) in [("humfs", tree), ("lines", place.source().join("hello"))] {
+        succeeds(support::externfs(["mount", plugin]).arg(source).arg(place.point()).args(["-o", "nodev,nosuid"]));
+        let info = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        let line = info.lines().find(|line| line.contains(&place.point().display().to_string())).expect("mounted");
+        assert!(line.contains("nosuid,nodev"), "{line}");
+        succeeds(&mut place.umount());
+    }
 }
 
 #[test]

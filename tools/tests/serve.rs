@@ -12,10 +12,14 @@ use support::{Place, Running, can_mount, eventually, externfs, processes_with, s
 
 /// Serves `place` on two sockets and its mount point.
 fn serve(place: &Place) -> (Running, [PathBuf; 2]) {
+    serve_with(place, "rw")
+}
+
+fn serve_with(place: &Place, options: &str) -> (Running, [PathBuf; 2]) {
     let (source, point) = (place.source(), place.point());
     let sockets = ["a", "b"].map(|name| place.path().join(name));
     let [a, b] = &sockets;
-    let words: [&OsStr; 9] = ["serve", "hostfs", "", "--socket", "", "--socket", "", "--mount", ""].map(OsStr::new);
+    let words: [&OsStr; 11] = ["serve", "hostfs", "", "--socket", "", "--socket", "", "--mount", "", "-o", options].map(OsStr::new);
     let mut words = words;
     (words[2], words[4], words[6], words[8]) = (source.as_os_str(), a.as_os_str(), b.as_os_str(), point.as_os_str());
     let running = Running::start(&words);
@@ -54,6 +58,23 @@ fn a_server_that_dies_takes_mount_and_sockets_along() {
     assert!(std::process::Command::new("kill").args(["-9", &server.to_string()]).status().expect("kill").success());
     assert_eq!(running.ends(), Some(1));
     assert!(!place.is_mounted() && sockets.iter().all(|socket| !socket.exists()));
+}
+
+/// The mount is one more client of the export that guests have.
+#[test]
+fn nodev_and_nosuid_hold_with_a_mount_beside_the_guests() {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (mut running, _) = serve_with(&place, "nodev,nosuid");
+    let made = mknod(&place.point().join("device"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o600), makedev(1, 3));
+    assert_eq!(made, Err(nix::Error::EPERM));
+    let set = fs::set_permissions(place.point().join("hello"), fs::Permissions::from_mode(0o4755)).expect_err("refused");
+    assert_eq!(set.raw_os_error(), Some(libc::EPERM));
+    running.signal("TERM");
+    assert_eq!(running.ends(), Some(0));
 }
 
 #[test]

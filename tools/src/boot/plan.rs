@@ -8,7 +8,7 @@ use crate::mount::{self, Sorted};
 use crate::options;
 use crate::plugins;
 use crate::sandbox::Mode;
-use externfs::{Connect, MountOption, Registry};
+use externfs::{Connect, Registry};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -161,10 +161,7 @@ fn share(registry: &Registry, tag: &str, text: &str) -> Result<Share> {
     }
     let source = std::path::absolute(source).unwrap_or_else(|_| source.into());
     let known = mount::known(registry, plugin)?;
-    let options: Vec<MountOption> = options::parse(&list)?;
-    let (plugins, others): (Vec<_>, Vec<_>) = options.into_iter().partition(|option| options::is_known_to(known, &option.key));
-    let mut sorted = mount::sort(known, &others)?;
-    sorted.plugin.extend(plugins);
+    let sorted = mount::sort(known, &options::parse(&list)?)?;
     Ok(Share { tag: tag.into(), plugin: plugin.into(), source, sorted })
 }
 
