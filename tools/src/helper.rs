@@ -13,6 +13,7 @@ use crate::boot::plan::split_source;
 use crate::failure::{Failure, Result};
 use crate::mount::{self, Request};
 use crate::{options, plugins};
+use externfs::MountOption;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -74,6 +75,13 @@ fn elsewhere(namespace: &str) -> Failure {
     Failure::usage(format!("-N is not supported: enter the namespace first: nsenter --mount={file} mount ..."))
 }
 
+/// What findmnt(8) is to show, unless the list has another `fsname`: the very words
+/// of fstab. By them mount(8) knows whether a line is mounted already; SRC alone it
+/// would mount once more with each `mount -a`.
+fn shown_as(source: &str) -> Option<MountOption> {
+    (!source.is_empty()).then(|| MountOption { key: "fsname".into(), value: Some(source.to_owned()) })
+}
+
 /// Mounts as mount(8) asks; `arguments` without the program's name.
 ///
 /// # Errors
@@ -83,7 +91,8 @@ pub fn run(arguments: &[OsString]) -> Result<()> {
     let registry = plugins::registry();
     let (plugin, source) = split_source(&registry, &call.source);
     // mount(8) puts "rw" into every list, so from there it means nothing.
-    let options = options::parse(&call.lists)?.into_iter().filter(|option| option.key != "rw").collect();
+    let asked = options::parse(&call.lists)?.into_iter().filter(|option| option.key != "rw");
+    let options = shown_as(&call.source).into_iter().chain(asked).collect();
     let request = Request { plugin: plugin.into(), source: source.into(), point: call.point, options, ..Request::default() };
     if call.fake {
         return mount::sort(mount::known(&registry, plugin)?, &request.options).map(drop);

@@ -42,7 +42,7 @@ pub struct Request {
 
 /// Options that are neither the kernel's nor a frontend's nor a plugin's.
 pub const GENERAL_OPTIONS: &[(&str, &str)] = &[
-    ("fsname=NAME", "shown as the source by findmnt(8) and df(1) (default: SRC)"),
+    ("fsname=NAME", "shown as the source by findmnt(8) and df(1) (default: SRC; what fstab says, by mount(8))"),
     ("sandbox=auto|require|none", "what the server gives up (see --sandbox)"),
     ("log_file=FILE", "where a server in the background logs to (see --log-file)"),
     ("trusted", "keep CAP_SYS_ADMIN, which trusted.* attributes take (root only)"),

@@ -73,3 +73,23 @@ fn mount_8_finds_the_helper() {
         assert!(said.contains("from the host") && said.contains("fuse.externfs ro,"), "{said}");
     }
 }
+
+#[test]
+fn a_line_of_fstab_that_is_mounted_is_recognized() {
+    let overlay = fs::read_to_string("/proc/filesystems").is_ok_and(|list| list.contains("overlay"));
+    if !can_mount() || !needs(overlay, "overlayfs") {
+        return;
+    }
+    for (source, shown) in [("hostfs:$S", "hostfs:$S"), ("$S", "$S"), ("hostfs:$S", "named")] {
+        let place = Place::new();
+        let option = if shown == "named" { "fsname=named" } else { "ro" };
+        let script = format!(
+            "echo \"{source} $M fuse.externfs {option} 0 0\" > $L/fstab\nmount -a -T $L/fstab\n\
+             grep -q \"^{shown} $M \" /proc/mounts\ntest {shown} = named || mount -a -T $L/fstab\n\
+             grep -c \" $M \" /proc/mounts\nfindmnt -no SOURCE $M\numount $M"
+        );
+        let said = succeeds(&mut installed(&place, true, &script));
+        let expected = shown.replace("$S", &place.source().display().to_string());
+        assert_eq!(said, format!("1\n{expected}\n"));
+    }
+}
