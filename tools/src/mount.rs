@@ -48,6 +48,11 @@ pub const GENERAL_OPTIONS: &[(&str, &str)] = &[
     ("trusted", "keep CAP_SYS_ADMIN, which trusted.* attributes take (root only)"),
 ];
 
+/// A server that gave up its rights cannot be given options anew; the kernel's own
+/// flags can be changed without it.
+const NO_REMOUNT: &str = "remount does not reach the server: 'mount -i -o remount,ro MNT' changes what the kernel keeps \
+                          (ro, noexec, ...); for everything else unmount, and mount again";
+
 /// `-o`, sorted by who is meant.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Sorted {
@@ -103,6 +108,7 @@ pub fn sort(plugin: &dyn Plugin, list: &[MountOption]) -> Result<Sorted> {
             "sandbox" => sorted.sandbox = Some(Mode::parse(options::value(option)?)?),
             "log_file" => sorted.log_file = Some(options::value(option)?.into()),
             "trusted" => sorted.trusted = options::switch(option)?,
+            "remount" => return Err(Failure::usage(NO_REMOUNT)),
             // What others write into the same list for themselves.
             "subtype" | "comment" | "owner" | "group" | "noowner" | "nogroup" | "nousers" | "loop" => {}
             _ if key.starts_with("x-") || key.starts_with("X-") => {}

@@ -61,19 +61,62 @@ pub fn is_known_to(plugin: &dyn Plugin, key: &str) -> bool {
     plugin.options().iter().flat_map(|(written, _)| written.split('|')).any(|written| documented_key(written) == key)
 }
 
-/// Refuses an option that the plugin does not have, naming those it has.
+/// Refuses an option that neither the mount took nor the plugin has, naming what
+/// both have, and the one that was meant if it is close.
 ///
 /// # Errors
-/// The option and the list.
+/// The option and the lists.
 pub fn check_for_plugin(plugin: &dyn Plugin, options: &[MountOption]) -> Result<()> {
-    match options.iter().find(|option| !is_known_to(plugin, &option.key)) {
-        None => Ok(()),
-        Some(stranger) => {
-            let known: Vec<_> = plugin.options().iter().map(|(written, _)| documented_key(written)).collect();
-            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
-            Err(Failure::usage(format!("unknown option '{}': {} has {known}", stranger.key, plugin.name())))
+    let Some(stranger) = options.iter().find(|option| !is_known_to(plugin, &option.key)) else { return Ok(()) };
+    let list = |options: &mut dyn Iterator<Item = &'static str>| options.collect::<Vec<_>>().join(", ");
+    let plugins = list(&mut plugin.options().iter().map(|(written, _)| documented_key(written)));
+    let plugins = if plugins.is_empty() { "none".into() } else { plugins };
+    let all = plugin.options().iter().flat_map(|(written, _)| written.split('|')).map(documented_key);
+    let all = all.chain(of_mounts()).chain(externfs_fuse::MOUNT_OPPOSITES.iter().copied());
+    let meant = meant(&stranger.key, all).map_or_else(String::new, |key| format!(" (did you mean '{key}'?)"));
+    let (name, mounts) = (plugin.name(), list(&mut of_mounts()));
+    Err(Failure::usage(format!("unknown option '{}'{meant}: {name} has {plugins}; every mount has {mounts}", stranger.key)))
+}
+
+/// What a mount has, whatever the plugin.
+fn of_mounts() -> impl Iterator<Item = &'static str> {
+    let all = [externfs_fuse::MOUNT_OPTIONS, externfs_fuse::SERVE_OPTIONS, crate::mount::GENERAL_OPTIONS];
+    all.into_iter().flatten().map(|(written, _)| documented_key(written))
+}
+
+/// The key of `known` that `written` is a slip of: one or two letters in half of
+/// them, `-` for `_`, capitals. The first letter is never the wrong one, or `uid`
+/// would be `suid`.
+fn meant<'k>(written: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    const SLIPS: usize = 2;
+    let plain = |text: &str| text.to_ascii_lowercase().replace('_', "-").chars().collect::<Vec<_>>();
+    let written = plain(written);
+    let near = known.filter_map(|key| {
+        let other = plain(key);
+        if other.first() != written.first() || other.len().abs_diff(written.len()) > SLIPS {
+            return None;
         }
+        let slips = distance(&written, &other);
+        (slips <= SLIPS && slips * 2 <= written.len()).then_some((slips, key))
+    });
+    near.min_by_key(|(slips, _)| *slips).map(|(_, key)| key)
+}
+
+/// How many letters must be put in, taken out or exchanged to make `b` of `a`.
+fn distance(a: &[char], b: &[char]) -> usize {
+    // To each beginning of `b`, from the beginning of `a` so far.
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (done, letter) in a.iter().enumerate() {
+        let (mut diagonal, mut left) = (done, done + 1);
+        let mut next = vec![left];
+        for (other, above) in b.iter().zip(row.iter().skip(1)) {
+            left = (diagonal + usize::from(letter != other)).min(above + 1).min(left + 1);
+            diagonal = *above;
+            next.push(left);
+        }
+        row = next;
     }
+    row.last().copied().unwrap_or_default()
 }
 
 /// The number in `option`, for options that need one.
@@ -125,6 +168,30 @@ mod tests {
         assert_eq!(keys("a="), [("a".into(), Some(String::new()))]);
         assert_eq!(keys("x\\"), [("x\\".into(), None)]);
         assert!(parse(&["=x".into()]).is_err());
+    }
+
+    #[test]
+    fn slips_are_told_from_other_words() {
+        let distance = |a: &str, b: &str| distance(&a.chars().collect::<Vec<_>>(), &b.chars().collect::<Vec<_>>());
+        for (a, b, slips) in [("", "", 0), ("", "ab", 2), ("ab", "", 2), ("kitten", "sitting", 3), ("wacth", "watch", 2), ("ro", "ro", 0)] {
+            assert_eq!((distance(a, b), distance(b, a)), (slips, slips), "{a} {b}");
+        }
+        let known = ["ro", "sync", "suid", "allow_other", "one-file-system", "watch"];
+        for (written, expected) in [
+            ("allow-other", Some("allow_other")),
+            ("Allow_Other", Some("allow_other")),
+            ("onefilesystem", Some("one-file-system")),
+            ("wacth", Some("watch")),
+            ("r0", Some("ro")),
+            ("uid", None),
+            ("r", None),
+            ("", None),
+            ("surprise", None),
+            ("größe", None),
+        ] {
+            assert_eq!(meant(written, known.into_iter()), expected, "{written}");
+        }
+        assert_eq!(meant(&"r".repeat(1 << 20), known.into_iter()), None);
     }
 
     #[test]

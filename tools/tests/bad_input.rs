@@ -34,6 +34,19 @@ fn words_that_nobody_knows() {
     ] {
         fails(&mut place.mount(&["-o", option]), 2, &[part]);
     }
+    // What the mount has is as good an answer as what the plugin has.
+    for (option, parts) in [
+        ("surprise", &["one-file-system", "allow_other", "threads", "sandbox"][..]),
+        ("allow-other", &["did you mean 'allow_other'?"]),
+        ("one_file_system", &["did you mean 'one-file-system'?"]),
+        ("no-suid", &["did you mean 'nosuid'?"]),
+        ("cahce=none", &["did you mean 'cache'?"]),
+        ("remount", &["mount -i -o remount,ro", "mount again"]),
+    ] {
+        fails(&mut place.mount(&["-o", option]), 2, parts);
+    }
+    let unasked = support::run(&mut place.mount(&["-o", "surprise"]));
+    assert!(!support::text(&unasked.stderr).contains("did you mean"));
     fails(&mut place.mount(&["-o", "cache=sometimes"]), 1, &["cache=none|auto|always"]);
     assert!(!place.is_mounted());
 }

@@ -93,3 +93,16 @@ fn a_line_of_fstab_that_is_mounted_is_recognized() {
         assert_eq!(said, format!("1\n{expected}\n"));
     }
 }
+
+#[test]
+fn a_remount_has_its_remedy() {
+    let overlay = fs::read_to_string("/proc/filesystems").is_ok_and(|list| list.contains("overlay"));
+    if !can_mount() || !needs(overlay, "overlayfs") {
+        return;
+    }
+    let place = Place::new();
+    let script = "mount -t fuse.externfs hostfs:$S $M\nmount -o remount,ro $M 2>&1 && exit 1\n\
+                  mount -i -o remount,ro $M\n! touch $M/no 2>/dev/null\nmount -i -o remount,rw $M\ntouch $M/yes\numount $M";
+    let said = succeeds(&mut installed(&place, true, script));
+    assert!(said.contains("mount -i -o remount,ro MNT"), "{said}");
+}

@@ -47,7 +47,7 @@ mod watch;
 
 pub use error::MountError;
 pub use mount::{FuseMount, Unmounter, unmount};
-pub use options::{MOUNT_OPTIONS, MountOptions, SERVE_OPTIONS, ServeOptions, Transport};
+pub use options::{MOUNT_OPPOSITES, MOUNT_OPTIONS, MountOptions, SERVE_OPTIONS, ServeOptions, Transport};
 pub use passthrough::PassthroughChoice;
 pub use serve::{ExitReason, ServeError, StopHandle};
 pub use uring::UringChoice;

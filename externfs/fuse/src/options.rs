@@ -49,6 +49,9 @@ pub const MOUNT_OPTIONS: &[(&str, &str)] = &[
     ("default_permissions", "let the kernel check owners and modes (always on, but for a user's own mount of a humfs tree)"),
 ];
 
+/// The words that take a mount option back, or say what is so anyway.
+pub const MOUNT_OPPOSITES: &[&str] = &["rw", "nosuid", "nodev", "exec", "atime", "async"];
+
 impl MountOptions {
     /// Takes one `-o` word; false if it is not one of these.
     ///
@@ -230,6 +233,7 @@ mod tests {
             assert!(options.accept(word, None).unwrap(), "{word}");
         }
         assert!(options.allow_other && options.read_only && options.suid && !options.dev);
+        assert!(MOUNT_OPPOSITES.iter().all(|word| MountOptions::default().accept(word, None).unwrap()));
         assert!(!options.accept("cache", Some("none")).unwrap());
         assert!(options.accept("ro", Some("1")).unwrap_err().to_string().contains("takes no value"));
         assert_eq!(options.words(), ["allow_other", "ro", "noexec", "noatime"]);
