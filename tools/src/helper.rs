@@ -89,7 +89,7 @@ fn shown_as(source: &str) -> Option<MountOption> {
 pub fn run(arguments: &[OsString]) -> Result<()> {
     let call = parse(arguments)?;
     let registry = plugins::registry();
-    let (plugin, source) = split_source(&registry, &call.source);
+    let (plugin, source) = split_source(&registry, &call.source)?;
     // mount(8) puts "rw" into every list, so from there it means nothing.
     let asked = options::parse(&call.lists)?.into_iter().filter(|option| option.key != "rw");
     let options = shown_as(&call.source).into_iter().chain(asked).collect();

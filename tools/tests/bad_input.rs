@@ -126,6 +126,8 @@ fn a_guest_that_cannot_be_booted() {
     fails(&mut externfs(["boot", "--kernel", "no-such-kernel", "--", "true"]), 1, &["no-such-kernel", "user-mode-linux"]);
     fails(&mut externfs(["boot", "--kernel", "/bin/true", "--", "true"]), 1, &["/bin/true", "no User Mode Linux kernel"]);
     fails(&mut externfs(["boot", "--share", "nonsense", "--", "true"]), 2, &["TAG=SRC"]);
+    fails(&mut externfs(["boot", "--share", "x=foofs:/x", "--", "true"]), 2, &["unknown plugin 'foofs'", "hostfs"]);
+    fails(&mut externfs(["boot", "--root", "foofs:/x", "--", "true"]), 2, &["unknown plugin 'foofs'", "hostfs"]);
     if support::can_boot() {
         let source = place.source();
         fails(externfs(["boot", "--modules"]).arg(&source).args(["--", "true"]), 1, &["virtiofs.ko", "user-mode-linux"]);

@@ -106,3 +106,16 @@ fn a_remount_has_its_remedy() {
     let said = succeeds(&mut installed(&place, true, script));
     assert!(said.contains("mount -i -o remount,ro MNT"), "{said}");
 }
+
+#[test]
+fn a_plugin_that_is_not_there_is_told_from_a_directory() {
+    let place = Place::new();
+    let helper = place.path().join("mount.fuse.externfs");
+    symlink(support::PROGRAM, &helper).expect("symlink");
+    for source in ["foofs:/x", "foofs#/x"] {
+        support::fails(Command::new(&helper).arg(source).arg(place.point()), 2, &["unknown plugin 'foofs'", "hostfs"]);
+    }
+    for source in ["/no/such:dir", "./a:b", "/no/such"] {
+        support::fails(Command::new(&helper).arg(source).arg(place.point()), 1, &["does not exist"]);
+    }
+}

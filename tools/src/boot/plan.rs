@@ -155,7 +155,7 @@ fn share(registry: &Registry, tag: &str, text: &str) -> Result<Share> {
     let mut items = options::split(text).into_iter();
     let source = items.next().unwrap_or_default();
     let list: Vec<String> = items.map(|item| item.replace('\\', "\\\\").replace(',', "\\,")).collect();
-    let (plugin, source) = split_source(registry, &source);
+    let (plugin, source) = split_source(registry, &source)?;
     if source.is_empty() {
         return Err(Failure::usage(format!("share '{tag}' has no source: {tag}=SRC")));
     }
@@ -166,11 +166,17 @@ fn share(registry: &Registry, tag: &str, text: &str) -> Result<Share> {
 }
 
 /// `PLUGIN:SRC` or `PLUGIN#SRC` where there is such a plugin, else hostfs.
-#[must_use]
-pub fn split_source<'a>(registry: &Registry, text: &'a str) -> (&'a str, &'a str) {
-    match text.split_once([':', '#']) {
-        Some((plugin, source)) if registry.get(plugin).is_ok() => (plugin, source),
-        _ => ("hostfs", text),
+///
+/// # Errors
+/// There is none, and no file that is called so: SRC of hostfs with a colon is
+/// there, or has a slash or a dot before it.
+pub fn split_source<'a>(registry: &Registry, text: &'a str) -> Result<(&'a str, &'a str)> {
+    let Some((plugin, source)) = text.split_once([':', '#']) else { return Ok(("hostfs", text)) };
+    let looks_like_one = !plugin.is_empty() && plugin.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    match mount::known(registry, plugin) {
+        Ok(_) => Ok((plugin, source)),
+        Err(unknown) if looks_like_one && Path::new(text).symlink_metadata().is_err() => Err(unknown),
+        Err(_) => Ok(("hostfs", text)),
     }
 }
 
@@ -249,7 +255,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_named() {
-        for bad in ["a", "=x", "a=", "a/b=/x", "..=/x", "externfs.root=/x", "a=/x,surprise", &format!("{}=/x", "t".repeat(37))] {
+        for bad in
+            ["a", "=x", "a=", "a/b=/x", "..=/x", "externfs.root=/x", "a=/x,surprise", "a=foofs:/x", &format!("{}=/x", "t".repeat(37))]
+        {
             let failure = plan(&["--share", bad]).expect_err(bad);
             assert_eq!(failure.code, 2, "{failure}");
         }
