@@ -15,9 +15,20 @@ use crate::mount::{self, Request};
 use crate::{options, plugins};
 use externfs::MountOption;
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const USAGE: &str = "usage: mount.externfs [PLUGIN:]SRC MNT [-sfnv] [-o OPTIONS]";
+
+/// What people ask who call a helper by hand.
+fn answer(arguments: &[OsString]) -> Option<String> {
+    let [asked] = arguments else { return None };
+    match asked.to_str()? {
+        "-h" | "--help" => Some(format!("{USAGE}\nCalled by mount(8). All options: externfs mount --help")),
+        "-V" | "--version" => Some(format!("externfs {}", env!("CARGO_PKG_VERSION"))),
+        _ => None,
+    }
+}
 
 /// What a helper was called with.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -38,6 +49,9 @@ fn parse(arguments: &[OsString]) -> Result<Call> {
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         let argument = text(argument)?;
+        if argument.starts_with("--") {
+            return Err(Failure::usage(format!("unknown flag {argument}: {USAGE}")));
+        }
         let mut letters = argument.strip_prefix('-').filter(|letters| !letters.is_empty()).map(str::chars);
         let Some(letters) = letters.as_mut() else {
             places.push(argument);
@@ -87,6 +101,10 @@ fn shown_as(source: &str) -> Option<MountOption> {
 /// # Errors
 /// One line.
 pub fn run(arguments: &[OsString]) -> Result<()> {
+    if let Some(answer) = answer(arguments) {
+        let _ = writeln!(std::io::stdout(), "{answer}");
+        return Ok(());
+    }
     let call = parse(arguments)?;
     let registry = plugins::registry();
     let (plugin, source) = split_source(&registry, &call.source)?;

@@ -108,6 +108,21 @@ fn a_remount_has_its_remedy() {
 }
 
 #[test]
+fn the_helper_says_what_it_is() {
+    let place = Place::new();
+    let helper = place.path().join("mount.fuse.externfs");
+    symlink(support::PROGRAM, &helper).expect("symlink");
+    for flag in ["--help", "-h"] {
+        let said = succeeds(Command::new(&helper).arg(flag));
+        assert!(said.starts_with("usage: mount.externfs [PLUGIN:]SRC MNT"), "{said}");
+    }
+    for flag in ["--version", "-V"] {
+        assert_eq!(succeeds(Command::new(&helper).arg(flag)), format!("externfs {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    support::fails(Command::new(&helper).args(["--surprise", "/a", "/m"]), 2, &["unknown flag --surprise", "usage:"]);
+}
+
+#[test]
 fn a_plugin_that_is_not_there_is_told_from_a_directory() {
     let place = Place::new();
     let helper = place.path().join("mount.fuse.externfs");
