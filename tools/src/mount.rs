@@ -185,7 +185,9 @@ pub fn run(request: &Request) -> Result<()> {
         match go_to_background(mount, &job, ready, log_file.as_deref()) {
             Ok(()) => 0,
             Err(failure) => {
-                tracing::error!("{failure}");
+                if !failure.line.is_empty() {
+                    tracing::error!("{failure}");
+                }
                 i32::from(failure.code)
             }
         }
@@ -205,7 +207,8 @@ fn go_to_background(mount: FuseMount, job: &Job, ready: Ready, log_file: Option<
         Ok((own, servers)) => supervise(mount, job, Some((ready, own, servers))),
         Err(failure) => {
             ready.tell(Err(&failure));
-            Err(failure)
+            // The command that waits says it.
+            Err(Failure { line: String::new(), ..failure })
         }
     }
 }

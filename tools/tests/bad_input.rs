@@ -88,6 +88,16 @@ fn a_mount_that_is_in_use() {
 }
 
 #[test]
+fn a_log_file_that_cannot_be_opened() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    fails(&mut place.mount(&["--log-file", "/no/such/log"]), 1, &["/no/such/log"]);
+    assert!(!place.is_mounted());
+}
+
+#[test]
 fn a_socket_that_cannot_be_made() {
     let place = Place::new();
     let serve = |path: &std::path::Path| {
