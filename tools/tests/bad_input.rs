@@ -226,6 +226,8 @@ fn paths_and_modes_and_owners_that_are_none() {
         (&["stat"], &["/link/x"], 1, &["symbolic link", "hello"]),
         (&["chown"], &["nobody", "/hello"], 1, &["'nobody'", "/etc/passwd", "number"]),
         (&["chown"], &[":", "/hello"], 2, &["USER:GROUP"]),
+        (&["chown"], &["4294967295", "/hello"], 1, &["4294967295", "up to 4294967294"]),
+        (&["chown"], &["0:4294967296", "/hello"], 1, &["4294967296", "up to 4294967294"]),
         (&["chmod"], &["u+z", "/hello"], 2, &["'u+z'", "go-w"]),
         (&["chmod"], &["99", "/hello"], 2, &["'99'"]),
         (&["chmod"], &["0", "/link"], 1, &["/link", "no mode"]),

@@ -38,10 +38,11 @@ impl Table {
         // As chown(1) has it, a number is one unless somebody is called that.
         match text.parse() {
             // (uid_t)-1 is "leave it" to the kernel.
-            Ok(u32::MAX) | Err(_) => {
-                Err(Failure::new(format!("no {what} '{text}' in the tree's {file}: use a number, or add it there first")))
+            Ok(id) if id != u32::MAX => Ok(id),
+            _ if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Err(Failure::new(format!("{text} is no {what}'s number: they go up to {}", u32::MAX - 1)))
             }
-            Ok(id) => Ok(id),
+            _ => Err(Failure::new(format!("no {what} '{text}' in the tree's {file}: use a number, or add it there first"))),
         }
     }
 }
