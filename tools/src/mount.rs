@@ -118,6 +118,9 @@ pub fn sort(plugin: &dyn Plugin, list: &[MountOption]) -> Result<Sorted> {
         }
     }
     options::check_for_plugin(plugin, &sorted.plugin)?;
+    if sorted.trusted && !Uid::effective().is_root() {
+        return Err(Failure::usage("trusted is for root, whose right the server would keep: leave it out"));
+    }
     sorted.lends_files = plugin.lends_files(&sorted.plugin);
     Ok(sorted)
 }

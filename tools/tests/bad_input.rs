@@ -98,6 +98,26 @@ fn a_log_file_that_cannot_be_opened() {
 }
 
 #[test]
+fn rights_that_only_root_can_keep() {
+    if !needs(is_root(), "root, to become somebody else") {
+        return;
+    }
+    let place = Place::new();
+    let program = place.path().join("externfs");
+    // The build directory may be closed to others.
+    std::fs::copy(support::PROGRAM, &program).expect("copy");
+    std::fs::set_permissions(place.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+    let ordinary = |option: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&program);
+        command.args(["mount", "hostfs"]).arg(place.source()).arg(place.path().join("none")).args(["-o", option]);
+        command
+    };
+    fails(&mut ordinary("trusted"), 2, &["trusted is for root", "leave it out"]);
+    fails(&mut ordinary("trusted=off"), 1, &["does not exist"]);
+}
+
+#[test]
 fn a_socket_that_cannot_be_made() {
     let place = Place::new();
     let serve = |path: &std::path::Path| {
