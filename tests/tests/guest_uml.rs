@@ -39,6 +39,7 @@ fn cases() -> Vec<Case> {
         scenario("a_guest_sees_what_one_that_came_later_changes", || {
             scenario::a_guest_sees_what_one_that_came_later_changes(Kind::Uml, Path::new(PROGRAM));
         }),
+        scenario("nodev_and_nosuid_bind_guests", || scenario::nodev_and_nosuid_bind_guests(Kind::Uml, Path::new(PROGRAM))),
         scenario("every_row_passes_under_boot", every_row_passes_under_boot),
         scenario("every_row_passes_under_boot_as_an_ordinary_user", every_row_passes_under_boot_as_an_ordinary_user),
         scenario("shares_and_a_long_input_until_its_end", shares_and_a_long_input_until_its_end),

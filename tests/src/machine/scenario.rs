@@ -5,6 +5,7 @@ use super::{Kind, Machine, Plan, exhibit};
 use crate::fixture::{Server, need_root, temp_dir};
 use crate::humtree::{HumTree, TOTAL};
 use humfs::store::Format;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -158,6 +159,27 @@ pub fn two_guests_see_each_others_writes(kind: Kind, program: &Path) {
     assert_eq!(two.check("cat /mnt/host/hosts; rm /mnt/host/hosts"), "of the host\nmore\n", "when the other guest is gone");
     assert!(!hosts.exists());
     two.power_off();
+}
+
+/// `nodev` and `nosuid` bind a guest, also where the host has a mount beside it.
+///
+/// # Panics
+/// When a device node or setuid arrives on the host.
+pub fn nodev_and_nosuid_bind_guests(kind: Kind, program: &Path) {
+    for mount in [true, false] {
+        let share = temp_dir();
+        std::fs::write(share.path().join("file"), "x").expect("write");
+        let server = Server::new(share.path(), "nodev,nosuid", 1, mount);
+        let mut guest = boot(kind, program, &server, 0);
+        for refused in ["mknod node c 1 3", "chmod 4755 file"] {
+            assert_ne!(guest.run(&format!("cd /mnt/{TAG} && {refused}")).code, 0, "{refused}, with a mount: {mount}");
+        }
+        guest.check(&format!("cd /mnt/{TAG} && chmod 755 file && mknod pipe p"));
+        assert!(share.path().join("pipe").exists() && !share.path().join("node").exists());
+        let mode = std::fs::metadata(share.path().join("file")).expect("stat").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o755);
+        guest.power_off();
+    }
 }
 
 /// A guest that was alone on a tree when it looked at it.
