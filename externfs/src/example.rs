@@ -80,6 +80,9 @@ impl Plugin for LinesPlugin {
     fn options(&self) -> &'static [(&'static str, &'static str)] {
         &[]
     }
+    fn goes_by_path(&self) -> bool {
+        false
+    }
     fn open(&self, source: &Source) -> std::result::Result<Arc<dyn Connect>, UsageError> {
         if let Some(option) = source.options.first() {
             return Err(UsageError(format!("lines: unknown option '{}': it takes none", option.key)));

@@ -77,6 +77,12 @@ pub trait Plugin: Send + Sync {
         let _ = options;
         self.opens_files()
     }
+    /// Whether a server of it goes back to the source, or to what lies in it, by
+    /// path. A mount that hides the source or lies within is refused then: the way
+    /// would lead into the mount, and to wait for oneself ends never.
+    fn goes_by_path(&self) -> bool {
+        true
+    }
     /// Opens the source. Everything that can be wrong with it is found here.
     ///
     /// # Errors

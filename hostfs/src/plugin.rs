@@ -27,6 +27,10 @@ impl Plugin for HostFsPlugin {
         OPTIONS
     }
 
+    fn goes_by_path(&self) -> bool {
+        false
+    }
+
     fn open(&self, source: &Source) -> Result<Arc<dyn Connect>, UsageError> {
         let options = Options::parse(&source.options)?;
         let bridge_options = BridgeOptions { read_only: options.read_only };

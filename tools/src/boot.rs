@@ -63,7 +63,7 @@ pub fn run(plan: &Plan) -> Result<i32> {
         let socket = directory.path().join(format!("{number}"));
         let server = Server::bind(&socket, Options::new(&share.tag), Arc::clone(&share.connect))?;
         servers.start(format!("share {}", share.tag), vec![(server, socket)], Some(&*share.connect), || {
-            mount::enter_sandbox(plan.sandbox, &share.sorted, &share.source, false)
+            mount::enter_sandbox(plan.sandbox, &share.sorted, &share.grounds, false)
         })?;
     }
     let (reports, commands) = start_control(plan, directory.path(), &mut servers)?;

@@ -1,15 +1,15 @@
 //! `externfs mount`: a plugin on a directory of the host.
 //!
 //! Three processes, of which two stay. The one that was called opens the
-//! source and mounts, since that takes rights; it waits for the server's word
-//! and ends. The supervisor does nothing but wait: it unmounts when it is told
+//! source, its log and whatever else has a path, and then mounts, since that takes
+//! rights; it waits for the server's word and ends. The supervisor does nothing but wait: it unmounts when it is told
 //! to, or when the server is dead. The server gives up what it does not need
 //! ([`crate::sandbox`]) and answers the kernel; it dies with its supervisor.
 
 use crate::daemon::{self, Background, Ready};
 use crate::failure::{Failure, Result};
 use crate::hostuser::HostUser;
-use crate::sandbox::{self, Mode, Needs};
+use crate::sandbox::{self, Grounds, Mode, Needs};
 use crate::{options, plugins, process};
 use externfs::{Connect, MountOption, Plugin, Source};
 use externfs_fuse::{FuseMount, MountError, MountOptions, PassthroughChoice, ServeOptions, StopHandle, Unmounter, UringChoice};
@@ -18,6 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -80,18 +81,50 @@ pub struct Sorted {
     pub serves_as: Option<HostUser>,
 }
 
-/// Opens `source` by `plugin`, as whoever is to serve it.
+/// Opens `source` by `plugin`, as whoever is to serve it, and what of it the
+/// server may go on opening.
 ///
 /// # Errors
 /// The plugin's line.
-pub fn open(plugin: &dyn Plugin, source: &Path, sorted: &mut Sorted) -> Result<Arc<dyn Connect>> {
+pub fn open(plugin: &dyn Plugin, source: &Path, sorted: &mut Sorted) -> Result<(Arc<dyn Connect>, Grounds)> {
     let source = Source { path: source.to_owned(), options: sorted.plugin.clone() };
     sorted.serves_as = plugin.serves_as(&source).map(|(uid, gid)| HostUser { uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) });
-    let opened = match sorted.serves_as {
-        Some(user) => user.lend(|| plugin.open(&source))?,
-        None => plugin.open(&source),
-    };
-    Ok(opened?)
+    let own_dir = sorted.own_dir;
+    let both = || -> Result<_> { Ok((plugin.open(&source)?, Grounds::open(&source.path, own_dir))) };
+    match sorted.serves_as {
+        Some(user) => user.lend(both)?,
+        None => both(),
+    }
+}
+
+/// Clears the mount point `point` of what a dead server left there, and sees to
+/// it that `plugin` will find its `source` again.
+///
+/// # Errors
+/// What is wrong with the mount point; that one is inside the other, and the
+/// plugin goes by paths.
+pub fn make_room(plugin: &dyn Plugin, source: &Path, point: &Path) -> Result<()> {
+    // First of all: a mount over its own source is to be gone before that is opened.
+    let place = externfs_fuse::clear(point).map_err(refused)?;
+    let is_in_the_way = || is_within(source, &place) || is_within(&place, source);
+    if plugin.goes_by_path() && is_in_the_way() {
+        return Err(Failure::new(format!(
+            "mount point {} and '{}' are one within the other: {} goes by paths, which would lead into the mount: choose another mount point",
+            point.display(),
+            source.display(),
+            plugin.name()
+        )));
+    }
+    Ok(())
+}
+
+/// Whether `path` is `above` or below it, also where the same directory has
+/// several paths.
+fn is_within(path: &Path, above: &Path) -> bool {
+    let Ok(top) = std::fs::metadata(above) else { return false };
+    let Ok(path) = std::fs::canonicalize(path) else { return false };
+    let same = |at: &Path| std::fs::metadata(at).is_ok_and(|there| (there.dev(), there.ino()) == (top.dev(), top.ino()));
+    path.ancestors().any(same)
 }
 
 /// Sorts `list` for a mount of `plugin`.
@@ -174,18 +207,22 @@ pub fn run(request: &Request) -> Result<()> {
     let log_file = sorted.log_file.as_ref().or(request.log_file.as_ref());
     let log_file = log_file.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
     process::raise_file_limit();
-    let connect = open(plugin, &source, &mut sorted)?;
+    make_room(plugin, &source, &request.point)?;
+    let (connect, grounds) = open(plugin, &source, &mut sorted)?;
+    // One for the supervisor and one for the server. Opened after the mount, a file
+    // whose path leads through it would wait for the server for ever.
+    let in_background = !request.foreground;
+    let log = || Background::open(log_file.as_deref());
+    let silences = in_background.then(|| Ok::<_, Failure>((log()?, log()?))).transpose()?;
     let shown_as = sorted.shown_as.as_ref().map_or(source.as_os_str(), AsRef::as_ref);
     let mount = FuseMount::mount(shown_as, &request.point, &sorted.mount).map_err(refused)?;
-    let job = Job { source, sorted, sandbox: request.sandbox, connect };
-    if request.foreground {
-        return supervise(mount, &job, None);
-    }
+    let job = Job { source, sorted, sandbox: request.sandbox, grounds, connect };
+    let Some(silences) = silences else { return supervise(mount, &job, None) };
     let unmounter = mount.unmounter();
-    let mut mount = Some(mount);
+    let mut parts = Some((mount, silences));
     let started = daemon::start(|ready| {
-        let Some(mount) = mount.take() else { return 1 };
-        match go_to_background(mount, &job, ready, log_file.as_deref()) {
+        let Some((mount, silences)) = parts.take() else { return 1 };
+        match go_to_background(mount, &job, ready, silences) {
             Ok(()) => 0,
             Err(failure) => {
                 if !failure.line.is_empty() {
@@ -196,7 +233,7 @@ pub fn run(request: &Request) -> Result<()> {
         }
     });
     // From here on the mount is the supervisor's.
-    drop(mount.take().map(FuseMount::into_unmounter));
+    drop(parts.take().map(|(mount, _)| mount.into_unmounter()));
     if started.is_err() {
         let _ = unmounter.unmount_now();
     }
@@ -204,10 +241,9 @@ pub fn run(request: &Request) -> Result<()> {
 }
 
 /// What the process in the background does: it supervises.
-fn go_to_background(mount: FuseMount, job: &Job, ready: Ready, log_file: Option<&Path>) -> Result<()> {
-    let silences = daemon::detach().and_then(|()| Ok((Background::open(log_file)?, Background::open(log_file)?)));
-    match silences {
-        Ok((own, servers)) => supervise(mount, job, Some((ready, own, servers))),
+fn go_to_background(mount: FuseMount, job: &Job, ready: Ready, (own, servers): (Background, Background)) -> Result<()> {
+    match daemon::detach() {
+        Ok(()) => supervise(mount, job, Some((ready, own, servers))),
         Err(failure) => {
             ready.tell(Err(&failure));
             // The command that waits says it.
@@ -221,6 +257,7 @@ struct Job {
     source: PathBuf,
     sorted: Sorted,
     sandbox: Mode,
+    grounds: Grounds,
     connect: Arc<dyn Connect>,
 }
 
@@ -309,7 +346,7 @@ fn serve(mount: FuseMount, job: &Job, background: Option<(Ready, Background)>) -
 fn serve_mount(mut mount: FuseMount, job: &Job, background: &mut Option<(Ready, Background)>) -> Result<()> {
     let sorted = &job.sorted;
     mount.prepare(&sorted.serve);
-    enter_sandbox(job.sandbox, sorted, &job.source, true)?;
+    enter_sandbox(job.sandbox, sorted, &job.grounds, true)?;
     process::keep_memory_small();
     let export = job.connect.connect().map_err(|e| Failure::new(format!("cannot open {}: {e}", job.source.display())))?;
     let point = mount.unmounter().point().to_owned();
@@ -327,17 +364,16 @@ fn serve_mount(mut mount: FuseMount, job: &Job, background: &mut Option<(Ready, 
     ended.map(drop).map_err(|error| Failure::new(error.to_string()))
 }
 
-/// Gives up what serving `tree` by FUSE, guests or both does not need, first of
+/// Gives up what serving a tree by FUSE, guests or both does not need, first of
 /// all to be root where somebody else is to serve it.
 ///
 /// # Errors
 /// With `require`, what the kernel lacks.
-pub fn enter_sandbox(mode: Mode, sorted: &Sorted, tree: &Path, fuse: bool) -> Result<()> {
+pub fn enter_sandbox(mode: Mode, sorted: &Sorted, grounds: &Grounds, fuse: bool) -> Result<()> {
     let passthrough = fuse && sorted.lends_files && sorted.serve.passthrough != PassthroughChoice::Off;
     let needs = Needs {
-        tree: (!sorted.opens_nothing).then_some(tree),
+        tree: (!sorted.opens_nothing).then_some(grounds),
         read_only: sorted.plugin.iter().any(|option| option.key == "ro"),
-        own_dir: sorted.own_dir,
         fuse_device: fuse && sorted.serve.clone_fd,
         administration: sorted.trusted || passthrough,
         rings: fuse && sorted.serve.uring != UringChoice::Off,

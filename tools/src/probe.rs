@@ -3,7 +3,7 @@
 
 use crate::cli::SandboxProbe;
 use crate::failure::{Result, phrase};
-use crate::sandbox::{self, Needs};
+use crate::sandbox::{self, Grounds, Needs};
 use std::io::Result as Io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
@@ -15,7 +15,8 @@ use std::process::Command;
 /// # Errors
 /// The sandbox itself cannot be had.
 pub fn run(asked: &SandboxProbe) -> Result<()> {
-    let needs = Needs { tree: Some(&asked.source), read_only: asked.read_only, ..Needs::default() };
+    let grounds = Grounds::open(&asked.source, None);
+    let needs = Needs { tree: Some(&grounds), read_only: asked.read_only, ..Needs::default() };
     sandbox::enter(asked.sandbox, &needs)?;
     let inside = asked.source.join(".externfs-probe");
     let attempts: [(&str, Io<()>); 5] = [

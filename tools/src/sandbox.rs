@@ -9,6 +9,11 @@
 //! It is entered once, after everything that needs more (mounting, binding a
 //! socket) and before the first worker thread, which inherits it. What a
 //! kernel lacks is said aloud, once, and the rest still applies.
+//!
+//! The tree is named by descriptors ([`Grounds`]) that were opened before the
+//! mount was made. A mount may lie over its own source, or above it: then the
+//! path leads to the mount, and to open it would be to wait for an answer that
+//! nobody gives before we serve.
 
 mod caps;
 mod landlock;
@@ -16,6 +21,9 @@ mod seccomp;
 
 use crate::failure::{Failure, Result};
 use clap::ValueEnum;
+use rustix::fs::{CWD, Mode as Bits, OFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// How much a missing piece matters.
@@ -40,15 +48,40 @@ impl Mode {
     }
 }
 
+/// What of a source can go on being opened, by descriptors that open nothing
+/// themselves.
+#[derive(Debug)]
+pub struct Grounds {
+    tree: std::result::Result<OwnedFd, Errno>,
+    own: Option<OwnedFd>,
+}
+
+impl Grounds {
+    /// Those of the source at `path`, with what its plugin keeps in `own_dir`
+    /// there; see [`externfs::Plugin::own_dir`]. A plugin may take what is no path
+    /// at all, so that there is none is found out by who needs one.
+    #[must_use]
+    pub fn open(path: &Path, own_dir: Option<&str>) -> Grounds {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let tree = rustix::fs::openat(CWD, path, flags, Bits::empty());
+        // There may be none yet, and nothing to keep in it.
+        let own = tree.as_ref().ok().zip(own_dir);
+        let own = own.and_then(|(tree, name)| rustix::fs::openat(tree, name, flags | OFlags::DIRECTORY, Bits::empty()).ok());
+        Grounds { tree, own }
+    }
+
+    fn tree(&self) -> std::result::Result<BorrowedFd<'_>, String> {
+        self.tree.as_ref().map(AsFd::as_fd).map_err(|errno| format!("cannot open the source: {errno}"))
+    }
+}
+
 /// What a server still needs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Needs<'a> {
     /// The exported tree; None for a server that opens no file.
-    pub tree: Option<&'a Path>,
-    /// The tree is only read, but for `own_dir`.
+    pub tree: Option<&'a Grounds>,
+    /// The tree is only read, but for what the plugin keeps there.
     pub read_only: bool,
-    /// What the plugin keeps below the tree; see [`externfs::Plugin::own_dir`].
-    pub own_dir: Option<&'a str>,
     /// Each worker opens /dev/fuse for itself.
     pub fuse_device: bool,
     /// CAP_SYS_ADMIN: FUSE passthrough, and `trusted.*` attributes.

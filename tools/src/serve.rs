@@ -4,7 +4,7 @@
 use crate::boot::uml;
 use crate::failure::{Failure, Result};
 use crate::mount::{self, Sorted};
-use crate::sandbox::Mode;
+use crate::sandbox::{Grounds, Mode};
 use crate::{plugins, process};
 use externfs::{Connect, Export, MountOption};
 use externfs_fuse::{FuseMount, ServeOptions, StopHandle, Unmounter};
@@ -67,7 +67,10 @@ pub fn run(request: &Request) -> Result<()> {
     let mut sorted = mount::sort(plugin, &request.options)?;
     process::raise_file_limit();
     let source = std::path::absolute(&request.source).unwrap_or_else(|_| request.source.clone());
-    let connect = mount::open(plugin, &source, &mut sorted)?;
+    if let Some(point) = &request.mount {
+        mount::make_room(plugin, &source, point)?;
+    }
+    let (connect, grounds) = mount::open(plugin, &source, &mut sorted)?;
     let servers = bind(request, &connect)?;
     let fuse = match &request.mount {
         Some(point) => {
@@ -79,7 +82,7 @@ pub fn run(request: &Request) -> Result<()> {
     if std::io::stderr().is_terminal() {
         explain(request);
     }
-    let job = Job { source, sorted, sandbox: request.sandbox, connect, servers };
+    let job = Job { source, sorted, sandbox: request.sandbox, grounds, connect, servers };
     supervise(&job, fuse)
 }
 
@@ -111,6 +114,7 @@ struct Job {
     source: PathBuf,
     sorted: Sorted,
     sandbox: Mode,
+    grounds: Grounds,
     connect: Arc<dyn Connect>,
     servers: Vec<Server>,
 }
@@ -167,7 +171,7 @@ fn ended_with(code: i32) -> Failure {
 
 fn serve(job: &Job, mut fuse: Option<FuseMount>) -> Result<()> {
     fuse.iter_mut().for_each(|fuse| fuse.prepare(&job.sorted.serve));
-    mount::enter_sandbox(job.sandbox, &job.sorted, &job.source, fuse.is_some())?;
+    mount::enter_sandbox(job.sandbox, &job.sorted, &job.grounds, fuse.is_some())?;
     process::keep_memory_small();
     let signals = process::catch_signals(&[Signal::SIGTERM])?;
     let mounted = with_export(fuse, &*job.connect).map_err(|e| Failure::new(format!("cannot open {}: {e}", job.source.display())))?;

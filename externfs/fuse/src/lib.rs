@@ -46,7 +46,7 @@ mod uring;
 mod watch;
 
 pub use error::MountError;
-pub use mount::{FuseMount, Unmounter, unmount};
+pub use mount::{FuseMount, Unmounter, clear, unmount};
 pub use options::{MOUNT_OPPOSITES, MOUNT_OPTIONS, MountOptions, SERVE_OPTIONS, ServeOptions, Transport};
 pub use passthrough::PassthroughChoice;
 pub use serve::{ExitReason, ServeError, StopHandle};

@@ -260,6 +260,16 @@ fn place_error(point: &Path, error: io::Error) -> MountError {
     }
 }
 
+/// Takes dead mounts away from `point` and returns its real path.
+/// [`FuseMount::mount`] does it as well; who wants to mount over his source needs
+/// it before that is opened.
+///
+/// # Errors
+/// It is no directory, or in use.
+pub fn clear(point: &Path) -> Result<PathBuf, MountError> {
+    clear_place(point)
+}
+
 /// The real path of a directory to mount on, cleared of dead mounts.
 fn clear_place(point: &Path) -> Result<PathBuf, MountError> {
     let mut place = absolute(point)?;

@@ -7,7 +7,7 @@ use crate::failure::{Failure, Result};
 use crate::mount::{self, Sorted};
 use crate::options;
 use crate::plugins;
-use crate::sandbox::Mode;
+use crate::sandbox::{Grounds, Mode};
 use externfs::{Connect, Registry};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -33,6 +33,8 @@ pub struct OpenShare {
     pub source: PathBuf,
     /// Its options.
     pub sorted: Sorted,
+    /// What of it the server may go on opening.
+    pub grounds: Grounds,
     /// Its bridge.
     pub connect: Arc<dyn Connect>,
 }
@@ -100,8 +102,8 @@ impl Plan {
         let registry = plugins::registry();
         let open = |share: &Share| -> Result<OpenShare> {
             let mut sorted = share.sorted.clone();
-            let connect = mount::open(mount::known(&registry, &share.plugin)?, &share.source, &mut sorted)?;
-            Ok(OpenShare { tag: share.tag.clone(), source: share.source.clone(), sorted, connect })
+            let (connect, grounds) = mount::open(mount::known(&registry, &share.plugin)?, &share.source, &mut sorted)?;
+            Ok(OpenShare { tag: share.tag.clone(), source: share.source.clone(), sorted, grounds, connect })
         };
         self.shares.iter().chain([&self.root]).map(open).collect()
     }

@@ -9,7 +9,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetStatus, Scope,
 };
-use std::path::Path;
+use std::os::fd::AsFd;
 
 /// The newest of which every right is known; older kernels enforce what they have.
 const KNOWN: ABI = ABI::V6;
@@ -25,13 +25,13 @@ pub(super) fn restrict(needs: &Needs<'_>) -> Result<(), String> {
         .and_then(|ruleset| ruleset.scope(Scope::from_all(KNOWN)))
         .and_then(Ruleset::create)
         .map_err(|e| text(&e))?;
-    let tree = needs.tree.map(|path| (path, if needs.read_only { AccessFs::from_read(KNOWN) } else { everything }));
-    let device: (&Path, BitFlags<AccessFs>) = ("/dev/fuse".as_ref(), AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev);
-    // There may be none yet, and nothing to keep in it.
-    let own = needs.tree.zip(needs.own_dir).map(|(tree, name)| tree.join(name)).filter(|path| path.is_dir());
-    let own = own.as_ref().map(|path| (path.as_path(), everything));
-    for (path, access) in tree.into_iter().chain(own).chain(needs.fuse_device.then_some(device)) {
-        let opened = PathFd::new(path).map_err(|e| text(&e))?;
+    let access = if needs.read_only { AccessFs::from_read(KNOWN) } else { everything };
+    let tree = needs.tree.map(|grounds| grounds.tree().map(|tree| (tree, access))).transpose()?;
+    let own = needs.tree.and_then(|grounds| grounds.own.as_ref()).map(|own| (own.as_fd(), everything));
+    let device = needs.fuse_device.then(|| PathFd::new("/dev/fuse")).transpose().map_err(|e| text(&e))?;
+    let to_device: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+    let device = device.as_ref().map(|device| (device.as_fd(), to_device));
+    for (opened, access) in tree.into_iter().chain(own).chain(device) {
         ruleset = ruleset.add_rule(PathBeneath::new(opened, access)).map_err(|e| text(&e))?;
     }
     let status = ruleset.restrict_self().map_err(|e| text(&e))?;
