@@ -8,7 +8,7 @@
 //! ```
 
 use crate::error::Result;
-use crate::export::{Connect, Export};
+use crate::export::{Connect, Export, HostMount};
 use crate::fs::ExternFs;
 use crate::session::Session;
 use crate::table::{NodeEntry, NodeTable};
@@ -176,6 +176,10 @@ impl<F: ExternFs> Connect for Bridge<F> {
 
     fn expect(&self, guests: usize) {
         self.guests.store(guests, Ordering::Relaxed);
+    }
+
+    fn mounted(&self, mount: HostMount) {
+        self.fs().mounted(mount);
     }
 
     fn close(&self) -> Result<()> {

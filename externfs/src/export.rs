@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::interrupt::Interrupt;
 use crate::name::Name;
 use crate::types::*;
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -169,6 +170,17 @@ pub struct Statistics {
     pub bridge_nodes: usize,
 }
 
+/// A mount on this host that shows an export.
+#[derive(Debug)]
+pub struct HostMount {
+    /// The number of its device, first part.
+    pub major: u32,
+    /// The second.
+    pub minor: u32,
+    /// The directory that it covers (`O_PATH`), and its name in the one above.
+    pub covered: Option<(OwnedFd, CString)>,
+}
+
 /// Makes an [`Export`] for each new frontend or guest, over one bridge.
 pub trait Connect: Send + Sync {
     /// A fresh view: nothing but the root is known in it.
@@ -182,6 +194,14 @@ pub trait Connect: Send + Sync {
     /// wraps another must pass it on.
     fn expect(&self, guests: usize) {
         let _ = guests;
+    }
+
+    /// What is served here shows in `mount`, on the very host that the source is on:
+    /// the mount may be met within the source, and must not be asked for anything,
+    /// since its answers come from here. Said before anything is served. What wraps
+    /// another must pass it on.
+    fn mounted(&self, mount: HostMount) {
+        let _ = mount;
     }
 
     /// No more frontends will come and the last one is gone: the plugin puts

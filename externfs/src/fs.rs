@@ -28,6 +28,7 @@
 
 use crate::data::{DataSink, DataSource};
 use crate::error::{Errno, Result};
+use crate::export::HostMount;
 use crate::interrupt::Interrupt;
 use crate::name::Name;
 use crate::types::*;
@@ -115,6 +116,9 @@ pub trait ExternFs: Send + Sync + 'static {
     fn watch(&self, sink: ChangeSink) -> Result<()> {
         Ok(())
     }
+
+    /// What is served shows in `mount`; see [`crate::Connect::mounted`].
+    fn mounted(&self, mount: HostMount) {}
 
     // ----- identity ---------------------------------------------------------
 

@@ -28,7 +28,7 @@ pub mod helper;
 pub use bridge::{Bridge, BridgeOptions};
 pub use data::{DataSink, DataSource, WritePlace};
 pub use error::{Errno, Error, Result};
-pub use export::{Connect, Entry, Export, Handle, Listing, Memory, Statistics, Watcher};
+pub use export::{Connect, Entry, Export, Handle, HostMount, Listing, Memory, Statistics, Watcher};
 pub use fs::{ChangeSink, Child, ExternFs};
 pub use interrupt::Interrupt;
 pub use memory::{measure_memory, nodes_max_bytes, when_much_is_forgotten};

@@ -24,6 +24,13 @@ impl Stat {
         rustix::fs::statx(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, WANTED).map(Stat)
     }
 
+    /// As [`Stat::of_name`], by what this kernel knows itself: nobody who serves a
+    /// file system is asked.
+    pub(crate) fn known_of_name(dir: BorrowedFd<'_>, name: &CStr) -> Fault<Stat> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        rustix::fs::statx(dir, name, flags, WANTED).map(Stat)
+    }
+
     /// Of an open descriptor, `O_PATH` or not.
     pub(crate) fn of_fd(fd: BorrowedFd<'_>) -> Fault<Stat> {
         rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, WANTED).map(Stat)
@@ -37,7 +44,12 @@ impl Stat {
     /// The device that holds it, as the kernel numbers it itself (`MKDEV`,
     /// include/linux/kdev_t.h): 12 and 20 bits, so that 32 hold it.
     pub(crate) fn volume(&self) -> u64 {
-        u64::from(self.0.stx_dev_major << 20 | self.0.stx_dev_minor)
+        Stat::volume_of(self.0.stx_dev_major, self.0.stx_dev_minor)
+    }
+
+    /// [`Stat::volume`] of the device with these numbers.
+    pub(crate) fn volume_of(major: u32, minor: u32) -> u64 {
+        u64::from(major << 20 | minor)
     }
 
     /// Device, inode number, birth time: a reused number shows as another

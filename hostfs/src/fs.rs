@@ -105,7 +105,7 @@ impl HostFs {
 
     /// What `name` in `dir` is.
     pub(crate) fn find(&self, dir: BorrowedFd<'_>, name: &CStr) -> Result<Stat> {
-        let stat = Stat::of_name(dir, name).map_err(fault("looking up a name"))?;
+        let stat = self.jail.stat(dir, name).map_err(fault("looking up a name"))?;
         // A bind mount of the same device is seen by its being a mount's root.
         if self.options.one_file_system && (stat.volume() != self.root_key.volume || stat.is_mount_root()) {
             return Err(Errno::EXDEV.into());
@@ -303,6 +303,12 @@ impl ExternFs for HostFs {
             // Who says that nobody else changes anything means other guests too.
             coherent: cache != Cache::Always,
             exclusive: self.options.is_exclusive(),
+        }
+    }
+
+    fn mounted(&self, mount: HostMount) {
+        if let Err(errno) = self.jail.keep_out_of(mount) {
+            tracing::warn!("a mount of the tree within itself will not be recognised: {errno}");
         }
     }
 

@@ -7,6 +7,8 @@
 //! not when a process of the host swaps it in at the last moment), a magic
 //! link of procfs, and with `one-file-system` a mount point.
 //!
+//! Nor is the mount entered that shows this very tree ([`own`]).
+//!
 //! Two resolvers do this, and the same tests run on both: openat2(2), where the
 //! kernel refuses (Linux 5.6), and a manual one for kernels and sandboxes that
 //! lack it. Descriptors made here are `O_PATH`: they open nothing, so a FIFO
@@ -15,16 +17,19 @@
 
 mod manual;
 mod openat2;
+mod own;
 
 use crate::attr::Stat;
 use crate::fault::Fault;
 use crate::sys;
+use externfs::{HostMount, NodeKey};
+use own::Own;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// For every descriptor of one component.
 const COMPONENT: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -54,6 +59,7 @@ pub(crate) struct Jail {
     resolver: Resolver,
     one_file_system: bool,
     proc: Mutex<ProcFd>,
+    own: OnceLock<Own>,
 }
 
 impl Jail {
@@ -74,7 +80,7 @@ impl Jail {
                 Err(other) => return Err(other),
             },
         };
-        Ok(Jail { root, resolver, one_file_system, proc: Mutex::new(ProcFd::open()?) })
+        Ok(Jail { root, resolver, one_file_system, proc: Mutex::new(ProcFd::open()?), own: OnceLock::new() })
     }
 
     /// The directory of the operator's choice; links on the way are his.
@@ -88,6 +94,41 @@ impl Jail {
 
     pub(crate) fn resolver(&self) -> Resolver {
         self.resolver
+    }
+
+    /// From now on `mount` is not entered. Only the first counts.
+    ///
+    /// # Errors
+    /// What the host says of the root.
+    pub(crate) fn keep_out_of(&self, mut mount: HostMount) -> Fault<()> {
+        // What is not within is nothing to be shown.
+        mount.covered.take_if(|(fd, _)| !self.contains_strictly(fd.as_fd()).unwrap_or(false));
+        let own = Own::new(self.root(), mount)?;
+        // A second would be a frontend's mistake, and the first goes on holding.
+        let _ = self.own.set(own);
+        Ok(())
+    }
+
+    fn contains_strictly(&self, dir: BorrowedFd<'_>) -> Fault<bool> {
+        Ok(Stat::of_fd(dir)?.key() != Stat::of_fd(self.root())?.key() && self.contains(dir)?)
+    }
+
+    /// The object `key` that is called `name` in the directory `above`, if our own
+    /// mount covers it: that name leads to the mount.
+    pub(crate) fn covered(&self, key: NodeKey, above: NodeKey, name: &CStr) -> Option<BorrowedFd<'_>> {
+        self.own.get()?.held(key, above, name)
+    }
+
+    /// The status of `name` in `dir`.
+    ///
+    /// # Errors
+    /// For our own mount EXDEV with `one-file-system`, and ELOOP where it is not
+    /// known what it covers.
+    pub(crate) fn stat(&self, dir: BorrowedFd<'_>, name: &CStr) -> Fault<Stat> {
+        match self.own.get() {
+            None => Stat::of_name(dir, name),
+            Some(own) => own.stat(dir, name, self.one_file_system),
+        }
     }
 
     /// What `name` in `dir` is, as an `O_PATH` descriptor: a link's is the
@@ -109,9 +150,22 @@ impl Jail {
 
     fn component(&self, dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Fault<OwnedFd> {
         check_component(name.to_bytes())?;
-        match self.resolver {
-            Resolver::Openat2 => openat2::component(dir, name, flags, self.one_file_system),
-            Resolver::Manual => manual::component(dir, name, flags, self.one_file_system),
+        let one_file_system = self.one_file_system;
+        match (self.resolver, self.own.get()) {
+            (Resolver::Openat2, None) => openat2::component(dir, name, flags, one_file_system),
+            // Only where the way leads to another mount it may be that one.
+            (Resolver::Openat2, Some(own)) => match openat2::component(dir, name, flags, true) {
+                Err(Errno::XDEV) if !one_file_system && own.is_at(dir, name)? => {
+                    rustix::io::fcntl_dupfd_cloexec(own.covered(dir, name)?, 0)
+                }
+                Err(Errno::XDEV) if !one_file_system => openat2::component(dir, name, flags, false),
+                answer => answer,
+            },
+            (Resolver::Manual, Some(own)) if own.is_at(dir, name)? => match one_file_system {
+                true => Err(Errno::XDEV),
+                false => rustix::io::fcntl_dupfd_cloexec(own.covered(dir, name)?, 0),
+            },
+            (Resolver::Manual, _) => manual::component(dir, name, flags, one_file_system),
         }
     }
 
@@ -184,16 +238,22 @@ impl Jail {
         let root = Stat::of_fd(self.root())?.key();
         let up = |from: BorrowedFd<'_>| rustix::fs::openat(from, c"..", COMPONENT | OFlags::DIRECTORY, Mode::empty());
         let mut key = Stat::of_fd(dir)?.key();
-        let mut at = up(dir)?;
+        let mut at = rustix::io::fcntl_dupfd_cloexec(dir, 0)?;
         for _ in 0..LEVELS {
             if key == root {
                 return Ok(true);
             }
+            // Our own mount lies over what is above: the way on is hidden, and what
+            // cannot be told to be within counts as outside.
+            if self.own.get().is_some_and(|own| own.is_at(at.as_fd(), c"..").unwrap_or(true)) {
+                return Ok(false);
+            }
+            at = up(at.as_fd())?;
             let above = Stat::of_fd(at.as_fd())?.key();
             if above == key {
                 return Ok(false);
             }
-            (key, at) = (above, up(at.as_fd())?);
+            key = above;
         }
         Ok(false)
     }

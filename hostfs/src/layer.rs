@@ -89,7 +89,7 @@ impl HostFs {
     /// ENOENT, and what else statx(2) says.
     pub fn enroll(&self, parent: &Arc<Inode>, name: &CStr) -> Result<(Arc<Inode>, Attr)> {
         let dir = self.dir(parent)?;
-        let stat = Stat::of_name(dir.as_fd(), name).map_err(fault("looking up a name"))?;
+        let stat = self.jail.stat(dir.as_fd(), name).map_err(fault("looking up a name"))?;
         self.found(parent, name.to_owned(), &stat)
     }
 
@@ -101,7 +101,7 @@ impl HostFs {
     /// The same.
     pub fn notice(&self, parent: &Arc<Inode>, name: &CStr) -> Result<(Arc<Inode>, Attr)> {
         let dir = self.dir(parent)?;
-        let stat = Stat::of_name(dir.as_fd(), name).map_err(fault("looking up a name"))?;
+        let stat = self.jail.stat(dir.as_fd(), name).map_err(fault("looking up a name"))?;
         Ok((self.seen(parent, name, &stat)?, self.shown(&stat)?))
     }
 

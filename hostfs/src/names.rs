@@ -79,7 +79,7 @@ impl HostFs {
         let mut created = self.with_spare_fds(|| self.jail.create_new(dir.as_fd(), &name, how, mode));
         for _ in 0..ATTEMPTS {
             // Gone again: a name that others make and remove, a lock file, say.
-            if created.as_ref().err() != Some(&Host::EXIST) || flags.exclusive || Stat::of_name(dir.as_fd(), &name).is_ok() {
+            if created.as_ref().err() != Some(&Host::EXIST) || flags.exclusive || self.jail.stat(dir.as_fd(), &name).is_ok() {
                 break;
             }
             created = self.with_spare_fds(|| self.jail.create_new(dir.as_fd(), &name, how, mode));

@@ -133,7 +133,7 @@ impl HostFs {
     /// `node`, which is called `name` in `above`.
     fn step_down(&self, above: &DirFd, node: &Inode, name: &CStr) -> Result<Arc<DirFd>> {
         if let Some(dir) = self.dirs.get(node.key()) {
-            let found = Stat::of_name(above.as_fd(), name).map_err(stale)?;
+            let found = self.jail.stat(above.as_fd(), name).map_err(stale)?;
             if found.key() != node.key() {
                 return Err(Errno::ESTALE.into());
             }
@@ -168,7 +168,14 @@ impl HostFs {
             (place.parent.clone(), place.name.clone())
         };
         match parent {
-            Some(parent) => Ok(Spot::Named(self.dir(&parent)?, name)),
+            Some(parent) => {
+                let dir = self.dir(&parent)?;
+                let covered = self.jail.covered(node.key(), parent.key(), &name);
+                let Some(covered) = covered else { return Ok(Spot::Named(dir, name)) };
+                // By its name our own mount would be reached.
+                let fd = self.with_spare_fds(|| rustix::io::fcntl_dupfd_cloexec(covered, 0));
+                Ok(Spot::Held(Held::Own(fd.map_err(fault("holding a directory"))?)))
+            }
             None => Err(Errno::ESTALE.into()),
         }
     }
@@ -215,7 +222,7 @@ impl HostFs {
             Spot::Held(held) => return Stat::of_open(held.as_fd()),
             Spot::Named(dir, name) => (dir, name),
         };
-        let found = Stat::of_name(dir.as_fd(), &name).map_err(stale);
+        let found = self.jail.stat(dir.as_fd(), &name).map_err(stale);
         let verified = found.and_then(|stat| self.verify(node, &stat).map(|()| stat));
         verified.or_else(|error| self.despite_rename(node, error).map(|(_, stat)| stat))
     }
@@ -234,7 +241,7 @@ impl HostFs {
     /// Whether `name` in `parent` is `node` right now.
     pub(crate) fn leads_to(&self, node: &Inode, parent: &Arc<Inode>, name: &CStr) -> bool {
         let Ok(dir) = self.dir(parent) else { return false };
-        Stat::of_name(dir.as_fd(), name).is_ok_and(|stat| stat.key() == node.key())
+        self.jail.stat(dir.as_fd(), name).is_ok_and(|stat| stat.key() == node.key())
     }
 
     /// ESTALE unless `stat` is that of `node`.

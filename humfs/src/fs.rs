@@ -452,6 +452,10 @@ impl ExternFs for HumFs {
         self.sync_all()
     }
 
+    fn mounted(&self, mount: HostMount) {
+        self.base.mounted(mount);
+    }
+
     fn close(&self) -> Result<()> {
         self.leave_in_order()
     }

@@ -5,7 +5,7 @@ use crate::fs::HumFs;
 use crate::host;
 use crate::options::{OPTIONS, Options};
 use crate::tree::{Access, Tree};
-use externfs::{Bridge, BridgeOptions, Connect, Error, Export, MountOption, Plugin, Result, Source, UsageError};
+use externfs::{Bridge, BridgeOptions, Connect, Error, Export, HostMount, MountOption, Plugin, Result, Source, UsageError};
 use externfs_catalog::barrier;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -122,6 +122,12 @@ impl Connect for Later {
         // What is wrong with the tree is told to who connects.
         if let Ok(bridge) = self.bridge() {
             bridge.expect(guests);
+        }
+    }
+
+    fn mounted(&self, mount: HostMount) {
+        if let Ok(bridge) = self.bridge() {
+            bridge.mounted(mount);
         }
     }
 

@@ -174,6 +174,9 @@ fn serve(job: &Job, mut fuse: Option<FuseMount>) -> Result<()> {
     mount::enter_sandbox(job.sandbox, &job.sorted, &job.grounds, fuse.is_some())?;
     process::keep_memory_small();
     let signals = process::catch_signals(&[Signal::SIGTERM])?;
+    if let Some(about) = fuse.as_mut().and_then(FuseMount::take_about) {
+        job.connect.mounted(about);
+    }
     let mounted = with_export(fuse, &*job.connect).map_err(|e| Failure::new(format!("cannot open {}: {e}", job.source.display())))?;
     let options: ServeOptions = job.sorted.serve;
     let stop = Stop::new().map_err(|e| Failure::io("cannot make an event", &e))?;

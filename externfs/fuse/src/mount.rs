@@ -11,6 +11,7 @@ use crate::mountinfo::{self, MountEntry};
 use crate::options::{MountOptions, ServeOptions, Transport};
 use crate::tuning::Tuning;
 use crate::uring::{Rings, UringChoice};
+use externfs::HostMount;
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -18,6 +19,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
@@ -51,6 +53,8 @@ const STALE_MAX: usize = 16;
 #[derive(Debug)]
 pub struct FuseMount {
     device: OwnedFd,
+    /// What it is to the tree that it shows, for who serves that.
+    about: Option<HostMount>,
     unmounter: Unmounter,
     tuning: Tuning,
     callers_are_root: bool,
@@ -81,6 +85,7 @@ impl FuseMount {
     /// One clear line each; see [`MountError`].
     pub fn mount(source: &OsStr, point: &Path, options: &MountOptions) -> Result<FuseMount, MountError> {
         let point = clear_place(point)?;
+        let covered = hold_covered(&point);
         let device = match mount_as_root(source, &point, options) {
             Ok(Some(device)) => device,
             Ok(None) => mount_by_helper(source, &point, options)?,
@@ -90,6 +95,7 @@ impl FuseMount {
         let tuning = Tuning::open(&entry.device);
         Ok(FuseMount {
             device,
+            about: entry.numbers().map(|(major, minor)| HostMount { major, minor, covered }),
             unmounter: Unmounter { unique: mountinfo::unique_id(&point), point, device: entry.device, id: entry.id },
             tuning,
             callers_are_root: options.callers_are_root(),
@@ -102,6 +108,12 @@ impl FuseMount {
     #[must_use]
     pub fn unmounter(&self) -> Unmounter {
         self.unmounter.clone()
+    }
+
+    /// What the plugin is to know of this mount ([`externfs::Connect::mounted`]),
+    /// once: in the process that serves, before it serves.
+    pub fn take_about(&mut self) -> Option<HostMount> {
+        self.about.take()
     }
 
     /// For a process that only watches over the one that serves: lets go of the
@@ -358,6 +370,14 @@ fn is_dead(point: &Path) -> bool {
         let _ = sender.send(matches!(answer, Err(Errno::NOTCONN | Errno::CONNABORTED)));
     });
     asked.is_ok() && receiver.recv_timeout(PROBE_TIMEOUT).unwrap_or(false)
+}
+
+/// What is about to be mounted over, and its name: afterwards no name leads there.
+/// It may well lie in what is to be served.
+fn hold_covered(point: &Path) -> Option<(OwnedFd, CString)> {
+    let name = CString::new(point.file_name()?.as_bytes()).ok()?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Some((rustix::fs::openat(CWD, point, flags, Mode::empty()).ok()?, name))
 }
 
 fn open_device() -> Result<OwnedFd, MountError> {

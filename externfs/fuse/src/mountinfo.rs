@@ -21,6 +21,12 @@ pub(crate) struct MountEntry {
 }
 
 impl MountEntry {
+    /// The two numbers of `device`.
+    pub(crate) fn numbers(&self) -> Option<(u32, u32)> {
+        let (major, minor) = self.device.split_once(':')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    }
+
     /// Whether it is FUSE's, whoever serves it.
     pub(crate) fn is_fuse(&self) -> bool {
         self.kind == "fuse" || self.kind.starts_with("fuse.")
@@ -100,6 +106,7 @@ mod tests {
         let entry = parse_line(line).unwrap();
         assert_eq!(entry.id, 36);
         assert_eq!(entry.device, "98:0");
+        assert_eq!(entry.numbers(), Some((98, 0)));
         assert_eq!(entry.point, Path::new("/mnt 2\\x"));
         assert_eq!(entry.kind, "fuse.externfs");
         assert!(entry.is_fuse());

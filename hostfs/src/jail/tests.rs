@@ -260,3 +260,49 @@ fn a_forked_process_reopens_its_own_descriptors() {
         assert!(same(c"file"), "the parent goes on as before");
     }
 }
+
+/// A file system that is mounted anyway plays our own mount's part.
+#[test]
+fn our_own_mount_is_not_entered() {
+    let proc = Stat::of_name(rustix::fs::CWD, c"/proc").unwrap().volume() as u32;
+    for resolver in RESOLVERS {
+        for (one_file_system, answer) in [(false, Errno::LOOP), (true, Errno::XDEV)] {
+            let jail = Jail::new(Jail::open_root(Path::new("/")).unwrap(), Some(resolver), one_file_system).unwrap();
+            let inside = Jail::open_root(Path::new("/proc/self")).unwrap();
+            assert!(jail.contains(inside.as_fd()).unwrap());
+            jail.keep_out_of(HostMount { major: proc >> 20, minor: proc & 0xf_ffff, covered: None }).unwrap();
+            assert_eq!(jail.child(jail.root(), c"proc").unwrap_err(), answer, "{resolver:?}");
+            assert_eq!(jail.child_dir(jail.root(), c"proc").unwrap_err(), answer, "{resolver:?}");
+            assert_eq!(jail.stat(jail.root(), c"proc").err(), Some(answer), "{resolver:?}");
+            assert!(jail.stat(jail.root(), c"usr").is_ok() && jail.child(jail.root(), c"usr").is_ok());
+            // What lies over the way up hides what is above.
+            assert!(!jail.contains(inside.as_fd()).unwrap());
+        }
+    }
+}
+
+#[test]
+fn what_a_mount_covers_is_shown_where_it_is_and_nowhere_else() {
+    let tree = Tree::new();
+    for resolver in RESOLVERS {
+        let jail = tree.open(resolver, false);
+        let deep = || jail.walk(b"dir/deep").unwrap();
+        let key = |fd: BorrowedFd<'_>| Stat::of_fd(fd).unwrap().key();
+        jail.keep_out_of(HostMount { major: 0, minor: 0, covered: Some((deep(), c("deep"))) }).unwrap();
+        let (dir, root) = (key(jail.walk(b"dir").unwrap().as_fd()), key(jail.root()));
+        let found = jail.covered(key(deep().as_fd()), dir, c"deep").unwrap();
+        assert_eq!(key(found), key(deep().as_fd()));
+        assert!(jail.covered(dir, root, c"deep").is_none());
+        assert!(jail.covered(key(deep().as_fd()), root, c"deep").is_none());
+        assert!(jail.covered(key(deep().as_fd()), dir, c"dir").is_none());
+        // Outside of the jail, and the jail itself.
+        for other in [&tree.outside, &tree.jail] {
+            let jail = tree.open(resolver, false);
+            let fd = Jail::open_root(other).unwrap();
+            let (covered, above) = (key(fd.as_fd()), Stat::of_name(fd.as_fd(), c"..").unwrap().key());
+            let name = CString::new(other.file_name().unwrap().as_encoded_bytes()).unwrap();
+            jail.keep_out_of(HostMount { major: 0, minor: 0, covered: Some((fd, name.clone())) }).unwrap();
+            assert!(jail.covered(covered, above, &name).is_none());
+        }
+    }
+}
