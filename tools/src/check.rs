@@ -91,16 +91,17 @@ fn tell(report: &Report, json: bool) -> Result<()> {
     }
 }
 
-/// Explains files in a tree.
+/// Explains files in a tree. Paths are understood as by the other commands.
 ///
 /// # Errors
 /// A path that is not there.
 pub fn explain(asked: &Explain) -> Result<()> {
-    for (index, path) in asked.paths.iter().enumerate() {
+    let paths = crate::edit::paths(&asked.paths)?;
+    for (index, (path, written)) in paths.iter().zip(&asked.paths).enumerate() {
         let explained = humfs::explain::explain(&asked.tree, path.as_bytes(), asked.adopt)?;
         let mut text = String::new();
-        if asked.paths.len() > 1 {
-            text = format!("{}{}:\n", if index > 0 { "\n" } else { "" }, crate::shown::text(path.as_bytes()));
+        if paths.len() > 1 {
+            text = format!("{}{}:\n", if index > 0 { "\n" } else { "" }, crate::shown::text(written.as_bytes()));
         }
         text.push_str(&explained.to_string());
         crate::edit::print(text.as_bytes())?;

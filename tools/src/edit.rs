@@ -15,7 +15,7 @@ use std::ffi::OsString;
 use std::io::Write;
 
 /// The paths of a command line, all checked before anything is done.
-fn paths(arguments: &[OsString]) -> Result<Vec<TreePath>> {
+pub(crate) fn paths(arguments: &[OsString]) -> Result<Vec<TreePath>> {
     arguments.iter().map(|argument| TreePath::from_argument(argument)).collect()
 }
 

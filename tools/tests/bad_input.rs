@@ -242,6 +242,7 @@ fn paths_and_modes_and_owners_that_are_none() {
     for (command, rest, code, parts) in [
         (&["ls"][..], &["/none"][..], 1, &["/none: no such file"][..]),
         (&["ls"], &["../x"], 2, &["'..'"]),
+        (&["explain"], &[".."], 2, &["'..'"]),
         (&["ls"], &["/hello/x"], 1, &["/hello: not a directory"]),
         (&["stat"], &["/link/x"], 1, &["symbolic link", "hello"]),
         (&["chown"], &["nobody", "/hello"], 1, &["'nobody'", "/etc/passwd", "number"]),

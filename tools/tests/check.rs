@@ -41,6 +41,10 @@ fn exit_codes_say_how_it_stands() {
         assert_eq!(check(&tree, &[]).0, 0, "{format}");
         let explained = succeeds(externfs(["explain"]).arg(&tree).args(["/dropped", "/"]));
         assert!(explained.contains("/dropped:\n") && explained.contains("data/dropped"), "{explained}");
+        // However a path is written, it is what the other commands take it for.
+        let explained = |path: &str| succeeds(externfs(["explain"]).arg(&tree).arg(path));
+        assert_eq!(explained("."), explained("/"));
+        assert_eq!(explained("./dropped"), explained("/dropped"));
     }
 }
 
