@@ -285,6 +285,33 @@ fn paths_and_modes_and_owners_that_are_none() {
     }
 }
 
+/// As what is left of "$DIR" when nobody has set it: it means the tree's root to no command.
+#[test]
+fn a_path_that_is_empty() {
+    let place = Place::new();
+    let tree = place.path().join("tree");
+    succeeds(&mut tree_command(&tree, &["create"], &["--size", "1G", "--from", place.source().to_str().expect("utf-8")]));
+    let looks = || succeeds(&mut tree_command(&tree, &["ls", "-lnRd"], &["/", "/hello"]));
+    let before = looks();
+    for (command, rest) in [
+        (&["chmod"][..], &["0700", ""][..]),
+        (&["chmod", "-R"], &["0700", "/hello", ""]),
+        (&["chown", "-R"], &["1000:1000", ""]),
+        (&["ls"], &[""]),
+        (&["stat"], &[""]),
+        (&["explain"], &[""]),
+        (&["cp-in"], &["/etc/passwd", ""]),
+        (&["cp-out"], &["", "-"]),
+        (&["cp-out", "-r"], &["", "/tmp/externfs-never"]),
+        (&["mknod"], &["", "p"]),
+        (&["ln"], &["", "/x"]),
+        (&["ln"], &["/hello", ""]),
+    ] {
+        fails(&mut tree_command(&tree, command, rest), 2, &["path is empty"]);
+    }
+    assert_eq!(looks(), before);
+}
+
 #[test]
 fn a_tree_that_cannot_be_made() {
     let place = Place::new();

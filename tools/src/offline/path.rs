@@ -26,11 +26,16 @@ impl TreePath {
         Ok(path)
     }
 
-    /// For the command line.
+    /// For the command line. No text at all is what a variable leaves that nobody
+    /// has set: as for the commands of the host, it names nothing, least of all the
+    /// whole tree.
     ///
     /// # Errors
     /// A wrong question.
     pub fn from_argument(text: &OsStr) -> crate::Result<TreePath> {
+        if text.is_empty() {
+            return Err(crate::Failure::usage("a path is empty: the tree's root is /"));
+        }
         TreePath::parse(text.as_bytes())
             .map_err(|what| crate::Failure::usage(format!("{}: the path {what}", crate::shown::text(text.as_bytes()))))
     }
@@ -100,6 +105,14 @@ mod tests {
         }
         for bad in ["..", "a/../b", "/..", "a\0b", &"x".repeat(2000)] {
             assert!(TreePath::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn on_the_command_line_no_text_is_no_path() {
+        assert_eq!(TreePath::from_argument(OsStr::new("")).expect_err("refused").code, 2);
+        for root in ["/", ".", "./", "//"] {
+            assert!(TreePath::from_argument(OsStr::new(root)).expect("good").is_root(), "{root}");
         }
     }
 
