@@ -4,6 +4,7 @@
 //! whole, without a gap: who waits for it looks anew at what is there once it has
 //! it, and finds either what was cut short or a tree that is nobody's to make again.
 
+use crate::account::{DIRECTORY_COST, INODE_COST};
 use crate::birth;
 use crate::convert::PARTS;
 use crate::fs::HumFs;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 pub struct Plan {
     /// Where records live.
     pub format: Format,
-    /// Bytes that may be used.
+    /// Bytes that may be used, [`TOTAL_MIN`] at least.
     pub total: u64,
     /// Objects that it may hold; None for as many as the host takes.
     pub inodes: Option<u64>,
@@ -41,6 +42,10 @@ impl Plan {
         inodes.into_iter().chain(adopt).collect()
     }
 }
+
+/// What an empty tree uses, for its root. One with less could never be filled, nor
+/// take so much as an attribute.
+pub const TOTAL_MIN: u64 = DIRECTORY_COST + INODE_COST;
 
 /// In `humfs/` while a tree is being made or filled. Nobody opens it then.
 pub(crate) const IMPORTING: &CStr = c"importing";
@@ -121,6 +126,12 @@ fn cannot_make(path: &Path) -> impl Fn(Host) -> UsageError {
 /// was asked for, and the writer's lock.
 fn prepare(path: &Path, plan: &Plan) -> Result<(OwnedFd, OwnedFd, OwnedFd), UsageError> {
     let shown = path.display();
+    if plan.total < TOTAL_MIN {
+        return Err(UsageError(format!(
+            "'{shown}' cannot be made with {} bytes: an empty tree uses {TOTAL_MIN}, which is the least that it may hold",
+            plan.total
+        )));
+    }
     let cannot = cannot_make(path);
     match rustix::fs::mkdir(path, host::DIR_MODE) {
         Ok(()) | Err(Host::EXIST) => {}
@@ -249,6 +260,22 @@ mod tests {
         assert!(lay(&used, &plan(Format::Xattr)).unwrap_err().0.contains("holds 'letter'"));
         assert!(lay(&dir.path().join("a/b"), &plan(Format::Xattr)).unwrap_err().0.contains("above it"));
         assert!(lay(&used.join("letter"), &plan(Format::Xattr)).unwrap_err().0.contains("not a directory"));
+    }
+
+    #[test]
+    fn a_tree_may_hold_at_least_its_root() {
+        let dir = tempfile::tempdir().unwrap();
+        for format in Format::ALL {
+            let path = dir.path().join(format.name());
+            for total in [1, 4096, TOTAL_MIN - 1] {
+                let refused = lay(&path, &Plan { total, ..plan(format) }).unwrap_err().0;
+                assert!(refused.contains("uses 4608") && !path.exists(), "{refused}");
+            }
+            lay(&path, &Plan { total: TOTAL_MIN, ..plan(format) }).unwrap();
+            drop(Tree::open(&path, Access::Write).unwrap());
+            // It is what resizing takes for the least, too.
+            crate::tree::resize(&path, TOTAL_MIN).unwrap();
+        }
     }
 
     #[test]

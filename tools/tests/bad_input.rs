@@ -326,6 +326,13 @@ fn a_tree_that_cannot_be_made() {
     fails(&mut go(&tree, &["--from", source.join("hello").to_str().expect("utf-8")]), 1, &["hello", "tar"]);
     fails(&mut go(&tree, &["--from", place.path().to_str().expect("utf-8")]), 1, &["tree", "itself"]);
     fails(&mut go(&place.path().join("other"), &["--owner", "no such user"]), 1, &["no such user"]);
+    // Less than its root takes.
+    for size in ["100", "4K", "4607"] {
+        let small = place.path().join("small");
+        fails(&mut tree_command(&small, &["create"], &["--size", size]), 1, &["4608"]);
+        assert!(!small.exists());
+    }
+    succeeds(&mut tree_command(&place.path().join("least"), &["create"], &["--size", "4608"]));
 }
 
 /// The directory above TREE may be the user's own, who puts there what he likes.

@@ -456,7 +456,7 @@ fn the_size_is_kept() {
     fails(&mut on(&tree, &["resize"], &["1M"]), 1, &["uses", "cannot become smaller"]);
     let small = place.path().join("small");
     let from = place.source();
-    fails(&mut on(&small, &["create"], &["--size", "4K", "--from", from.to_str().expect("utf-8")]), 1, &["no space left"]);
+    fails(&mut on(&small, &["create"], &["--size", "8K", "--from", from.to_str().expect("utf-8")]), 1, &["no space left"]);
 }
 
 #[test]
