@@ -38,7 +38,7 @@ impl Plugin for SqlFsPlugin {
     fn open(&self, source: &Source) -> Result<Arc<dyn Connect>, UsageError> {
         let options = Options::parse(&source.options)?;
         let path = std::path::absolute(&source.path).unwrap_or_else(|_| source.path.clone());
-        let (database, allowed) = if tree::is_tree(&path) {
+        let (database, allowed) = if tree::is_tree(&path)? {
             let (mut catalog, mut allowed) = tree::catalog_of(&path, options.writes)?;
             tree::put_beside(&mut catalog, &mut allowed, &options.also)?;
             (catalog, allowed)

@@ -4,6 +4,7 @@ use crate::query::{Allowed, BESIDE_MAX, Beside, Catalog, Source};
 use externfs::UsageError;
 use externfs_catalog::barrier::SOCKET;
 use externfs_catalog::{DATABASE, DIRECTORY, LABEL};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(50);
 
 /// Whether `path` is a humfs tree.
-pub(crate) fn is_tree(path: &Path) -> bool {
-    path.join("superblock").is_file()
+///
+/// # Errors
+/// Who asks may not know: trees are their owners' alone.
+pub(crate) fn is_tree(path: &Path) -> Result<bool, UsageError> {
+    match path.join("superblock").metadata() {
+        Ok(there) => Ok(there.is_file()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Err(UsageError(format!("cannot look into '{}': {error}", path.display())))
+        }
+        Err(_) => Ok(false),
+    }
 }
 
 /// The catalog of the tree at `path`, and what of it queries may read. One that
@@ -53,7 +63,7 @@ pub(crate) fn put_beside(source: &mut Source, allowed: &mut Allowed, trees: &[Pa
     }
     for tree in trees {
         let shown = tree.display();
-        if !is_tree(tree) {
+        if !is_tree(tree)? {
             return Err(UsageError(format!("also={shown}: that is no humfs tree: it has no superblock")));
         }
         let (other, tables) = catalog_of(tree, false)?;

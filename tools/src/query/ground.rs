@@ -51,8 +51,15 @@ impl Ground {
     }
 
     fn of_tree(tree: PathBuf, limits: Limits) -> Result<Ground> {
-        if !tree.join("superblock").is_file() {
-            let shown = tree.display();
+        let shown = tree.display();
+        let superblock = tree.join("superblock").metadata();
+        // A tree is its owner's alone: to another, nothing can be said of what it is.
+        if let Err(error) = &superblock
+            && error.kind() == std::io::ErrorKind::PermissionDenied
+        {
+            return Err(Failure::io(format!("cannot look into '{shown}'"), error));
+        }
+        if !superblock.is_ok_and(|there| there.is_file()) {
             return Err(Failure::new(format!(
                 "'{shown}' is no humfs tree: it has no superblock; say hostfs:{shown} for a plain directory"
             )));
