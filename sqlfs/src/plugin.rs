@@ -48,10 +48,6 @@ impl Plugin for SqlFsPlugin {
             check(&path)?;
             (Database::plain(path.clone()), Allowed::Everything)
         };
-        let own = rustix::process::geteuid().as_raw();
-        if own != 0 && options.uids.is_empty() {
-            tracing::warn!("only root may query: an ordinary user who mounts for himself adds -o uid={own}");
-        }
         let queries = options.queries.as_deref().map(saved_in).transpose()?.unwrap_or_default();
         let read_only = options.read_only;
         let engine = Engine::new(database, allowed, options.limits)

@@ -115,6 +115,7 @@ pub fn run(arguments: &[OsString]) -> Result<()> {
     if call.fake {
         return mount::sort(mount::known(&registry, plugin)?, &request.options).map(drop);
     }
+    plugins::warn_who_mounts(&request.plugin, &request.source, &request.options);
     mount::run(&request)
 }
 

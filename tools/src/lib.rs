@@ -51,15 +51,7 @@ pub fn run(arguments: &[OsString]) -> Result<u8> {
     let asked = cli::parse(arguments);
     logging::start(asked.verbose);
     let done = match asked.command {
-        Command::Mount(asked) => mount::run(&mount::Request {
-            options: options::parse(&asked.options)?,
-            plugin: asked.plugin,
-            source: asked.source,
-            point: asked.point,
-            foreground: asked.foreground,
-            log_file: asked.log_file,
-            sandbox: asked.sandbox,
-        }),
+        Command::Mount(asked) => run_mount(asked),
         Command::Umount(asked) => umount::run(&asked.point, asked.lazy),
         Command::Serve(asked) => serve::run(&serve::Request {
             options: options::parse(&asked.options)?,
@@ -94,6 +86,20 @@ pub fn run(arguments: &[OsString]) -> Result<u8> {
         Command::SandboxProbe(asked) => probe::run(&asked),
     };
     done.map(|()| 0)
+}
+
+fn run_mount(asked: cli::Mount) -> Result<()> {
+    let options = options::parse(&asked.options)?;
+    plugins::warn_who_mounts(&asked.plugin, &asked.source, &options);
+    mount::run(&mount::Request {
+        options,
+        plugin: asked.plugin,
+        source: asked.source,
+        point: asked.point,
+        foreground: asked.foreground,
+        log_file: asked.log_file,
+        sandbox: asked.sandbox,
+    })
 }
 
 /// The exit code that `outcome` means, after telling people why.

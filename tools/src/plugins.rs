@@ -1,6 +1,7 @@
 //! The plugins of this program: the only file that knows them all.
 
-use externfs::Registry;
+use externfs::{MountOption, Registry};
+use std::path::Path;
 
 /// All of them.
 #[must_use]
@@ -11,4 +12,14 @@ pub fn registry() -> Registry {
     registry.register(sqlfs::SqlFsPlugin);
     registry.register(externfs::example::LinesPlugin);
     registry
+}
+
+/// Tells an ordinary user who is about to mount `source` for himself what keeps him
+/// from using it. It is for mounts alone: in a guest, its root asks.
+pub fn warn_who_mounts(plugin: &str, source: &Path, options: &[MountOption]) {
+    let own = nix::unistd::geteuid();
+    // Of a source that is not there the plugin tells more.
+    if plugin == "sqlfs" && !own.is_root() && source.exists() && !options.iter().any(|option| option.key == "uid") {
+        tracing::warn!("only root may query: an ordinary user who mounts for himself adds -o uid={own}");
+    }
 }

@@ -66,6 +66,9 @@ pub fn run(request: &Request) -> Result<()> {
     let plugin = mount::known(&registry, &request.plugin)?;
     let mut sorted = mount::sort(plugin, &request.options)?;
     process::raise_file_limit();
+    if request.mount.is_some() {
+        plugins::warn_who_mounts(&request.plugin, &request.source, &sorted.plugin);
+    }
     let source = std::path::absolute(&request.source).unwrap_or_else(|_| request.source.clone());
     if let Some(point) = &request.mount {
         mount::make_room(plugin, &source, point)?;

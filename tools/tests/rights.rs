@@ -1,11 +1,12 @@
-//! What is said to a user who may not do what root may.
+//! What is said to a user who may not do, or need not do, what root may.
 
 mod support;
 
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use support::{PROGRAM, Place, externfs, is_root, needs, run, succeeds, text};
+use support::{PROGRAM, Place, Running, eventually, externfs, is_root, needs, run, succeeds, text};
 
 const NOBODY: u32 = 65_534;
 
@@ -62,4 +63,29 @@ fn a_tree_that_may_not_be_read_is_no_other_thing() {
     // What is there and is none is still told apart.
     let output = run(&mut nobody.runs(&["query", "point", "select 1"]));
     assert!(text(&output.stderr).contains("is no humfs tree"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn who_may_query_is_told_to_those_who_mount() {
+    const WARNING: &str = "only root may query";
+    let Some(nobody) = Nobodys::new() else { return };
+    // An empty file is a database.
+    let database = nobody.place.path().join("database");
+    std::fs::write(&database, "").expect("write");
+    std::fs::set_permissions(&database, PermissionsExt::from_mode(0o644)).expect("chmod");
+    let said = |arguments: &[&str]| text(&run(&mut nobody.runs(arguments)).stderr);
+    assert!(said(&["mount", "sqlfs", "database", "none"]).contains(WARNING));
+    assert!(said(&["serve", "sqlfs", "database", "--socket", "socket", "--mount", "none"]).contains(WARNING));
+    assert!(!said(&["mount", "sqlfs", "database", "none", "-o", "uid=65534"]).contains(WARNING));
+    assert_eq!(said(&["ls", "sqlfs:database"]), "");
+    // In a guest, its root asks.
+    let socket = nobody.place.path().join("guest");
+    let mut serving = nobody.runs(&["serve", "sqlfs", "database", "--socket", "guest"]);
+    let mut serving = Running(serving.stderr(Stdio::piped()).spawn().expect("starts"));
+    eventually("the socket", || socket.exists());
+    serving.signal("TERM");
+    assert_eq!(serving.ends(), Some(0));
+    let mut rest = String::new();
+    serving.0.stderr.take().expect("piped").read_to_string(&mut rest).expect("text");
+    assert!(!rest.contains(WARNING), "{rest}");
 }
