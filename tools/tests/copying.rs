@@ -109,6 +109,46 @@ fn of_several_with_one_name_the_first_is_copied() {
     assert_eq!(std::fs::read_to_string(out.join("same")).expect("read"), said(&made[1]));
 }
 
+/// As cp(1): who copies a hundred files wants the ninety-nine that are there.
+#[test]
+fn what_cannot_be_copied_keeps_nothing_else_from_it() {
+    let (place, tree) = empty();
+    let said = |command: &mut Command| {
+        let output = run(command);
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {}", text(&output.stderr));
+        text(&output.stderr)
+    };
+    let at = |name: &str| place.path().join(name);
+    for name in ["one", "two", "dir/inner", "later/missing"] {
+        std::fs::create_dir_all(at(name).parent().expect("a directory")).expect("mkdir");
+        std::fs::write(at(name), name).expect("write");
+    }
+    let lines = said(&mut cp_in(&tree, &[&at("one"), &at("missing"), &at("dir"), &at("two"), Path::new("/")]));
+    let lines: Vec<&str> = lines.lines().collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].starts_with("externfs: ") && lines[0].contains("missing: no such file"), "{lines:?}");
+    assert!(lines[1].starts_with("externfs: ") && lines[1].contains("dir is a directory: -r"), "{lines:?}");
+    assert_eq!(succeeds(externfs(["ls"]).arg(&tree)), "one\ntwo\n");
+    // What was not copied leaves its name to another.
+    assert_eq!(said(&mut cp_in(&tree, &[&at("missing"), &at("later/missing"), Path::new("/")])).lines().count(), 1);
+    assert_eq!(contents(&tree, "/missing"), "later/missing");
+
+    succeeds(cp_in(&tree, &[&at("dir"), Path::new("/")]).arg("-r"));
+    let out = at("out");
+    std::fs::create_dir(&out).expect("mkdir");
+    let lines = said(externfs(["cp-out"]).arg(&tree).args(["/one", "/none", "/dir", "/two"]).arg(&out));
+    assert!(lines.lines().count() == 2 && lines.contains("/none: no such file") && lines.contains("/dir is a directory: -r"), "{lines}");
+    assert_eq!(out.read_dir().expect("a listing").count(), 2);
+    // Before anything is copied: it is no matter of one source.
+    fails(&mut cp_in(&tree, &[&at("one"), Path::new("-"), Path::new("/dir")]), 2, &["no name"]);
+    assert_eq!(succeeds(externfs(["ls"]).arg(&tree).arg("/dir")), "inner\n");
+    for (command, target) in [("cp-in", "/nodir/"), ("cp-out", "/no/such/")] {
+        let source = if command == "cp-in" { at("one") } else { PathBuf::from("/one") };
+        let line = said(externfs([command]).arg(&tree).args([&source, Path::new(target)]));
+        assert!(line.contains("it is no directory") && !line.contains("several"), "{line}");
+    }
+}
+
 /// Runs it, and returns what it says on standard error.
 fn says(command: &mut Command) -> String {
     let output = run(command);

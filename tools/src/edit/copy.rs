@@ -2,7 +2,9 @@
 //!
 //! They do as cp(1) does where that can be told from the words: a link is
 //! followed unless a tree is copied, a device or FIFO is read unless it is to be
-//! copied itself, and of several files with one name the first gets it.
+//! copied itself, and of several files with one name the first gets it. One that
+//! cannot be copied keeps no other from it; each that is missing in the end has a
+//! line of its own.
 
 use crate::cli::{CpIn, CpOut};
 use crate::failure::{Failure, Result};
@@ -23,36 +25,68 @@ const DASH: &str = "-";
 /// Copies files of the host into a tree.
 ///
 /// # Errors
-/// A file that is not there or cannot be read, a path that cannot be made.
+/// A file that is not there or cannot be read, a path that cannot be made: after
+/// the others are copied.
 pub fn inward(asked: &CpIn) -> Result<()> {
     let target = TreePath::from_argument(&asked.target)?;
     let tree = offline::open(&asked.tree, true)?;
     let into = is_directory_of(&tree, &target)?;
-    let must = asked.target.as_bytes().ends_with(b"/") || asked.sources.len() > 1;
-    if must && !into {
-        return Err(Failure::new(format!("{}: it is no directory in the tree: several files go into one", shown::path(target.as_bytes()))));
+    if !into && let Some(why) = must_be_directory(asked.target.as_bytes(), asked.sources.len()) {
+        return Err(Failure::new(format!("{}: it is no directory in the tree{why}", shown::path(target.as_bytes()))));
     }
-    let (mut names, mut jobs) = (Names::default(), Vec::new());
-    for source in &asked.sources {
-        if !into {
-            jobs.push((source, target.clone()));
-        } else if source.as_os_str() == DASH {
-            return Err(Failure::usage("standard input has no name: give the path of a file in the tree"));
-        } else {
-            let name = last_name(source)?;
-            if names.admit(&name.0, source, || shown::text(source.as_os_str().as_bytes())) {
-                jobs.push((source, target.child(name.as_name()?)));
-            }
-        }
+    if into && asked.sources.iter().any(|source| source.as_os_str() == DASH) {
+        return Err(Failure::usage("standard input has no name: give the path of a file in the tree"));
     }
+    let (mut names, mut failed) = (Names::default(), Vec::new());
     let (mut left_out, mut progress) = (LeftOut::default(), Progress::of_items(None));
-    for (source, at) in jobs {
-        left_out.add(&put_in(&tree, at, source, asked, &mut progress)?);
+    for source in &asked.sources {
+        match put_in_or_into(&tree, (&target, into), source, asked, &mut names, &mut progress) {
+            Ok(more) => left_out.add(&more),
+            Err(failure) => failed.push(failure),
+        }
     }
     progress.finish();
     left_out.tell();
     tree.close()?;
-    names.finish()
+    conclude(failed, names)
+}
+
+/// Why `target` has to be a directory, after the words that it is none.
+fn must_be_directory(target: &[u8], sources: usize) -> Option<&'static str> {
+    if sources > 1 { Some(": several files go into one") } else { target.ends_with(b"/").then_some("") }
+}
+
+/// What did not work, each in a line of its own, as by cp(1).
+fn conclude<S: PartialEq>(mut failed: Vec<Failure>, names: Names<S>) -> Result<()> {
+    failed.extend(names.finish().err());
+    let Some(last) = failed.pop() else { return Ok(()) };
+    failed.iter().for_each(|failure| eprintln!("externfs: {failure}"));
+    Err(last)
+}
+
+/// One of the sources, as the target or by its own name in it.
+fn put_in_or_into<'a>(
+    tree: &Offline,
+    (target, into): (&TreePath, bool),
+    source: &'a Path,
+    asked: &CpIn,
+    names: &mut Names<&'a Path>,
+    progress: &mut Progress,
+) -> Result<LeftOut> {
+    if !into {
+        return put_in(tree, target.clone(), source, asked, progress);
+    }
+    let name = last_name(source)?;
+    let at = target.child(name.as_name()?);
+    if !names.admit(&name.0, source, || shown::text(source.as_os_str().as_bytes())) {
+        return Ok(LeftOut::default());
+    }
+    put_in(tree, at, source, asked, progress).inspect_err(|_| {
+        // A tree may have been copied in part.
+        if !asked.recursive || source.symlink_metadata().is_err() {
+            names.give_back(&name.0);
+        }
+    })
 }
 
 /// One of the sources, as `at`.
@@ -104,6 +138,11 @@ impl<S: PartialEq> Names<S> {
                 true
             }
         }
+    }
+
+    /// What was to be called `name` is not copied after all.
+    fn give_back(&mut self, name: &[u8]) {
+        self.given.remove(name);
     }
 
     /// When everything else is copied.
@@ -214,7 +253,7 @@ impl Origin for Stream {
 /// Copies files out of a tree.
 ///
 /// # Errors
-/// A path that is not there, a file that cannot be made.
+/// A path that is not there, a file that cannot be made: after the others are copied.
 pub fn outward(asked: &CpOut) -> Result<()> {
     let paths = super::paths(&asked.paths)?;
     let tree = offline::open(&asked.tree, false)?;
@@ -222,28 +261,48 @@ pub fn outward(asked: &CpOut) -> Result<()> {
         return paths.iter().try_for_each(|path| to_standard_output(&tree, path));
     }
     let into = asked.target.is_dir();
-    let must = asked.target.as_os_str().as_bytes().ends_with(b"/") || paths.len() > 1;
-    if must && !into {
-        return Err(Failure::new(format!("{}: it is no directory: several files go into one", asked.target.display())));
+    if !into && let Some(why) = must_be_directory(asked.target.as_os_str().as_bytes(), paths.len()) {
+        return Err(Failure::new(format!("{}: it is no directory{why}", asked.target.display())));
     }
-    let (mut names, mut progress) = (Names::default(), Progress::of_items(None));
+    let (mut names, mut failed, mut progress) = (Names::default(), Vec::new(), Progress::of_items(None));
     for path in &paths {
-        let name = path.split_last().map(|(_, name)| name.as_os_str().to_owned());
-        let given = name.as_deref().unwrap_or_default().as_bytes();
-        if !names.admit(given, path, || shown::path(path.as_bytes())) {
-            continue;
+        if let Err(failure) = take_out(&tree, path, into, asked, &mut names, &mut progress) {
+            failed.push(failure);
         }
-        let node = tree.resolve(path)?;
-        if node.attr().kind == FileKind::Directory && !asked.recursive {
-            return Err(Failure::new(format!("{} is a directory: -r copies it", shown::path(path.as_bytes()))));
-        }
-        let target = if into { name.map_or_else(|| asked.target.clone(), |name| asked.target.join(name)) } else { asked.target.clone() };
-        let target = std::path::absolute(&target).unwrap_or(target);
-        let mut origin = Gather::new(&tree, path, asked.recursive)?;
-        HostWriter::new(&target, asked.preserve)?.write(&mut origin, &mut |bytes| progress.told(bytes))?;
     }
     progress.finish();
-    names.finish()
+    conclude(failed, names)
+}
+
+/// One of the paths, as the target or by its own name in it.
+fn take_out<'a>(
+    tree: &Offline,
+    path: &'a TreePath,
+    into: bool,
+    asked: &CpOut,
+    names: &mut Names<&'a TreePath>,
+    progress: &mut Progress,
+) -> Result<()> {
+    let node = tree.resolve(path)?;
+    if node.attr().kind == FileKind::Directory && !asked.recursive {
+        return Err(Failure::new(format!("{} is a directory: -r copies it", shown::path(path.as_bytes()))));
+    }
+    let name = path.split_last().map(|(_, name)| name.as_os_str().to_owned());
+    let given = name.as_deref().unwrap_or_default().as_bytes();
+    if !names.admit(given, path, || shown::path(path.as_bytes())) {
+        return Ok(());
+    }
+    let target = match &name {
+        Some(name) if into => asked.target.join(name),
+        _ => asked.target.clone(),
+    };
+    let target = std::path::absolute(&target).unwrap_or(target);
+    let mut origin = Gather::new(tree, path, asked.recursive)?;
+    let copied = HostWriter::new(&target, asked.preserve)?.write(&mut origin, &mut |bytes| progress.told(bytes));
+    if copied.is_err() && !asked.recursive {
+        names.give_back(given);
+    }
+    copied
 }
 
 fn to_standard_output(tree: &Offline, path: &TreePath) -> Result<()> {
