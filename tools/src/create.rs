@@ -1,6 +1,7 @@
 //! `externfs create`: a new tree, empty or filled.
 
 mod owner;
+mod room;
 
 use crate::archive::{Counter, decompressed};
 use crate::cli::Create;
@@ -40,7 +41,7 @@ pub fn run(asked: &Create) -> Result<()> {
     let root = SetAttr { mode: Some(Mode::new(ROOT_MODE)), ..SetAttr::default() };
     tree.root().and_then(|mut node| node.set_attr(&root).map(drop)).map_err(why)?;
     if let Some(source) = source {
-        source.pour(&tree, &asked.tree)?;
+        source.pour(&tree, &asked.tree).map_err(|failure| room::explained(failure, &tree, &asked.tree))?;
     }
     tree.sync().map_err(why)?;
     tree.close()?;

@@ -22,6 +22,7 @@ pub use gather::Gather;
 pub use host_tree::{HostTree, Keep};
 pub use host_writer::HostWriter;
 pub use pack::pack;
+pub(crate) use planter::NO_ROOM;
 pub use planter::Planter;
 pub use unpack::Unpack;
 

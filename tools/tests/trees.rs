@@ -456,7 +456,30 @@ fn the_size_is_kept() {
     fails(&mut on(&tree, &["resize"], &["1M"]), 1, &["uses", "cannot become smaller"]);
     let small = place.path().join("small");
     let from = place.source();
-    fails(&mut on(&small, &["create"], &["--size", "8K", "--from", from.to_str().expect("utf-8")]), 1, &["no space left"]);
+    let mut create = on(&small, &["create"], &["--size", "8K", "--from", from.to_str().expect("utf-8")]);
+    let line = text(&run(&mut create).stderr);
+    fails(&mut create, 1, &["no space left", "--size is used up", "larger"]);
+    assert!(!line.contains("resize"), "nothing resizes what is not whole: {line}");
+    // Nor does it take the catalog for the reason.
+    let asked = run(&mut on(&small, &["query"], &["select 1"]));
+    let line = text(&asked.stderr);
+    assert!(line.contains("the same 'externfs create' again") && !line.contains("catalog"), "{line}");
+    succeeds(&mut on(&small, &["create"], &["--size", "1M", "--from", from.to_str().expect("utf-8")]));
+    let mut create = on(&place.path().join("few"), &["create"], &["--size", "1M", "--inodes", "1", "--from"]);
+    fails(create.arg(&from), 1, &["no space left", "--inodes"]);
+}
+
+#[test]
+fn a_disk_that_is_full_is_not_the_trees_size() {
+    if !needs(is_root(), "root, to mount") {
+        return;
+    }
+    let place = Place::new();
+    std::fs::write(place.source().join("big"), vec![b'b'; 3 << 20]).expect("write");
+    // The place takes it away again, whatever happens.
+    succeeds(Command::new("mount").args(["-t", "tmpfs", "-o", "size=1M", "externfs-test"]).arg(place.point()));
+    let mut create = on(&place.point().join("tree"), &["create"], &["--size", "1G", "--metadata", "shadow_fs", "--from"]);
+    fails(create.arg(place.source()), 1, &["no space left", "the host's disk is full"]);
 }
 
 #[test]

@@ -163,5 +163,14 @@ fn rebuild(tree: &Path) -> Result<()> {
         progress.lock().unwrap_or_else(PoisonError::into_inner).reach(seen, expected);
     });
     drop(progress);
-    done.map_err(|error| Failure::new(format!("{}; a tree that is mounted with catalog=off cannot be asked: mount it without", error.0)))
+    done.map_err(|error| match is_held(tree) {
+        true => Failure::new(format!("{}; a tree that is mounted with catalog=off cannot be asked: mount it without", error.0)),
+        false => error.into(),
+    })
+}
+
+/// Whether there is a writer of `tree` in this moment.
+fn is_held(tree: &Path) -> bool {
+    let Ok(lock) = std::fs::File::open(tree.join("humfs/lock")) else { return false };
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
 }

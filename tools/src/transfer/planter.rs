@@ -27,6 +27,9 @@ const ATTRIBUTE_COST: usize = 80;
 /// Mode bits that a write may take away, so that they are set after it.
 const SPECIAL: u32 = 0o7000;
 
+/// How the line ends that tells of ENOSPC. Who knows more says that instead.
+pub(crate) const NO_ROOM: &str = ": neither the host's disk nor the tree's size may be used up ('externfs resize')";
+
 /// See the head of this file.
 pub struct Planter {
     tree: Offline,
@@ -385,9 +388,7 @@ fn cannot(path: &TreePath) -> impl Fn(Error) -> Failure {
     move |error| {
         let failure = failed(path.as_bytes(), &error);
         match error.errno() {
-            Errno::ENOSPC => {
-                Failure::new(format!("{failure}: neither the host's disk nor the tree's size may be used up ('externfs resize')"))
-            }
+            Errno::ENOSPC => Failure::new(format!("{failure}{NO_ROOM}")),
             _ => failure,
         }
     }
