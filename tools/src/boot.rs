@@ -15,6 +15,7 @@ pub mod elf;
 pub mod frames;
 pub mod guest;
 pub mod initramfs;
+pub(crate) mod memory;
 pub mod orders;
 pub mod plan;
 mod streams;
@@ -47,6 +48,7 @@ use watchdog::Watchdog;
 /// # Errors
 /// One line: what kept the command from running, or the guest from reporting.
 pub fn run(plan: &Plan) -> Result<i32> {
+    memory::check(&plan.memory)?;
     let kernel = uml::find(&plan.kernel, plan.modules.as_deref())?;
     let shares = plan.open_shares()?;
     let directory = temporary_directory()?;

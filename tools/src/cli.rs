@@ -230,15 +230,11 @@ pub struct SandboxProbe {
 const MEMORY_MIN_KIB: u64 = 64 << 10;
 
 fn parse_memory(text: &str) -> Result<String, String> {
-    let factor = match text.chars().last() {
-        Some('k' | 'K') => 1,
-        Some('m' | 'M') => 1 << 10,
-        Some('g' | 'G') => 1 << 20,
-        _ => return Err("a number with K, M or G, as in 512M".into()),
-    };
-    let digits = text.get(..text.len() - 1).unwrap_or_default();
-    let number: u64 = digits.parse().map_err(|_| "a number with K, M or G, as in 512M".to_owned())?;
-    if number.saturating_mul(factor) < MEMORY_MIN_KIB { Err("a guest needs at least 64M".into()) } else { Ok(text.to_owned()) }
+    match crate::boot::memory::kib(text) {
+        None => Err("a number with K, M or G, as in 512M".into()),
+        Some(..MEMORY_MIN_KIB) => Err("a guest needs at least 64M".into()),
+        Some(_) => Ok(text.to_owned()),
+    }
 }
 
 /// The whole command with what depends on the plugins in its help.

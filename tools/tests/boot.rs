@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{Place, Running, can_boot, eventually, externfs, is_root, needs, processes_with, run, succeeds, text};
+use support::{Place, Running, can_boot, eventually, externfs, fails, is_root, needs, processes_with, run, succeeds, text};
 
 /// `externfs boot` with its temporary files in a place of our own, so that
 /// what is left behind can be told from what others are doing; from a
@@ -50,6 +50,14 @@ fn the_exit_status_is_the_commands() {
         let said = text(&output.stderr);
         assert_eq!(said.lines().count(), usize::from((126..128).contains(&code)), "{arguments:?}: {said}");
     }
+    assert_nothing_left(&place);
+}
+
+/// The guest's kernel would never get so far as to say so.
+#[test]
+fn memory_that_no_machine_has_is_refused() {
+    let place = Place::new();
+    fails(&mut boot(&place, &["--mem", "9000000G", "--", "true"]), 1, &["--mem 9000000G", "10 times", "MiB are free"]);
     assert_nothing_left(&place);
 }
 
