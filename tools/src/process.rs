@@ -17,6 +17,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Forks; the child runs `body` and exits with the code it returns, 101 if it
 /// panics. Returns the child's id to the parent.
@@ -31,7 +33,7 @@ pub fn fork(body: impl FnOnce() -> i32) -> Result<Pid> {
             return Err(Failure::new(format!("cannot fork: {} threads are running", threads())));
         }
         patience -= 1;
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(1));
     }
     // Else both processes would write what is buffered now.
     let _ = std::io::stdout().flush();
@@ -114,11 +116,40 @@ pub fn catch_signals(signals: &[Signal]) -> Result<SignalFd> {
         .map_err(|errno| Failure::new(format!("cannot receive signals: {}", errno.desc())))
 }
 
+/// How long the same request to end, from the same process, is no second one.
+const ECHO: Duration = Duration::from_secs(1);
+
+/// The last request to end: its signal, who sent it, and when.
+static LAST_REQUEST: Mutex<Option<(Signal, u32, Instant)>> = Mutex::new(None);
+
 /// The next signal that has arrived, if any.
+///
+/// timeout(1) sends its signal to the process that it has started and then to the
+/// whole group, so it arrives twice. A second request means force to all who
+/// listen here; this one would be none, and is left out. What a terminal sends
+/// comes from no process: two of these are two.
 #[must_use]
 pub fn next_signal(signals: &SignalFd) -> Option<Signal> {
-    let info = signals.read_signal().ok()??;
-    Signal::try_from(info.ssi_signo as i32).ok()
+    loop {
+        let info = signals.read_signal().ok()??;
+        let signal = Signal::try_from(info.ssi_signo as i32).ok()?;
+        let mut last = LAST_REQUEST.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_echo(signal, info.ssi_pid, Instant::now(), &mut last) {
+            return Some(signal);
+        }
+    }
+}
+
+/// Whether that is `last` once more; else it is the last from now on.
+fn is_echo(signal: Signal, sender: u32, now: Instant, last: &mut Option<(Signal, u32, Instant)>) -> bool {
+    if sender == 0 || !matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP | Signal::SIGQUIT) {
+        return false;
+    }
+    if last.is_some_and(|(earlier, from, at)| (earlier, from) == (signal, sender) && now.duration_since(at) < ECHO) {
+        return true;
+    }
+    *last = Some((signal, sender, now));
+    false
 }
 
 /// Does `act` and exits as soon as a signal says so that usually ends a process:
@@ -143,16 +174,16 @@ pub fn when_told_to_end(act: impl Fn() + Send + 'static) -> Result<()> {
 }
 
 /// Asks `child` to end (SIGTERM) and makes it if it does not within `patience`.
-pub fn end_gently(child: Pid, patience: std::time::Duration) {
+pub fn end_gently(child: Pid, patience: Duration) {
     use nix::sys::signal::kill;
     use nix::sys::wait::{WaitPidFlag, waitpid};
     if !patience.is_zero() {
         let _ = kill(child, Signal::SIGTERM);
     }
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while begun.elapsed() < patience {
         match waitpid(child, Some(WaitPidFlag::WNOHANG)) {
-            Ok(status) if exit_code(status).is_none() => std::thread::sleep(std::time::Duration::from_millis(2)),
+            Ok(status) if exit_code(status).is_none() => std::thread::sleep(Duration::from_millis(2)),
             _ => return,
         }
     }
@@ -174,7 +205,7 @@ pub fn exit_code(status: WaitStatus) -> Option<i32> {
 /// How long freed memory waits to be given back: what a kernel forgets comes in
 /// many messages.
 #[cfg(target_env = "gnu")]
-const TRIM_DELAY: std::time::Duration = std::time::Duration::from_secs(1);
+const TRIM_DELAY: Duration = Duration::from_secs(1);
 
 /// Keeps the memory of this process, which is to become a server, near what it
 /// needs. Called before it has other threads, and inside its sandbox.
@@ -222,5 +253,23 @@ pub fn raise_file_limit() {
         && let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
     {
         tracing::warn!("cannot raise the limit of open files from {soft} to {hard}: {}", errno.desc());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_request_that_comes_twice_is_one() {
+        let (term, begun) = (Signal::SIGTERM, Instant::now());
+        let mut last = None;
+        let mut echo = |signal, sender, after| is_echo(signal, sender, begun + Duration::from_millis(after), &mut last);
+        assert!(!echo(term, 7, 0) && echo(term, 7, 5) && echo(term, 7, 999));
+        // Later, from another, or another signal: somebody means it.
+        assert!(!echo(term, 7, 1000) && !echo(term, 8, 1001) && !echo(Signal::SIGINT, 8, 1002));
+        // Twice at a terminal; and what asks for nothing.
+        assert!(!echo(Signal::SIGINT, 0, 2000) && !echo(Signal::SIGINT, 0, 2001));
+        assert!(!echo(Signal::SIGCHLD, 7, 3000) && !echo(Signal::SIGCHLD, 7, 3000));
     }
 }

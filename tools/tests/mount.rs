@@ -3,6 +3,7 @@
 mod support;
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use support::{Place, Running, can_mount, eventually, processes_with, run, succeeds, text};
 
@@ -108,6 +109,37 @@ fn in_the_foreground_a_signal_unmounts() {
         assert_eq!(running.ends(), Some(0), "{signal}");
         assert!(!place.is_mounted(), "{signal}");
     }
+}
+
+/// As timeout(1) does it: to the process, and then to its group.
+#[test]
+fn a_signal_that_comes_twice_is_not_yet_force() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let (source, point) = (place.source(), place.point());
+    let arguments = ["mount".as_ref(), "-f".as_ref(), "hostfs".as_ref(), source.as_os_str(), point.as_os_str()];
+    let mut running = Running::start(&arguments);
+    eventually("the mount", || place.is_mounted() && point.join("hello").exists());
+    // Whoever uses the mount is waited for.
+    let user = fs::File::open(point.join("hello")).expect("open");
+    let twice = format!("kill -TERM {0}; sleep 0.2; kill -TERM {0}", running.0.id());
+    succeeds(std::process::Command::new("sh").args(["-c", &twice]));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(running.0.try_wait().expect("wait"), None, "force was taken for asked");
+    let mut said = String::new();
+    (&user).read_to_string(&mut said).expect("it is served");
+    assert_eq!(said, "from the host\n");
+    drop(user);
+    assert_eq!(running.ends(), Some(0));
+    // Somebody else's is a second one.
+    let mut running = Running::start(&arguments);
+    eventually("the mount", || place.is_mounted() && point.join("hello").exists());
+    let _user = fs::File::open(point.join("hello")).expect("open");
+    running.signal("TERM");
+    running.signal("TERM");
+    assert_eq!(running.ends(), Some(1));
 }
 
 fn kill(pid: u32) {
