@@ -10,7 +10,7 @@ use crate::path;
 use crate::record::Record;
 use crate::store::{At, Format, Loaded, MetaStore};
 use crate::tree::{Access, Tree};
-use externfs::{Attr, ExternFs, FileKind, Result, Timestamp, UsageError};
+use externfs::{Attr, ExternFs, FileKind, Result, UsageError};
 use hostfs::{HostFs, Inode};
 use std::ffi::CString;
 use std::fmt;
@@ -189,9 +189,10 @@ impl<'a> Subject<'a> {
         let changed = record.map_or(host.ctime, |record| merged(host, record).ctime);
         let times = [("accessed", Some(host.atime)), ("modified", Some(host.mtime)), ("changed", Some(changed)), ("born", host.btime)];
         for (name, time) in times {
-            if let Some(Timestamp { seconds, nanoseconds }) = time {
+            if let Some(time) = time {
                 let source = if name == "changed" && changed != host.ctime { "the record" } else { place.as_str() };
-                tell(name, format!("{seconds}.{nanoseconds:09}"), format!("{source}, seconds since 1970"));
+                let shown = format!("{}.{:09} UTC", time.date(), time.nanoseconds);
+                tell(name, shown, format!("{source}, as {} seconds since 1970", time.seconds));
             }
         }
         let xattrs = record.map_or(0, |record| record.xattrs.bytes());

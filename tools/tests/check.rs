@@ -44,6 +44,10 @@ fn exit_codes_say_how_it_stands() {
         // However a path is written, it is what the other commands take it for.
         let explained = |path: &str| succeeds(externfs(["explain"]).arg(&tree).arg(path));
         assert_eq!(explained("."), explained("/"));
+        // Times are for people, as stat tells them.
+        let stat = succeeds(externfs(["stat"]).arg(&tree).arg("/dropped"));
+        let modified = stat.lines().find_map(|line| line.trim().strip_prefix("modified: ")).expect("a time");
+        assert!(explained("/dropped").contains(modified), "{modified}\n{}", explained("/dropped"));
         assert_eq!(explained("./dropped"), explained("/dropped"));
     }
 }

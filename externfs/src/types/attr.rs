@@ -128,6 +128,22 @@ impl Timestamp {
         Timestamp { seconds: now.as_secs() as i64, nanoseconds: now.subsec_nanos() }
     }
 
+    /// `2026-01-31 23:59:58`, in UTC: a guest's time zone is not ours to know.
+    #[must_use]
+    pub fn date(self) -> String {
+        let (days, second) = (self.seconds.div_euclid(86_400), self.seconds.rem_euclid(86_400));
+        // Howard Hinnant's civil_from_days: a year begins in March, 400 of them are an era.
+        let shifted = i128::from(days) + 719_468;
+        let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month_from_march = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+        let year = year_of_era + era * 400 + i128::from(month <= 2);
+        format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
+    }
+
     /// Checks a guest's numbers.
     ///
     /// # Errors
