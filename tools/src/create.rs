@@ -30,6 +30,9 @@ pub fn run(asked: &Create) -> Result<()> {
     process::raise_file_limit();
     // What cannot be read is found out before anything is made.
     let source = asked.from.as_deref().map(Source::open).transpose()?;
+    if let Some(Source::Directory(directory)) = &source {
+        refuse_itself(directory, &asked.tree)?;
+    }
     let given = become_owner(owner, &asked.tree)?;
     let filling = make::lay_to_fill(&asked.tree, &plan)?;
     let opened = filling.open()?;
@@ -46,6 +49,22 @@ pub fn run(asked: &Create) -> Result<()> {
     tree.sync().map_err(why)?;
     tree.close()?;
     Ok(filling.finish()?)
+}
+
+/// A tree below `directory` would be filled with itself. That is found while it is
+/// filled, too, whatever its path looks like, but then it has been made.
+fn refuse_itself(directory: &Path, tree: &Path) -> Result<()> {
+    // What is there may be a link; what is not is made in the directory above.
+    let place = tree.canonicalize().ok().or_else(|| {
+        let tree = std::path::absolute(tree).ok()?;
+        tree.parent()?.canonicalize().ok()
+    });
+    match (place, directory.canonicalize()) {
+        (Some(place), Ok(directory)) if place.starts_with(&directory) => {
+            Err(Failure::new(format!("{} is the tree itself, which cannot be filled from a directory that it is in", tree.display())))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whoever owns TREE, or is to own it, makes it.

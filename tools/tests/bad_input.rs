@@ -325,6 +325,11 @@ fn a_tree_that_cannot_be_made() {
     assert!(!tree.exists(), "nothing is made before the source is there");
     fails(&mut go(&tree, &["--from", source.join("hello").to_str().expect("utf-8")]), 1, &["hello", "tar"]);
     fails(&mut go(&tree, &["--from", place.path().to_str().expect("utf-8")]), 1, &["tree", "itself"]);
+    let inner = place.source().join("inner");
+    for from in [place.path(), &source, &source.join("../source/.")] {
+        fails(&mut go(&inner, &["--from", from.to_str().expect("utf-8")]), 1, &["inner", "itself"]);
+        assert!(!inner.exists(), "nothing is made that is never finished");
+    }
     fails(&mut go(&place.path().join("other"), &["--owner", "no such user"]), 1, &["no such user"]);
     // Less than its root takes.
     for size in ["100", "4K", "4607"] {
