@@ -6,9 +6,9 @@ use crate::offline::{self, Offline, TreePath};
 use crate::process;
 use crate::progress::Progress;
 use crate::transfer::{Gather, pack};
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use tempfile::NamedTempFile;
 
@@ -49,8 +49,9 @@ pub fn run(asked: &Export) -> Result<()> {
 /// is there already is opened. Dropping it removes it.
 fn beside(path: &Path) -> std::io::Result<NamedTempFile> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let usual = Permissions::from_mode(0o666);
-    tempfile::Builder::new().prefix(".externfs-").suffix(".part").permissions(usual).tempfile_in(dir)
+    // Made by us, an error does not come with a name that nobody has given.
+    let make = |path: &Path| File::options().read(true).write(true).create_new(true).mode(0o666).open(path);
+    tempfile::Builder::new().prefix(".externfs-").suffix(".part").make_in(dir, make)
 }
 
 fn export<W: Write>(tree: &Offline, target: W, shown: &str) -> Result<W> {

@@ -273,6 +273,8 @@ fn paths_and_modes_and_owners_that_are_none() {
     ] {
         fails(&mut go(command, rest), code, parts);
     }
+    let line = support::text(&support::run(&mut go(&["export"], &["--tar", "/no/such/dir/x.tar"])).stderr);
+    assert_eq!(line, "externfs: /no/such/dir/x.tar: no such file or directory\n");
     assert_eq!(succeeds(&mut go(&["ls"], &["/"])), "hello\nlink\n");
     for (command, rest) in [
         (&["create"][..], &["--size", "0"][..]),
