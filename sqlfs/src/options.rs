@@ -55,7 +55,7 @@ impl Options {
     }
 
     fn take(&mut self, key: &str, value: Option<&str>) -> Option<()> {
-        let number = |most: u64| value.and_then(|text| text.parse::<u64>().ok()).filter(|number| (1..=most).contains(number));
+        let number = || value.and_then(|text| text.parse::<u64>().ok()).filter(|number| (1..=most(key)).contains(number));
         let limits = &mut self.limits;
         match (key, value) {
             ("ro", None) => (self.read_only, self.writes) = (true, false),
@@ -65,17 +65,30 @@ impl Options {
                 self.also = list.split(':').map(PathBuf::from).collect()
             }
             ("queries", Some(dir)) if !dir.is_empty() => self.queries = Some(dir.into()),
-            ("time", _) => limits.time = Duration::from_millis(number(3_600_000)?),
-            ("rows", _) => limits.rows = number(u64::MAX)?,
-            // A frame between processes has a length of 32 bits.
-            ("bytes", _) => limits.bytes = number(1 << 10)? << 20,
-            ("heap", _) => limits.heap = number(1 << 20)? << 20,
-            ("length", _) => limits.length = number(1 << 20)? << 10,
-            ("running", _) => limits.running = number(64)? as usize,
-            ("queue", _) => limits.queued = number(1000)? as usize,
+            ("time", _) => limits.time = Duration::from_millis(number()?),
+            ("rows", _) => limits.rows = number()?,
+            ("bytes", _) => limits.bytes = number()? << 20,
+            ("heap", _) => limits.heap = number()? << 20,
+            ("length", _) => limits.length = number()? << 10,
+            ("running", _) => limits.running = number()? as usize,
+            ("queue", _) => limits.queued = number()? as usize,
             _ => return None,
         }
         Some(())
+    }
+}
+
+/// The largest number that an option takes; 0 for one that takes none.
+fn most(key: &str) -> u64 {
+    match key {
+        "time" => 3_600_000,
+        "rows" => u64::MAX,
+        // A frame between processes has a length of 32 bits.
+        "bytes" => 1 << 10,
+        "heap" | "length" => 1 << 20,
+        "running" => 64,
+        "queue" => 1000,
+        _ => 0,
     }
 }
 
@@ -84,7 +97,14 @@ fn refuse(option: &MountOption) -> UsageError {
     let given = given.escape_debug();
     let is_meant = |usage: &&(&str, &str)| usage.0.split('|').any(|one| one.split('=').next() == Some(&option.key));
     UsageError(match OPTIONS.iter().find(is_meant) {
-        Some((usage, _)) => format!("option '{given}' of sqlfs is to be written {usage}"),
+        Some((usage, _)) => {
+            let range = match most(&option.key) {
+                0 => String::new(),
+                u64::MAX => ", with a number from 1 on".into(),
+                most => format!(", with a number from 1 to {most}"),
+            };
+            format!("option '{given}' of sqlfs is to be written {usage}{range}")
+        }
         None => {
             let all: Vec<_> = OPTIONS.iter().map(|(usage, _)| *usage).collect();
             format!("sqlfs has no option '{given}': there are {}", all.join(", "))
@@ -123,7 +143,8 @@ mod tests {
     fn a_mistake_is_named_with_its_remedy() {
         for (given, says) in [
             ("uid=root", "is to be written uid=UID[:UID...]"),
-            ("time=0", "time=MS"),
+            ("time=0", "time=MS, with a number from 1 to 3600000"),
+            ("rows=-1", "rows=N, with a number from 1 on"),
             ("time", "time=MS"),
             ("bytes=5000", "bytes=MIB"),
             ("ro=1", "'ro=1' of sqlfs is to be written ro"),
