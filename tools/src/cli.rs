@@ -2,6 +2,7 @@
 //! the shell completions.
 
 mod check;
+mod known;
 mod query;
 mod trees;
 
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 
 /// Host data as a file system: for Linux guests over virtio-fs, for the host over FUSE
 #[derive(Parser, Clone, Debug)]
-#[command(name = "externfs", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(name = "externfs", version, propagate_version = true)]
 pub struct Cli {
     /// Say more: notices, decisions (-vv), each request (-vvv); RUST_LOG says which
     #[arg(short, long, global = true, action = ArgAction::Count)]
@@ -89,7 +90,7 @@ pub enum Command {
 #[derive(Args, Clone, Debug)]
 pub struct Mount {
     /// How SRC is understood: see 'externfs plugins'
-    #[arg(value_name = "PLUGIN")]
+    #[arg(value_name = "PLUGIN", value_parser = known::PLUGINS)]
     pub plugin: String,
     /// What to show: for hostfs, a directory
     #[arg(value_name = "SRC", value_hint = ValueHint::AnyPath)]
@@ -127,7 +128,7 @@ pub struct Umount {
 #[derive(Args, Clone, Debug)]
 pub struct Serve {
     /// How SRC is understood: see 'externfs plugins'
-    #[arg(value_name = "PLUGIN")]
+    #[arg(value_name = "PLUGIN", value_parser = known::PLUGINS)]
     pub plugin: String,
     /// What to serve: for hostfs, a directory
     #[arg(value_name = "SRC", value_hint = ValueHint::AnyPath)]
@@ -187,7 +188,8 @@ pub struct Boot {
 }
 
 const BOOT_HELP: &str = "\
-The exit status is the command's; 128+N if signal N ended it, 127 if it was not found, 1 if the guest did not boot. Without --root, /tmp, /run \
+The exit status is the command's; 128+N if signal N ended it, 126 if it cannot be run, 127 if it was not found, 1 if the guest did not boot. The \
+guest reads all of standard input, as ssh does: in a loop that reads from it write </dev/null. Without --root, /tmp, /run \
 and /mnt are empty and writable, and everything that the server's user can read on the host can be read in the guest.
 
 Examples:

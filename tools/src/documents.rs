@@ -14,8 +14,20 @@ use std::path::Path;
 pub fn man_pages(directory: &Path) -> Result<()> {
     let failed = |error: std::io::Error| Failure::io(format!("cannot write man pages to {}", directory.display()), &error);
     std::fs::create_dir_all(directory).map_err(failed)?;
-    clap_mangen::generate_to(cli::command(), directory).map_err(failed)?;
-    clap_mangen::generate_to(crate::humfsify::command(), directory).map_err(failed)
+    clap_mangen::generate_to(with_synopsis(cli::command()), directory).map_err(failed)?;
+    clap_mangen::generate_to(with_synopsis(crate::humfsify::command()), directory).map_err(failed)
+}
+
+/// As `--help` writes it: of its own, a page has options there without their values.
+fn with_synopsis(command: clap::Command) -> clap::Command {
+    // It needs no page.
+    let mut command = command.disable_help_subcommand(true);
+    command.build();
+    let written = |mut command: clap::Command| {
+        let usage = command.render_usage().to_string();
+        command.override_usage(usage.trim_start_matches("Usage: ").to_owned())
+    };
+    written(command.mut_subcommands(written))
 }
 
 /// Prints the completions of `shell`.

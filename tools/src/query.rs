@@ -25,6 +25,9 @@ const LARGE: u64 = 1 << 30;
 /// # Errors
 /// One line: why there is no answer.
 pub fn run(asked: &Query) -> Result<u8> {
+    if asked.sql.is_none() && !asked.repl {
+        return Err(Failure::usage("nothing is asked: give an SQL statement, or --repl to ask one after another"));
+    }
     crate::process::raise_file_limit();
     let mut ground = Ground::open(asked, limits(asked))?;
     let Some(sql) = &asked.sql else { return repl::run(&mut ground, asked) };

@@ -57,6 +57,13 @@ fn records(bytes: &[u8], fields: usize) -> BTreeSet<Vec<Vec<u8>>> {
 }
 
 #[test]
+fn who_asks_nothing_is_told_how() {
+    let place = Place::new();
+    let mut command = externfs(["query"]);
+    fails(command.arg(place.source()), 2, &["SQL", "--repl"]);
+}
+
+#[test]
 fn a_directory_is_what_find_says() {
     let place = Place::new();
     zoo(&place);

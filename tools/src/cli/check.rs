@@ -1,5 +1,6 @@
 //! The commands that look into a tree's records.
 
+use super::known::Known;
 use clap::{Args, ValueHint};
 use humfs::Adopt;
 use std::ffi::OsString;
@@ -22,7 +23,7 @@ pub struct Check {
     #[arg(long, conflicts_with = "repair")]
     pub live: bool,
     /// Whose files without a record are: root, owner-map or refuse, as with -o adopt= [default: the tree's setting]
-    #[arg(long, value_name = "POLICY", value_parser = parse_adopt)]
+    #[arg(long, value_name = "POLICY", value_parser = POLICIES, hide_possible_values = true)]
     pub adopt: Option<Adopt>,
 }
 
@@ -46,14 +47,16 @@ pub struct Explain {
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<OsString>,
     /// Whose files without a record are: root, owner-map or refuse, as with -o adopt= [default: the tree's setting]
-    #[arg(long, value_name = "POLICY", value_parser = parse_adopt)]
+    #[arg(long, value_name = "POLICY", value_parser = POLICIES, hide_possible_values = true)]
     pub adopt: Option<Adopt>,
 }
+
+pub(super) const POLICIES: Known<Adopt> = Known { words: || vec!["root", "owner-map", "refuse"], parse: parse_adopt };
 
 /// Reads a policy.
 ///
 /// # Errors
 /// It is none.
-pub(super) fn parse_adopt(text: &str) -> Result<Adopt, String> {
+fn parse_adopt(text: &str) -> Result<Adopt, String> {
     Adopt::parse(text).ok_or_else(|| "root, owner-map or refuse".into())
 }

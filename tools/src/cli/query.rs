@@ -1,5 +1,6 @@
 //! The command that asks a tree in SQL.
 
+use super::known::Known;
 use clap::{Args, ValueHint};
 use sqlfs::query::Format;
 use std::ffi::OsString;
@@ -11,11 +12,11 @@ pub struct Query {
     /// A humfs tree, mounted or not; or hostfs:DIR for any directory
     #[arg(value_name = "TREE|hostfs:DIR", value_hint = ValueHint::DirPath)]
     pub tree: OsString,
-    /// One statement that only reads
-    #[arg(value_name = "SQL", required_unless_present = "repl", conflicts_with = "repl")]
+    /// One statement that only reads, if there is no --repl
+    #[arg(value_name = "SQL", conflicts_with = "repl")]
     pub sql: Option<String>,
     /// What the answer looks like: table, csv, tsv, json, jsonl, nul or text [default: table on a terminal, else text]
-    #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
+    #[arg(long, value_name = "FORMAT", value_parser = FORMATS, hide_possible_values = true)]
     pub format: Option<Format>,
     /// The plan instead of the answer, with a warning for each table that is read whole
     #[arg(long, conflicts_with = "repl")]
@@ -45,6 +46,8 @@ Examples:
   externfs query hostfs:/home \"select name, size from root_fs order by size desc limit 20\"
   externfs query hostfs:. \"select '.'||raw from root_fs where uid=5\" --format nul | xargs -0 ls -d
   externfs query --repl /srv/guest";
+
+const FORMATS: Known<Format> = Known { words: || vec!["table", "csv", "tsv", "json", "jsonl", "nul", "text"], parse: parse_format };
 
 /// The format called `name`.
 ///

@@ -1,5 +1,6 @@
 //! The commands for trees that nobody has mounted.
 
+use super::known::Known;
 use clap::{ArgAction, Args, ValueHint};
 use humfs::Adopt;
 use humfs::store::Format;
@@ -17,7 +18,7 @@ pub struct Create {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub size: u64,
     /// Where owners, modes and attributes are kept: xattr, sqlite, shadow_fs or shadow_link
-    #[arg(long, value_name = "FORMAT", default_value = "xattr", value_parser = parse_format)]
+    #[arg(long, value_name = "FORMAT", default_value = "xattr", value_parser = FORMATS, hide_possible_values = true)]
     pub metadata: Format,
     /// The host's user who is to own the tree on the host (root only)
     #[arg(long, value_name = "USER[:GROUP]")]
@@ -26,7 +27,7 @@ pub struct Create {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub inodes: Option<u64>,
     /// Whose files are that the host makes in it, for want of -o adopt=: root, owner-map or refuse [default: root]
-    #[arg(long, value_name = "POLICY", value_parser = super::check::parse_adopt)]
+    #[arg(long, value_name = "POLICY", value_parser = super::check::POLICIES, hide_possible_values = true)]
     pub adopt: Option<Adopt>,
     /// What to fill it with: a directory, a tar archive, or - for an archive on standard input
     #[arg(long, value_name = "DIR|TAR|-", value_hint = ValueHint::AnyPath)]
@@ -86,7 +87,7 @@ pub struct Convert {
     #[arg(value_name = "TREE", value_hint = ValueHint::DirPath)]
     pub tree: PathBuf,
     /// Where owners, modes and attributes are to be: xattr, sqlite, shadow_fs or shadow_link
-    #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
+    #[arg(long, value_name = "FORMAT", value_parser = FORMATS, hide_possible_values = true)]
     pub metadata: Format,
 }
 
@@ -298,6 +299,8 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         _ => Err("it is too large".into()),
     }
 }
+
+const FORMATS: Known<Format> = Known { words: || Format::ALL.iter().map(|format| format.name()).collect(), parse: parse_format };
 
 fn parse_format(text: &str) -> Result<Format, String> {
     Format::parse(text).ok_or_else(|| {
