@@ -91,6 +91,7 @@ pub fn run(arguments: &[OsString]) -> Result<u8> {
 fn run_mount(asked: cli::Mount) -> Result<()> {
     let options = options::parse(&asked.options)?;
     plugins::warn_who_mounts(&asked.plugin, &asked.source, &options);
+    plugins::warn_of_tree(&asked.plugin, &asked.source);
     mount::run(&mount::Request {
         options,
         plugin: asked.plugin,

@@ -23,3 +23,12 @@ pub fn warn_who_mounts(plugin: &str, source: &Path, options: &[MountOption]) {
         tracing::warn!("only root may query: an ordinary user who mounts for himself adds -o uid={own}");
     }
 }
+
+/// Tells who shows a humfs tree by hostfs that it is one: what is in it can be meant,
+/// and has other owners and modes.
+pub fn warn_of_tree(plugin: &str, source: &Path) {
+    if plugin == "hostfs" && source.join("superblock").is_file() && source.join("data").is_dir() {
+        let shown = source.display();
+        tracing::warn!("'{shown}' is a humfs tree: hostfs shows its parts, the plugin humfs what is in it (humfs:{shown})");
+    }
+}

@@ -66,6 +66,7 @@ pub fn run(request: &Request) -> Result<()> {
     let plugin = mount::known(&registry, &request.plugin)?;
     let mut sorted = mount::sort(plugin, &request.options)?;
     process::raise_file_limit();
+    plugins::warn_of_tree(&request.plugin, &request.source);
     if request.mount.is_some() {
         plugins::warn_who_mounts(&request.plugin, &request.source, &sorted.plugin);
     }

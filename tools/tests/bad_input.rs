@@ -52,6 +52,26 @@ fn words_that_nobody_knows() {
 }
 
 #[test]
+fn a_tree_that_is_shown_as_a_directory() {
+    let place = Place::new();
+    let tree = place.path().join("tree");
+    succeeds(&mut tree_command(&tree, &["create"], &["--size", "1G"]));
+    let hint = format!("(humfs:{})", tree.display());
+    let said = |command: &mut Command| support::text(&support::run(command).stderr);
+    let none = place.path().join("none");
+    assert!(said(externfs(["mount", "hostfs"]).arg(&tree).arg(&none)).contains(&hint));
+    assert!(said(externfs(["serve", "hostfs"]).arg(&tree).arg("--socket").arg(none.join("s"))).contains(&hint));
+    assert!(!said(externfs(["mount", "humfs"]).arg(&tree).arg(&none)).contains(&hint));
+    assert!(!said(externfs(["mount", "hostfs"]).arg(place.source()).arg(&none)).contains("humfs"));
+    if support::can_boot() {
+        let booted = said(externfs(["boot", "--share", "none=/no/such/source", "--root"]).arg(&tree));
+        assert!(!booted.contains(&hint), "the first that is wrong is told alone: {booted}");
+        let booted = said(externfs(["boot", "--share"]).arg(format!("a={}", tree.display())).args(["--", "true"]));
+        assert!(booted.contains(&hint), "{booted}");
+    }
+}
+
+#[test]
 fn a_mount_point_that_cannot_be_one() {
     if !can_mount() {
         return;

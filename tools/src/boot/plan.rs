@@ -101,6 +101,7 @@ impl Plan {
     pub fn open_shares(&self) -> Result<Vec<OpenShare>> {
         let registry = plugins::registry();
         let open = |share: &Share| -> Result<OpenShare> {
+            plugins::warn_of_tree(&share.plugin, &share.source);
             let mut sorted = share.sorted.clone();
             let (connect, grounds) = mount::open(mount::known(&registry, &share.plugin)?, &share.source, &mut sorted)?;
             Ok(OpenShare { tag: share.tag.clone(), source: share.source.clone(), sorted, grounds, connect })
