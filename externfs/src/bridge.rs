@@ -178,7 +178,7 @@ impl<F: ExternFs> Connect for Bridge<F> {
         self.guests.store(guests, Ordering::Relaxed);
     }
 
-    fn mounted(&self, mount: HostMount) {
+    fn mounted(&self, mount: Option<HostMount>) {
         self.fs().mounted(mount);
     }
 

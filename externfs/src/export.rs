@@ -198,9 +198,10 @@ pub trait Connect: Send + Sync {
 
     /// What is served here shows in `mount`, on the very host that the source is on:
     /// the mount may be met within the source, and must not be asked for anything,
-    /// since its answers come from here. Said before anything is served. What wraps
+    /// since its answers come from here. Said before anything is served, and None as
+    /// soon as it is unmounted: its device's number is another's then. What wraps
     /// another must pass it on.
-    fn mounted(&self, mount: HostMount) {
+    fn mounted(&self, mount: Option<HostMount>) {
         let _ = mount;
     }
 

@@ -118,7 +118,7 @@ pub trait ExternFs: Send + Sync + 'static {
     }
 
     /// What is served shows in `mount`; see [`crate::Connect::mounted`].
-    fn mounted(&self, mount: HostMount) {}
+    fn mounted(&self, mount: Option<HostMount>) {}
 
     // ----- identity ---------------------------------------------------------
 

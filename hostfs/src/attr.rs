@@ -52,6 +52,11 @@ impl Stat {
         u64::from(major << 20 | minor)
     }
 
+    /// The mount through which it was reached, where the kernel tells (Linux 5.8).
+    pub(crate) fn mount_id(&self) -> Option<u64> {
+        (self.0.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(self.0.stx_mnt_id)
+    }
+
     /// Device, inode number, birth time: a reused number shows as another
     /// birth time wherever the host records one.
     pub(crate) fn key(&self) -> NodeKey {

@@ -306,7 +306,8 @@ impl ExternFs for HostFs {
         }
     }
 
-    fn mounted(&self, mount: HostMount) {
+    fn mounted(&self, mount: Option<HostMount>) {
+        let Some(mount) = mount else { return self.jail.forget_own() };
         if let Err(errno) = self.jail.keep_out_of(mount) {
             tracing::warn!("a mount of the tree within itself will not be recognised: {errno}");
         }

@@ -29,7 +29,7 @@ use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// For every descriptor of one component.
 const COMPONENT: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -59,7 +59,8 @@ pub(crate) struct Jail {
     resolver: Resolver,
     one_file_system: bool,
     proc: Mutex<ProcFd>,
-    own: OnceLock<Own>,
+    /// None where nothing is mounted.
+    own: RwLock<Option<Arc<Own>>>,
 }
 
 impl Jail {
@@ -80,7 +81,7 @@ impl Jail {
                 Err(other) => return Err(other),
             },
         };
-        Ok(Jail { root, resolver, one_file_system, proc: Mutex::new(ProcFd::open()?), own: OnceLock::new() })
+        Ok(Jail { root, resolver, one_file_system, proc: Mutex::new(ProcFd::open()?), own: RwLock::default() })
     }
 
     /// The directory of the operator's choice; links on the way are his.
@@ -96,27 +97,53 @@ impl Jail {
         self.resolver
     }
 
-    /// From now on `mount` is not entered. Only the first counts.
+    /// From now on `mount` is not entered.
     ///
     /// # Errors
     /// What the host says of the root.
-    pub(crate) fn keep_out_of(&self, mut mount: HostMount) -> Fault<()> {
+    pub(crate) fn keep_out_of(&self, mount: HostMount) -> Fault<()> {
+        let own = Own::new(self.root(), (mount.major, mount.minor))?;
+        // First: the way up from what it covers may lead into it.
+        self.set_own(Some(own));
+        let Some((covered, name)) = mount.covered else { return Ok(()) };
         // What is not within is nothing to be shown.
-        mount.covered.take_if(|(fd, _)| !self.contains_strictly(fd.as_fd()).unwrap_or(false));
-        let own = Own::new(self.root(), mount)?;
-        // A second would be a frontend's mistake, and the first goes on holding.
-        let _ = self.own.set(own);
+        if self.is_below_root(covered.as_fd()).unwrap_or(false) {
+            let own = Own::new(self.root(), (mount.major, mount.minor))?;
+            self.set_own(Some(own.over(covered, name)));
+        }
         Ok(())
     }
 
-    fn contains_strictly(&self, dir: BorrowedFd<'_>) -> Fault<bool> {
-        Ok(Stat::of_fd(dir)?.key() != Stat::of_fd(self.root())?.key() && self.contains(dir)?)
+    /// The mount is gone, and its device's number is another's.
+    pub(crate) fn forget_own(&self) {
+        self.set_own(None);
     }
 
-    /// The object `key` that is called `name` in the directory `above`, if our own
-    /// mount covers it: that name leads to the mount.
-    pub(crate) fn covered(&self, key: NodeKey, above: NodeKey, name: &CStr) -> Option<BorrowedFd<'_>> {
-        self.own.get()?.held(key, above, name)
+    fn set_own(&self, own: Option<Own>) {
+        *self.own.write().unwrap_or_else(PoisonError::into_inner) = own.map(Arc::new);
+    }
+
+    fn own(&self) -> Option<Arc<Own>> {
+        self.own.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether `dir` is below the root, and was reached by way of the mount that
+    /// the root was reached by, and of what is mounted in that.
+    fn is_below_root(&self, dir: BorrowedFd<'_>) -> Fault<bool> {
+        let found = self.climb(dir)?;
+        Ok(Stat::of_fd(dir)?.key() != Stat::of_fd(self.root())?.key()
+            && found.is_some_and(|at| {
+                let id = |fd: BorrowedFd<'_>| Stat::of_fd(fd).ok().and_then(|stat| stat.mount_id());
+                id(at.as_fd()).is_some_and(|there| id(self.root()) == Some(there))
+            }))
+    }
+
+    /// A descriptor of the object `key` that is called `name` in `dir`, which is
+    /// `above`, if our own mount covers it: that name leads to the mount.
+    pub(crate) fn covered(&self, key: NodeKey, at: (BorrowedFd<'_>, NodeKey), name: &CStr) -> Option<Fault<OwnedFd>> {
+        let own = self.own()?;
+        let covered = own.held(key, at, name)?;
+        Some(rustix::io::fcntl_dupfd_cloexec(covered, 0))
     }
 
     /// The status of `name` in `dir`.
@@ -125,7 +152,7 @@ impl Jail {
     /// For our own mount EXDEV with `one-file-system`, and ELOOP where it is not
     /// known what it covers.
     pub(crate) fn stat(&self, dir: BorrowedFd<'_>, name: &CStr) -> Fault<Stat> {
-        match self.own.get() {
+        match self.own() {
             None => Stat::of_name(dir, name),
             Some(own) => own.stat(dir, name, self.one_file_system),
         }
@@ -151,7 +178,7 @@ impl Jail {
     fn component(&self, dir: BorrowedFd<'_>, name: &CStr, flags: OFlags) -> Fault<OwnedFd> {
         check_component(name.to_bytes())?;
         let one_file_system = self.one_file_system;
-        match (self.resolver, self.own.get()) {
+        match (self.resolver, self.own()) {
             (Resolver::Openat2, None) => openat2::component(dir, name, flags, one_file_system),
             // Only where the way leads to another mount it may be that one.
             (Resolver::Openat2, Some(own)) => match openat2::component(dir, name, flags, true) {
@@ -233,29 +260,35 @@ impl Jail {
     /// directory that is no longer where it was: has the host moved it within
     /// the jail, or out of it?
     pub(crate) fn contains(&self, dir: BorrowedFd<'_>) -> Fault<bool> {
+        Ok(self.climb(dir)?.is_some())
+    }
+
+    /// The root as it is found on the way up from `dir`; None if it is not.
+    fn climb(&self, dir: BorrowedFd<'_>) -> Fault<Option<OwnedFd>> {
         /// More levels than that is a loop or an attack.
         const LEVELS: usize = 1 << 16;
         let root = Stat::of_fd(self.root())?.key();
+        let own = self.own();
         let up = |from: BorrowedFd<'_>| rustix::fs::openat(from, c"..", COMPONENT | OFlags::DIRECTORY, Mode::empty());
         let mut key = Stat::of_fd(dir)?.key();
         let mut at = rustix::io::fcntl_dupfd_cloexec(dir, 0)?;
         for _ in 0..LEVELS {
             if key == root {
-                return Ok(true);
+                return Ok(Some(at));
             }
             // Our own mount lies over what is above: the way on is hidden, and what
             // cannot be told to be within counts as outside.
-            if self.own.get().is_some_and(|own| own.is_at(at.as_fd(), c"..").unwrap_or(true)) {
-                return Ok(false);
+            if own.as_ref().is_some_and(|own| own.is_at(at.as_fd(), c"..").unwrap_or(true)) {
+                return Ok(None);
             }
             at = up(at.as_fd())?;
             let above = Stat::of_fd(at.as_fd())?.key();
             if above == key {
-                return Ok(false);
+                return Ok(None);
             }
             key = above;
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Another name for what `fd` stands for, also if it has none.

@@ -170,10 +170,11 @@ impl HostFs {
         match parent {
             Some(parent) => {
                 let dir = self.dir(&parent)?;
-                let covered = self.jail.covered(node.key(), parent.key(), &name);
-                let Some(covered) = covered else { return Ok(Spot::Named(dir, name)) };
+                let covered = || self.jail.covered(node.key(), (dir.as_fd(), parent.key()), &name);
                 // By its name our own mount would be reached.
-                let fd = self.with_spare_fds(|| rustix::io::fcntl_dupfd_cloexec(covered, 0));
+                let Some(fd) = self.with_spare_fds(|| covered().transpose()).transpose() else {
+                    return Ok(Spot::Named(dir, name));
+                };
                 Ok(Spot::Held(Held::Own(fd.map_err(fault("holding a directory"))?)))
             }
             None => Err(Errno::ESTALE.into()),

@@ -161,7 +161,8 @@ impl Shared {
             }
             return;
         }
-        let Ok(stat) = Stat::of_name(dir.as_fd(), name) else { return };
+        // Who it is, the kernel knows without asking a server, which may be us.
+        let Ok(stat) = Stat::known_of_name(dir.as_fd(), name) else { return };
         let echo = self.state().own_nodes.get(&stat.key()).copied();
         let data = events.contains(ReadFlags::MODIFY) && !is_recent(echo);
         (self.sink)(Change::Node { node: stat.key(), data });

@@ -452,7 +452,7 @@ impl ExternFs for HumFs {
         self.sync_all()
     }
 
-    fn mounted(&self, mount: HostMount) {
+    fn mounted(&self, mount: Option<HostMount>) {
         self.base.mounted(mount);
     }
 

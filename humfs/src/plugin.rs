@@ -125,7 +125,7 @@ impl Connect for Later {
         }
     }
 
-    fn mounted(&self, mount: HostMount) {
+    fn mounted(&self, mount: Option<HostMount>) {
         if let Ok(bridge) = self.bridge() {
             bridge.mounted(mount);
         }

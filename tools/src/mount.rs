@@ -349,7 +349,7 @@ fn serve_mount(mut mount: FuseMount, job: &Job, background: &mut Option<(Ready, 
     enter_sandbox(job.sandbox, sorted, &job.grounds, true)?;
     process::keep_memory_small();
     if let Some(about) = mount.take_about() {
-        job.connect.mounted(about);
+        job.connect.mounted(Some(about));
     }
     let export = job.connect.connect().map_err(|e| Failure::new(format!("cannot open {}: {e}", job.source.display())))?;
     let point = mount.unmounter().point().to_owned();

@@ -179,7 +179,7 @@ fn serve(job: &Job, mut fuse: Option<FuseMount>) -> Result<()> {
     process::keep_memory_small();
     let signals = process::catch_signals(&[Signal::SIGTERM])?;
     if let Some(about) = fuse.as_mut().and_then(FuseMount::take_about) {
-        job.connect.mounted(about);
+        job.connect.mounted(Some(about));
     }
     let mounted = with_export(fuse, &*job.connect).map_err(|e| Failure::new(format!("cannot open {}: {e}", job.source.display())))?;
     let options: ServeOptions = job.sorted.serve;
@@ -190,7 +190,10 @@ fn serve(job: &Job, mut fuse: Option<FuseMount>) -> Result<()> {
         if let Some((fuse, export)) = mounted {
             let stop = &stop;
             let body = move || match fuse.serve(export, &options, &StopHandle::new(), || drop(busy)) {
-                Ok(_) => tracing::info!("the mount on the host is gone; guests go on being served"),
+                Ok(_) => {
+                    job.connect.mounted(None);
+                    tracing::info!("the mount on the host is gone; guests go on being served");
+                }
                 Err(error) => {
                     tracing::error!("{error}");
                     stop.raise();

@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let connect = hostfs::HostFsPlugin.open(&Source { path: source.clone(), options: plugin })?;
     let mut mounted = FuseMount::mount(source.as_os_str(), &point, &mount)?;
     if let Some(about) = mounted.take_about() {
-        connect.mounted(about);
+        connect.mounted(Some(about));
     }
     let reason = mounted.serve(connect.connect()?, &serve, &StopHandle::new(), || println!("ready"))?;
     println!("{reason:?}");

@@ -9,6 +9,11 @@
 //! mount's other places in the tree (bind mounts) nobody knows what they cover:
 //! ELOOP, as the kernel has it for a directory within itself.
 //!
+//! The covered directory is held by a descriptor, and must not become a way out
+//! of the tree: it counts only as long as its name leads to the mount and it lies
+//! where it lay, and only if it was reached through the root's own mount (a
+//! read-only bind of a tree that is mounted elsewhere, too, is another one).
+//!
 //! This must not cost a look-up anything. On a file system that is known to keep
 //! all attributes itself, asking without synchronisation is the same as asking:
 //! what lies on the root's own device is answered by that one call.
@@ -16,7 +21,7 @@
 use super::COMPONENT;
 use crate::attr::Stat;
 use crate::fault::Fault;
-use externfs::{HostMount, NodeKey};
+use externfs::NodeKey;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
@@ -44,19 +49,29 @@ struct Covered {
 }
 
 impl Own {
-    /// What `mount` is to the tree below `root`.
+    /// What the mount `major`:`minor` is to the tree below `root`, if it covers
+    /// nothing there.
     ///
     /// # Errors
     /// What the host says of `root`.
-    pub(super) fn new(root: BorrowedFd<'_>, mount: HostMount) -> Fault<Own> {
+    pub(super) fn new(root: BorrowedFd<'_>, (major, minor): (u32, u32)) -> Fault<Own> {
         let is_local = LOCAL.contains(&(rustix::fs::fstatfs(root)?.f_type as u64));
         let local = is_local.then_some(Stat::of_fd(root)?.volume());
-        let covered = mount.covered.and_then(|(fd, name)| {
-            let above = rustix::fs::openat(&fd, c"..", COMPONENT | OFlags::DIRECTORY, Mode::empty()).ok()?;
-            let (above, key) = (Stat::of_fd(above.as_fd()).ok()?.key(), Stat::of_fd(fd.as_fd()).ok()?.key());
-            Some(Covered { above, name, key, fd })
-        });
-        Ok(Own { volume: Stat::volume_of(mount.major, mount.minor), local, covered })
+        Ok(Own { volume: Stat::volume_of(major, minor), local, covered: None })
+    }
+
+    /// The same, where it covers the directory `fd` called `name`.
+    pub(super) fn over(self, fd: OwnedFd, name: CString) -> Own {
+        let look = || -> Fault<Covered> {
+            if self.is_at(fd.as_fd(), c"..")? {
+                return Err(Errno::LOOP);
+            }
+            let above = rustix::fs::openat(&fd, c"..", COMPONENT | OFlags::DIRECTORY, Mode::empty())?;
+            let (above, key) = (Stat::of_fd(above.as_fd())?.key(), Stat::of_fd(fd.as_fd())?.key());
+            let fd = fd.try_clone().map_err(|_| Errno::MFILE)?;
+            Ok(Covered { above, name: name.clone(), key, fd })
+        };
+        Own { covered: look().ok(), ..self }
     }
 
     /// The status of `name` in `dir`.
@@ -79,19 +94,30 @@ impl Own {
         Ok(Stat::known_of_name(dir, name)?.volume() == self.volume)
     }
 
-    /// What the mount hides as `name` in `dir`.
+    /// What the mount hides as `name` in `dir`, which leads to it.
     ///
     /// # Errors
     /// ELOOP where that is not known.
     pub(super) fn covered(&self, dir: BorrowedFd<'_>, name: &CStr) -> Fault<BorrowedFd<'_>> {
         let covered = self.covered.as_ref().filter(|covered| *covered.name == *name).ok_or(Errno::LOOP)?;
         // The place decides, not the mount, which may have been bound elsewhere too.
-        if Stat::of_fd(dir)?.key() == covered.above { Ok(covered.fd.as_fd()) } else { Err(Errno::LOOP) }
+        let is_here = Stat::of_fd(dir)?.key() == covered.above && covered.is_in_place()?;
+        if is_here { Ok(covered.fd.as_fd()) } else { Err(Errno::LOOP) }
     }
 
-    /// What is covered, if it is the object `key` called `name` in `above`.
-    pub(super) fn held(&self, key: NodeKey, above: NodeKey, name: &CStr) -> Option<BorrowedFd<'_>> {
+    /// What is covered, if it is the object `key` called `name` in `dir`, which is
+    /// `above`: that name leads to the mount.
+    pub(super) fn held(&self, key: NodeKey, (dir, above): (BorrowedFd<'_>, NodeKey), name: &CStr) -> Option<BorrowedFd<'_>> {
         let covered = self.covered.as_ref()?;
-        (covered.key == key && covered.above == above && *covered.name == *name).then(|| covered.fd.as_fd())
+        let is_it = covered.key == key && covered.above == above && *covered.name == *name;
+        let is_there = || Ok::<_, Errno>(self.is_at(dir, name)? && covered.is_in_place()?);
+        (is_it && is_there().unwrap_or(false)).then(|| covered.fd.as_fd())
+    }
+}
+
+impl Covered {
+    /// Whether it is where it was covered.
+    fn is_in_place(&self) -> Fault<bool> {
+        Ok(Stat::known_of_name(self.fd.as_fd(), c"..")?.key() == self.above)
     }
 }

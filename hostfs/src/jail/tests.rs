@@ -281,28 +281,107 @@ fn our_own_mount_is_not_entered() {
     }
 }
 
+/// Runs `test` in a mount namespace of its own; not where that takes a right that
+/// we have not got.
+fn with_own_mounts(test: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let body = || {
+            // SAFETY: this thread shares nothing that it takes away from others.
+            #[allow(unsafe_code)]
+            let is_apart = unsafe { libc::unshare(libc::CLONE_NEWNS) } == 0;
+            if !is_apart {
+                println!("skipped: no mount namespace may be made here");
+                return;
+            }
+            run("mount", &["--make-rprivate", "/"]);
+            test();
+        };
+        scope.spawn(body).join().unwrap();
+    });
+}
+
+fn run(program: &str, args: &[&str]) {
+    let status = std::process::Command::new(program).args(args).status().unwrap();
+    assert!(status.success(), "{program} {args:?}");
+}
+
+/// A mount of something else, at `point`, as if it were ours.
+fn mount_at(point: &Path) -> HostMount {
+    let covered = Jail::open_root(point).unwrap();
+    let name = CString::new(point.file_name().unwrap().as_encoded_bytes()).unwrap();
+    run("mount", &["-t", "tmpfs", "none", point.to_str().unwrap()]);
+    let volume = Stat::of_fd(Jail::open_root(point).unwrap().as_fd()).unwrap().volume() as u32;
+    HostMount { major: volume >> 20, minor: volume & 0xf_ffff, covered: Some((covered, name)) }
+}
+
 #[test]
 fn what_a_mount_covers_is_shown_where_it_is_and_nowhere_else() {
-    let tree = Tree::new();
-    for resolver in RESOLVERS {
-        let jail = tree.open(resolver, false);
-        let deep = || jail.walk(b"dir/deep").unwrap();
-        let key = |fd: BorrowedFd<'_>| Stat::of_fd(fd).unwrap().key();
-        jail.keep_out_of(HostMount { major: 0, minor: 0, covered: Some((deep(), c("deep"))) }).unwrap();
-        let (dir, root) = (key(jail.walk(b"dir").unwrap().as_fd()), key(jail.root()));
-        let found = jail.covered(key(deep().as_fd()), dir, c"deep").unwrap();
-        assert_eq!(key(found), key(deep().as_fd()));
-        assert!(jail.covered(dir, root, c"deep").is_none());
-        assert!(jail.covered(key(deep().as_fd()), root, c"deep").is_none());
-        assert!(jail.covered(key(deep().as_fd()), dir, c"dir").is_none());
-        // Outside of the jail, and the jail itself.
-        for other in [&tree.outside, &tree.jail] {
+    with_own_mounts(|| {
+        let tree = Tree::new();
+        for resolver in RESOLVERS {
             let jail = tree.open(resolver, false);
-            let fd = Jail::open_root(other).unwrap();
-            let (covered, above) = (key(fd.as_fd()), Stat::of_name(fd.as_fd(), c"..").unwrap().key());
-            let name = CString::new(other.file_name().unwrap().as_encoded_bytes()).unwrap();
-            jail.keep_out_of(HostMount { major: 0, minor: 0, covered: Some((fd, name.clone())) }).unwrap();
-            assert!(jail.covered(covered, above, &name).is_none());
+            let key = |fd: BorrowedFd<'_>| Stat::of_fd(fd).unwrap().key();
+            let (above, root) = (jail.walk(b"dir").unwrap(), jail.root());
+            let (dir, deep) = (key(above.as_fd()), key(jail.walk(b"dir/deep").unwrap().as_fd()));
+            let point = tree.jail.join("dir/deep");
+            jail.keep_out_of(mount_at(&point)).unwrap();
+            let found = |at, name: &CStr| jail.covered(deep, at, name).map(|fd| key(fd.unwrap().as_fd()));
+            let here = (above.as_fd(), dir);
+            assert_eq!(found(here, c"deep"), Some(deep));
+            assert_eq!(key(jail.child(above.as_fd(), c"deep").unwrap().as_fd()), deep);
+            assert_eq!(jail.stat(above.as_fd(), c"deep").unwrap().key(), deep);
+            assert_eq!(found((root, key(root)), c"deep"), None);
+            assert_eq!(found(here, c"dir"), None);
+            // Without the mount the name leads to whatever has it.
+            run("umount", &[point.to_str().unwrap()]);
+            assert_eq!(found(here, c"deep"), None);
+            // And what is not where it was is no longer shown, whoever is there.
+            std::fs::rename(&point, tree.outside.join("moved")).unwrap();
+            std::fs::create_dir(&point).unwrap();
+            let again = mount_at(&point);
+            assert_eq!(found(here, c"deep"), None);
+            assert_eq!(jail.child(above.as_fd(), c"deep").err(), Some(Errno::LOOP));
+            drop(again);
+            run("umount", &[point.to_str().unwrap()]);
+            jail.forget_own();
+            assert!(jail.child(above.as_fd(), c"deep").is_ok());
+            std::fs::remove_dir(&point).unwrap();
+            std::fs::rename(tree.outside.join("moved"), &point).unwrap();
         }
-    }
+    });
+}
+
+#[test]
+fn what_is_covered_elsewhere_is_not_shown() {
+    with_own_mounts(|| {
+        let tree = Tree::new();
+        for resolver in RESOLVERS {
+            // Outside, and the root itself.
+            for other in [&tree.outside, &tree.jail] {
+                let jail = tree.open(resolver, false);
+                let covered = Stat::of_fd(Jail::open_root(other).unwrap().as_fd()).unwrap().key();
+                let above = Jail::open_root(other.parent().unwrap()).unwrap();
+                let name = CString::new(other.file_name().unwrap().as_encoded_bytes()).unwrap();
+                jail.keep_out_of(mount_at(other)).unwrap();
+                let at = (above.as_fd(), Stat::of_fd(above.as_fd()).unwrap().key());
+                assert!(jail.covered(covered, at, &name).is_none());
+                run("umount", &[other.to_str().unwrap()]);
+            }
+            // The root is a bind of the tree, in which nobody may write.
+            let bind = tempfile::tempdir().unwrap();
+            let (from, to) = (tree.jail.to_str().unwrap(), bind.path().to_str().unwrap());
+            run("mount", &["--bind", from, to]);
+            run("mount", &["-o", "remount,bind,ro", to]);
+            let jail = Jail::new(Jail::open_root(bind.path()).unwrap(), Some(resolver), false).unwrap();
+            let above = jail.walk(b"dir").unwrap();
+            let at = (above.as_fd(), Stat::of_fd(above.as_fd()).unwrap().key());
+            let deep = Stat::of_fd(jail.walk(b"dir/deep").unwrap().as_fd()).unwrap().key();
+            let point = tree.jail.join("dir/deep");
+            jail.keep_out_of(mount_at(&point)).unwrap();
+            assert!(jail.covered(deep, at, c"deep").is_none());
+            run("umount", &[point.to_str().unwrap()]);
+            drop((jail, above));
+            run("umount", &[to]);
+        }
+    });
 }
