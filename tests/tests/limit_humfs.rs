@@ -97,12 +97,16 @@ fn fill(path: &Path, piece: usize) -> u64 {
 }
 
 fn fill_by_eight(mount: &Path) -> Vec<u64> {
+    let start = &std::sync::Barrier::new(8);
     std::thread::scope(|scope| {
         let writers: Vec<_> = (0..8)
             .map(|number| {
                 let path = mount.join(format!("w{number}"));
                 // Sizes that fit blocks and sizes that do not.
-                scope.spawn(move || fill(&path, [4096, 1000, 65536, 5000, 131_072, 12_288, 1 << 20, 777][number]))
+                scope.spawn(move || {
+                    start.wait();
+                    fill(&path, [4096, 1000, 65536, 5000, 131_072, 12_288, 1 << 20, 777][number])
+                })
             })
             .collect();
         writers.into_iter().map(|writer| writer.join().unwrap()).collect()
@@ -145,7 +149,8 @@ fn eight_writers(tree: &HumTree) {
         });
         let sum: u64 = written.iter().sum();
         println!("    round {round}: {sum} bytes fitted");
-        assert!(written.iter().all(|&bytes| bytes > 0), "{written:?}");
+        // The little room of the second round may be gone before all have begun.
+        assert!(round > 0 || written.iter().all(|&bytes| bytes > 0), "{written:?}");
         assert!(sum > room - MEBI, "room for {room}: {written:?}");
         let (bytes, _) = tree.counted(&HashMap::new());
         assert!(bytes <= TOTAL, "round {round}: {bytes} of {TOTAL} bytes are used in the end");
