@@ -62,16 +62,15 @@ impl Own {
 
     /// The same, where it covers the directory `fd` called `name`.
     pub(super) fn over(self, fd: OwnedFd, name: CString) -> Own {
-        let look = || -> Fault<Covered> {
+        let look = || -> Fault<(NodeKey, NodeKey)> {
             if self.is_at(fd.as_fd(), c"..")? {
                 return Err(Errno::LOOP);
             }
             let above = rustix::fs::openat(&fd, c"..", COMPONENT | OFlags::DIRECTORY, Mode::empty())?;
-            let (above, key) = (Stat::of_fd(above.as_fd())?.key(), Stat::of_fd(fd.as_fd())?.key());
-            let fd = fd.try_clone().map_err(|_| Errno::MFILE)?;
-            Ok(Covered { above, name: name.clone(), key, fd })
+            Ok((Stat::of_fd(above.as_fd())?.key(), Stat::of_fd(fd.as_fd())?.key()))
         };
-        Own { covered: look().ok(), ..self }
+        let keys = look();
+        Own { covered: keys.ok().map(|(above, key)| Covered { above, name, key, fd }), ..self }
     }
 
     /// The status of `name` in `dir`.
