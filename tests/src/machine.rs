@@ -16,6 +16,7 @@ pub mod scenario;
 pub mod talk;
 
 use crate::fixture::{need_program, temp_dir};
+use externfs_tools::boot::xstate::Preload;
 use kernel::Kernel;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::fs::File;
@@ -109,6 +110,10 @@ impl Machine {
         let errors = File::create(dir.path().join("stderr")).expect("log");
         // A group of its own: User Mode Linux has a process for each of the guest's.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).process_group(0);
+        let _library = match plan.kind {
+            Kind::Qemu => None,
+            Kind::Uml => Preload::into(&mut command).expect("a library in memory"),
+        };
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let asks = child.stdin.take();
         let heard = BufReader::new(child.stdout.take().expect("piped"));

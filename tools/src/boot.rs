@@ -23,6 +23,7 @@ mod terminal;
 pub mod uml;
 mod vigil;
 mod watchdog;
+pub mod xstate;
 
 use crate::failure::{Failure, Result};
 use crate::sandbox::{self, Needs};
@@ -42,6 +43,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use vigil::{Outcome, Vigil};
 use watchdog::Watchdog;
+use xstate::Preload;
 
 /// Boots the guest that `plan` describes and returns the command's exit code.
 ///
@@ -81,9 +83,10 @@ pub fn run(plan: &Plan) -> Result<i32> {
     };
     let mut command = uml::command(&machine, Stdio::from(log_writer), Stdio::from(log_copy));
     watchdog.guard(&mut command)?;
+    let library = Preload::into(&mut command).map_err(|e| Failure::io("cannot keep a library in memory", &e))?;
     let started = command.spawn();
     // It holds the ends of pipes that are the guest's now.
-    drop(command);
+    drop((command, library));
     let guest = match started {
         Ok(child) => Pid::from_raw(child.id() as i32),
         Err(error) => {

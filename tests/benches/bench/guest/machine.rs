@@ -4,6 +4,7 @@ use super::Kind;
 use super::plan::Told;
 use crate::fault::{Naming, Result};
 use externfs_tests::machine::kernel::Kernel;
+use externfs_tools::boot::xstate::Preload;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -32,6 +33,10 @@ impl Machine {
         let log = initramfs.with_extension("stderr");
         let errors = File::create(&log).naming(log.display())?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).process_group(0);
+        let _library = match kind {
+            Kind::Qemu => None,
+            Kind::Uml => Preload::into(&mut command).naming("a library in memory")?,
+        };
         let mut child = command.spawn().naming(command.get_program().display())?;
         let console = child.stdout.take().ok_or_else(|| crate::fault::Fault("no console".into()))?;
         Ok(Machine { child, console: BufReader::new(console), last: VecDeque::new() })
