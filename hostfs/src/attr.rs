@@ -74,6 +74,11 @@ impl Stat {
         Mode::new(u32::from(self.0.stx_mode))
     }
 
+    /// Whether it is setuid or setgid.
+    pub(crate) fn has_setid(&self) -> bool {
+        self.0.stx_mode & 0o6000 != 0
+    }
+
     pub(crate) fn size(&self) -> u64 {
         self.0.stx_size
     }

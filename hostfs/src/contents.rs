@@ -34,12 +34,11 @@ impl HostFs {
         if self.options.read_only && (flags.write || flags.truncate) {
             return Err(Errno::EROFS.into());
         }
-        if self.options.is_layers
-            && !flags.truncate
-            && let Some((fd, stat)) = self.open_by_name(node, flags)?
+        if !flags.truncate
+            && let Some((fd, size)) = self.open_by_name(node, flags)?
         {
             let cache = if self.bypasses(flags) { FileCache::Bypass } else { FileCache::Keep };
-            return Ok(Opened { file: OpenFile::register(fd, node.clone(), flags.write, &self.locks), cache, size: stat.size() });
+            return Ok(Opened { file: OpenFile::register(fd, node.clone(), flags.write, &self.locks), cache, size });
         }
         let (held, stat) = self.reach_with_stat(node)?;
         let mut how = open_flags(flags);
@@ -74,14 +73,22 @@ impl HostFs {
         Ok(Opened { file: OpenFile::register(fd, node.clone(), flags.write, &self.locks), cache, size })
     }
 
-    /// Opens `node` by its name and looks afterwards, which is half of the
-    /// system calls. Only where nobody else can put a device in its place. None
-    /// if it has to be done the long way.
-    fn open_by_name(&self, node: &Arc<Inode>, flags: OpenFlags) -> Result<Option<(OwnedFd, Stat)>> {
-        let Spot::Named(dir, name) = self.spot(node)? else { return Ok(None) };
+    /// Opens `node` by its name, which is half of the system calls, and tells its
+    /// size. Only where nobody else can put a device in its place. None if it has
+    /// to be done the long way.
+    fn open_by_name(&self, node: &Arc<Inode>, flags: OpenFlags) -> Result<Option<(OwnedFd, u64)>> {
+        if !self.options.is_layers {
+            // A guest may make devices: it is looked at before, while it holds still.
+            return self.by_name(node, |dir, name, stat| {
+                let opened = self.jail.open_unchecked(dir, name, open_flags(flags));
+                Ok(opened.ok().map(|fd| (fd, stat.size())))
+            });
+        }
+        // The layer makes none in a data tree, so one look afterwards will do.
+        let Spot::Named { dir, name, .. } = self.spot(node)? else { return Ok(None) };
         let Ok(fd) = self.jail.open_unchecked(dir.as_fd(), &name, open_flags(flags)) else { return Ok(None) };
         let stat = Stat::of_open(fd.as_fd())?;
-        Ok((stat.key() == node.key() && stat.kind()? == FileKind::Regular).then_some((fd, stat)))
+        Ok((stat.key() == node.key() && stat.kind()? == FileKind::Regular).then_some((fd, stat.size())))
     }
 
     /// A regular file, known to be one, opened for I/O.

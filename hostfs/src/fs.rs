@@ -13,6 +13,7 @@ use crate::locks::LockTable;
 use crate::node::{Inode, OpenFile};
 use crate::options::{Cache, Options};
 use crate::pins::Pins;
+use crate::still::Still;
 use crate::watch::Watch;
 use externfs::*;
 use std::ffi::{CStr, CString};
@@ -33,6 +34,8 @@ pub struct HostFs {
     pub(crate) watch: OnceLock<Watch>,
     /// Held while the place of a directory changes.
     moves: Mutex<()>,
+    /// Where names hold still; a layer sees to that itself.
+    pub(crate) still: Option<Still>,
     /// Of a layer.
     pub(crate) known: Option<Arc<Known>>,
     handles_max: usize,
@@ -83,6 +86,7 @@ impl HostFs {
             locks: Arc::default(),
             watch: OnceLock::new(),
             moves: Mutex::default(),
+            still: (options.is_exclusive() && !options.is_layers).then(Still::new),
             known: None,
             handles_max: budget.handles,
             locks_max: budget.locks,

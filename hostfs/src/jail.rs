@@ -291,6 +291,13 @@ impl Jail {
         Ok(None)
     }
 
+    /// Another name for what has one; a link is named itself.
+    pub(crate) fn link_name(&self, from: (BorrowedFd<'_>, &CStr), dir: BorrowedFd<'_>, name: &CStr) -> Fault<()> {
+        check_component(from.1.to_bytes())?;
+        check_component(name.to_bytes())?;
+        rustix::fs::linkat(from.0, from.1, dir, name, AtFlags::empty())
+    }
+
     /// Another name for what `fd` stands for, also if it has none.
     pub(crate) fn link(&self, fd: BorrowedFd<'_>, dir: BorrowedFd<'_>, name: &CStr) -> Fault<()> {
         check_component(name.to_bytes())?;

@@ -17,6 +17,8 @@
 //! another is never held with it. Each is held for a few instructions, except
 //! where said.
 //! ```text
+//! HostFs::still          with `exclusive`: around the calls that go by a name or take it away
+//!   (all below)
 //! Listing::ahead          during a read of that listing, getdents64(2) included
 //!   (whatever the bridge's emit function takes)
 //! HostFs::moves           while a directory's place changes
@@ -53,6 +55,7 @@ mod pins;
 mod plugin;
 mod reach;
 mod setattr;
+mod still;
 mod sys;
 #[cfg(test)]
 mod testing;

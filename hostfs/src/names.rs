@@ -122,7 +122,25 @@ impl HostFs {
 
     /// See [`externfs::ExternFs::link`].
     pub(crate) fn link_node(&self, node: &Node, parent: &Node, name: Name<'_>) -> Result<Attr> {
+        if let Some(attr) = self.link_by_name(node, parent, name)? {
+            return Ok(attr);
+        }
         self.linking(node, parent, name, |held, dir, name| self.jail.link(held, dir, name).map_err(fault("linking a file")))
+    }
+
+    /// The same by a name that holds still; None if there is none.
+    fn link_by_name(&self, node: &Node, parent: &Node, name: Name<'_>) -> Result<Option<Attr>> {
+        let to = self.dir(parent)?;
+        let name = c_name(name)?;
+        let linked = self.by_name(node, |dir, place, _| {
+            self.jail.link_name((dir, place), to.as_fd(), &name).map_err(fault("linking a file"))?;
+            let stat = Stat::of_name(dir, place).map_err(fault("looking at what was linked"))?;
+            self.tell(node, &stat).map(Some)
+        })?;
+        if linked.is_some() {
+            self.sync_names(&to)?;
+        }
+        Ok(linked)
     }
 
     /// [`HostFs::link_node`] by way of `link`.
@@ -170,6 +188,7 @@ impl HostFs {
         }
         let dir = self.dir(parent)?;
         let name = c_name(child.name)?;
+        let moving = self.move_names(parent, parent);
         let pinned = self.pin_victim(parent, &dir, &name, child.node);
         let own = self.own_name(parent, &name, 1);
         if let Some(node) = child.node {
@@ -183,6 +202,7 @@ impl HostFs {
         if let Some(node) = child.node.filter(|_| directory) {
             self.dirs.remove(node.key());
         }
+        drop(moving);
         self.sync_names(&dir)
     }
 
@@ -222,6 +242,7 @@ impl HostFs {
         let (from_dir, to_dir) = (self.dir(from.0)?, self.dir(to.0)?);
         let (from_name, to_name) = (c_name(from.1.name)?, c_name(to.1.name)?);
         let exchange = flags.contains(RenameFlags::EXCHANGE);
+        let moving = self.move_names(from.0, to.0);
         let (moved, victim) = (from.1.node, to.1.node);
         // Two names of one file: rename(2) does nothing then.
         let same = moved.zip(victim).is_some_and(|(a, b)| a.key() == b.key());
@@ -249,6 +270,7 @@ impl HostFs {
         if let Some(node) = victim.filter(|node| !exchange && !same && node.kind() == FileKind::Directory) {
             self.dirs.remove(node.key());
         }
+        drop(moving);
         self.sync_names(&from_dir)?;
         self.sync_names(&to_dir)
     }
@@ -276,8 +298,11 @@ impl HostFs {
         if node.kind() != FileKind::Symlink {
             return Err(Errno::EINVAL.into());
         }
-        let held = self.reach(node)?;
-        let target = rustix::fs::readlinkat(held.as_fd(), c"", Vec::with_capacity(128));
+        let read = |dir: BorrowedFd<'_>, name: &CStr| rustix::fs::readlinkat(dir, name, Vec::with_capacity(128));
+        let target = match self.by_name(node, |dir, name, _| Ok(Some(read(dir, name))))? {
+            Some(target) => target,
+            None => read(self.reach(node)?.as_fd(), c""),
+        };
         target.map(CString::into_bytes).map_err(fault("reading a link"))
     }
 }

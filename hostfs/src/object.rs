@@ -78,7 +78,7 @@ impl Object {
         if self.is_link {
             return Err(Errno::OPNOTSUPP);
         }
-        match sys::chmod_path_fd(self.fd.as_fd(), mode) {
+        match sys::chmod_at(self.fd.as_fd(), sys::Last::Object, mode) {
             // Before Linux 6.6, or behind a filter that does not know it yet.
             Err(Errno::NOSYS | Errno::PERM) => rustix::fs::chmod(fd_path(self.fd.as_fd()), Mode::from_raw_mode(mode as RawMode)),
             answer => answer,

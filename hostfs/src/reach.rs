@@ -49,7 +49,7 @@ pub(crate) enum Spot {
     /// Surely.
     Held(Held),
     /// By a name that may lead to something else by now.
-    Named(Arc<DirFd>, Label),
+    Named { dir: Arc<DirFd>, parent: Arc<Inode>, name: Label },
 }
 
 impl HostFs {
@@ -173,7 +173,7 @@ impl HostFs {
                 let covered = || self.jail.covered(node.key(), (dir.as_fd(), parent.key()), &name);
                 // By its name our own mount would be reached.
                 let Some(fd) = self.with_spare_fds(|| covered().transpose()).transpose() else {
-                    return Ok(Spot::Named(dir, name));
+                    return Ok(Spot::Named { dir, parent, name });
                 };
                 Ok(Spot::Held(Held::Own(fd.map_err(fault("holding a directory"))?)))
             }
@@ -206,7 +206,7 @@ impl HostFs {
                 let stat = Stat::of_open(held.as_fd())?;
                 return Ok((held, stat));
             }
-            Spot::Named(dir, name) => (dir, name),
+            Spot::Named { dir, name, .. } => (dir, name),
         };
         let opened = self.with_spare_fds(|| self.jail.child(dir.as_fd(), &name));
         let verified = opened.map_err(stale).and_then(|fd| {
@@ -221,7 +221,7 @@ impl HostFs {
     pub(crate) fn stat(&self, node: &Arc<Inode>) -> Result<Stat> {
         let (dir, name) = match self.spot(node)? {
             Spot::Held(held) => return Stat::of_open(held.as_fd()),
-            Spot::Named(dir, name) => (dir, name),
+            Spot::Named { dir, name, .. } => (dir, name),
         };
         let found = self.jail.stat(dir.as_fd(), &name).map_err(stale);
         let verified = found.and_then(|stat| self.verify(node, &stat).map(|()| stat));

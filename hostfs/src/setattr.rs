@@ -4,6 +4,7 @@ use crate::HostFs;
 use crate::attr::Stat;
 use crate::fault::{Fault, fault};
 use crate::jail::fd_name;
+use crate::named;
 use crate::node::{Inode, OpenFile};
 use crate::reach::Held;
 use crate::sys;
@@ -19,15 +20,21 @@ impl HostFs {
     /// every other change moves the times, so they come last. What precedes a
     /// step that fails has happened: the host has no call for all at once.
     pub(crate) fn change_attr(&self, node: &Arc<Inode>, file: Option<&Arc<OpenFile>>, change: &SetAttr) -> Result<Attr> {
-        let held = match file {
-            Some(file) => Held::Open(file.clone()),
-            None => self.reach(node)?,
+        if file.is_none()
+            && let Some(attr) = self.change_by_name(node, change)?
+        {
+            return Ok(attr);
+        }
+        let (held, before) = match file {
+            Some(file) => (Held::Open(file.clone()), None),
+            None => self.reach_with_stat(node).map(|(held, stat)| (held, Some(stat)))?,
         };
         self.own_change(node);
         if change.uid.is_some() || change.gid.is_some() {
-            self.change_owner(held.as_fd(), change)?;
+            let chown = |uid, gid| rustix::fs::chownat(held.as_fd(), c"", uid, gid, AtFlags::EMPTY_PATH);
+            self.change_owner(change, || Stat::of_open(held.as_fd()), chown)?;
         }
-        if change.kill_suid_sgid {
+        if change.kill_suid_sgid && before.is_none_or(|before| before.has_setid()) {
             self.strip_setid(held.as_fd(), !held.is_open())?;
         }
         if let Some(mode) = change.mode {
@@ -45,11 +52,47 @@ impl HostFs {
         self.tell(node, &Stat::of_open(held.as_fd())?)
     }
 
-    fn change_owner(&self, fd: BorrowedFd<'_>, change: &SetAttr) -> Result<()> {
+    /// The same, of what has a name that holds still, without opening it. None
+    /// for what cannot be done so; nothing has been then that may not be repeated.
+    fn change_by_name(&self, node: &Arc<Inode>, change: &SetAttr) -> Result<Option<Attr>> {
+        if change.size.is_some() || self.options.sync {
+            return Ok(None);
+        }
+        self.by_name(node, |dir, name, stat| {
+            if change.kill_suid_sgid && stat.has_setid() {
+                return Ok(None);
+            }
+            if change.uid.is_some() || change.gid.is_some() {
+                let chown = |uid, gid| rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
+                self.change_owner(change, || Stat::of_name(dir, name).map_err(fault("looking at an owner")), chown)?;
+            }
+            if let Some(mode) = change.mode {
+                self.check_mode(node.kind(), mode)?;
+                match sys::chmod_at(dir, sys::Last::Itself(name), mode.bits()) {
+                    // Before Linux 6.6, or behind a filter that does not know it yet.
+                    Err(Host::NOSYS | Host::PERM) => return Ok(None),
+                    answer => answer.map_err(fault("chmod"))?,
+                }
+            }
+            if change.atime.is_some() || change.mtime.is_some() {
+                named::set_times(dir, name, change).map_err(fault("utimens"))?;
+            }
+            let after = Stat::of_name(dir, name).map_err(fault("looking at what was changed"))?;
+            self.tell(node, &after).map(Some)
+        })
+    }
+
+    /// By way of `chown`; `now` tells how things are.
+    fn change_owner(
+        &self,
+        change: &SetAttr,
+        now: impl FnOnce() -> Result<Stat>,
+        chown: impl FnOnce(Option<Uid>, Option<Gid>) -> Fault<()>,
+    ) -> Result<()> {
         let ids = &self.options.ids;
         if ids.squash.is_some() {
             // As a squashed user of NFS: what changes nothing is fine.
-            let stat = Stat::of_open(fd)?;
+            let stat = now()?;
             let same = change.uid.is_none_or(|uid| uid.0 == stat.uid()) && change.gid.is_none_or(|gid| gid.0 == stat.gid());
             return if same { Ok(()) } else { Err(Errno::EPERM.into()) };
         }
@@ -57,17 +100,23 @@ impl HostFs {
         let uid = change.uid.map(|uid| ids.uid_to_host(uid).ok_or(Errno::EINVAL)).transpose()?;
         let gid = change.gid.map(|gid| ids.gid_to_host(gid).ok_or(Errno::EINVAL)).transpose()?;
         let (uid, gid) = (uid.map(|uid| Uid::from_raw(uid.0)), gid.map(|gid| Gid::from_raw(gid.0)));
-        rustix::fs::chownat(fd, c"", uid, gid, AtFlags::EMPTY_PATH).map_err(fault("chown"))
+        chown(uid, gid).map_err(fault("chown"))
     }
 
     fn change_mode(&self, kind: FileKind, held: &Held, mode: Mode) -> Result<()> {
+        self.check_mode(kind, mode)?;
+        self.chmod(held.as_fd(), !held.is_open(), mode.bits()).map_err(fault("chmod"))
+    }
+
+    /// Whether it may have that mode.
+    fn check_mode(&self, kind: FileKind, mode: Mode) -> Result<()> {
         if kind == FileKind::Symlink {
             return Err(Errno::EOPNOTSUPP.into());
         }
         if self.options.nosuid && kind != FileKind::Directory && mode.bits() & 0o6000 != 0 {
             return Err(Errno::EPERM.into());
         }
-        self.chmod(held.as_fd(), !held.is_open(), mode.bits()).map_err(fault("chmod"))
+        Ok(())
     }
 
     /// chmod of what `fd` stands for; `is_path` if it is an `O_PATH` one, which
@@ -77,7 +126,7 @@ impl HostFs {
         if !is_path {
             return rustix::fs::fchmod(fd, bits);
         }
-        match sys::chmod_path_fd(fd, mode) {
+        match sys::chmod_at(fd, sys::Last::Object, mode) {
             // Before Linux 6.6, or behind a filter that does not know it yet.
             Err(Host::NOSYS | Host::PERM) => rustix::fs::chmodat(&*self.jail.proc_fd()?, fd_name(fd).as_c_str(), bits, AtFlags::empty()),
             answer => answer,

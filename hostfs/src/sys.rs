@@ -50,11 +50,12 @@ pub(crate) fn get_dents(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize> 
     check(unsafe { libc::syscall(libc::SYS_getdents64, fd.as_raw_fd(), buffer.as_mut_ptr(), buffer.len()) })
 }
 
-/// fchmodat2(2), Linux 6.6: chmod of what an `O_PATH` descriptor stands for.
-pub(crate) fn chmod_path_fd(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
+/// fchmodat2(2), Linux 6.6: chmod of `name` in `dir`.
+pub(crate) fn chmod_at(dir: BorrowedFd<'_>, name: Last<'_>, mode: u32) -> Result<()> {
     const SYS_FCHMODAT2: c_long = 452;
-    // SAFETY: the path is a NUL-terminated constant; the rest are numbers.
-    check(unsafe { libc::syscall(SYS_FCHMODAT2, fd.as_raw_fd(), c"".as_ptr(), mode, libc::AT_EMPTY_PATH) }).map(drop)
+    let (name, flags) = name.as_path();
+    // SAFETY: the path ends in NUL; the rest are numbers.
+    check(unsafe { libc::syscall(SYS_FCHMODAT2, dir.as_raw_fd(), name.as_ptr(), mode, flags) }).map(drop)
 }
 
 /// `struct xattr_args` of linux/xattr.h.
@@ -68,11 +69,24 @@ struct XattrArgs {
 /// A component of a path, and what is done if it is a link.
 #[derive(Clone, Copy)]
 pub(crate) enum Last<'a> {
+    /// None: what the descriptor itself stands for, `O_PATH` or not.
+    Object,
     /// It is not followed.
     Itself(&'a CStr),
     /// It is; for the magic links of `/proc/self/fd`, which lead to what a
     /// descriptor stands for and no further.
     Followed(&'a CStr),
+}
+
+impl Last<'_> {
+    /// As the kernel takes it, with flags.
+    fn as_path(&self) -> (&CStr, c_int) {
+        match *self {
+            Last::Object => (c"", libc::AT_EMPTY_PATH),
+            Last::Itself(name) => (name, libc::AT_SYMLINK_NOFOLLOW),
+            Last::Followed(name) => (name, 0),
+        }
+    }
 }
 
 /// getxattrat(2), Linux 6.13, of `name` in `dir`. Returns the value's length; an
@@ -99,10 +113,7 @@ pub(crate) fn set_xattr_at(dir: BorrowedFd<'_>, name: Last<'_>, attribute: &CStr
 /// # Safety
 /// `number` is one of the calls above, and `args` names memory that it may use.
 unsafe fn xattr_at(number: c_long, dir: BorrowedFd<'_>, name: Last<'_>, attribute: &CStr, args: &XattrArgs) -> Result<usize> {
-    let (name, flags) = match name {
-        Last::Itself(name) => (name, libc::AT_SYMLINK_NOFOLLOW),
-        Last::Followed(name) => (name, 0),
-    };
+    let (name, flags) = name.as_path();
     // SAFETY: both strings end in NUL, `args` lives through the call, and the
     // caller vouches for the memory that it names.
     check(unsafe {

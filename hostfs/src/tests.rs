@@ -6,3 +6,4 @@ mod limits;
 mod options;
 mod places;
 mod races;
+mod still;

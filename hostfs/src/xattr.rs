@@ -5,7 +5,7 @@ use crate::fault::{Fault, fault};
 use crate::idmap::OVERFLOW_ID;
 use crate::jail::{fd_name, fd_path};
 use crate::node::Inode;
-use crate::reach::{Held, Spot};
+use crate::reach::Held;
 use crate::sys;
 use externfs::{Errno, GuestGid, GuestUid, Result, XattrFlags};
 use rustix::io::Errno as Host;
@@ -38,21 +38,17 @@ impl HostFs {
             return Err(Errno::ENODATA.into());
         }
         let attribute = attribute_name(name)?;
-        let value = match self.spot(node)? {
-            // Elsewhere a name may lead to something else a moment after the look,
-            // and a kernel takes an ACL for that of the file that it asked about.
-            Spot::Named(dir, place) if self.options.is_exclusive() => {
-                self.stat(node)?;
-                let unknown = || Err(Host::NOSYS);
-                match XATTR_AT
-                    .call(|| whole(|buffer| sys::get_xattr_at(dir.as_fd(), sys::Last::Itself(&place), &attribute, buffer)), unknown)
-                {
-                    Err(Host::NOSYS) => self.get(&self.reach(node)?, &attribute),
-                    answer => answer,
-                }
-            }
-            Spot::Named(..) => self.get(&self.reach(node)?, &attribute),
-            Spot::Held(held) => self.get(&held, &attribute),
+        let value = self.by_name(node, |dir, place, _| {
+            let unknown = || Err(Host::NOSYS);
+            let place = sys::Last::Itself(place);
+            Ok(match XATTR_AT.call(|| whole(|buffer| sys::get_xattr_at(dir, place, &attribute, buffer)), unknown) {
+                Err(Host::NOSYS) => None,
+                answer => Some(answer),
+            })
+        })?;
+        let value = match value {
+            Some(value) => value,
+            None => self.get(&self.reach(node)?, &attribute),
         };
         match value {
             Ok(mut value) => {
@@ -92,11 +88,23 @@ impl HostFs {
         self.check_change(name)?;
         let attribute = attribute_name(name)?;
         let value = self.acl_to_host(name, value)?;
-        let held = self.reach(node)?;
-        self.own_change(node);
         // What is not in xattr(7) would be EINVAL.
         let known = (flags & !XattrFlags::KILL_SGID).bits();
         let host_flags = rustix::fs::XattrFlags::from_bits_retain(known as u32);
+        if known == flags.bits()
+            && let Some(done) = self.by_name(node, |dir, place, _| {
+                let unknown = || Err(Host::NOSYS);
+                let place = sys::Last::Itself(place);
+                Ok(match XATTR_AT.call(|| sys::set_xattr_at(dir, place, &attribute, &value, host_flags.bits()), unknown) {
+                    Err(Host::NOSYS) => None,
+                    answer => Some(answer),
+                })
+            })?
+        {
+            return done.map_err(fault("setxattr"));
+        }
+        let held = self.reach(node)?;
+        self.own_change(node);
         let done = match &held {
             Held::Open(file) => rustix::fs::fsetxattr(&file.fd, &attribute, &value, host_flags),
             path => XATTR_AT.call(

@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn a_short_state_can_be_set() {
         if std::env::var_os(INSIDE).is_some() {
-            return trace();
+            return trace().unwrap();
         }
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "boot::xstate::tests::a_short_state_can_be_set"]).env(INSIDE, "");
@@ -66,15 +66,15 @@ mod tests {
 
     /// Reads and sets as much of a process's state as a kernel does that knows AVX.
     #[allow(unsafe_code, reason = "the library is called as the C library is")]
-    fn trace() {
+    fn trace() -> std::result::Result<(), Box<dyn std::error::Error>> {
         use nix::sys::ptrace;
         const NT_X86_XSTATE: usize = 0x202;
         const AVX_LEN: usize = 832;
-        let mut child = Command::new("sleep").arg("60").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = Command::new("sleep").arg("60").stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let pid = nix::unistd::Pid::from_raw(child.id() as i32);
-        ptrace::seize(pid, ptrace::Options::PTRACE_O_EXITKILL).unwrap();
-        ptrace::interrupt(pid).unwrap();
-        nix::sys::wait::waitpid(pid, None).unwrap();
+        ptrace::seize(pid, ptrace::Options::PTRACE_O_EXITKILL)?;
+        ptrace::interrupt(pid)?;
+        nix::sys::wait::waitpid(pid, None)?;
         let mut state = [0_u8; AVX_LEN];
         let mut state_at = libc::iovec { iov_base: state.as_mut_ptr().cast(), iov_len: AVX_LEN };
         for request in [libc::PTRACE_GETREGSET, libc::PTRACE_SETREGSET] {
@@ -83,12 +83,13 @@ mod tests {
             assert_eq!(answer, 0, "request {request:x}: {}", Error::last_os_error());
         }
         // What is returned by the function, not by the call.
-        let at = ptrace::getregs(pid).unwrap().rsp;
-        let word = ptrace::read(pid, at as ptrace::AddressType).unwrap();
-        ptrace::write(pid, at as ptrace::AddressType, word).unwrap();
+        let at = ptrace::getregs(pid)?.rsp;
+        let word = ptrace::read(pid, at as ptrace::AddressType)?;
+        ptrace::write(pid, at as ptrace::AddressType, word)?;
         let refused = ptrace::read(pid, std::ptr::null_mut());
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.kill()?;
+        child.wait()?;
         assert_eq!(refused, Err(nix::errno::Errno::EIO));
+        Ok(())
     }
 }

@@ -1,0 +1,74 @@
+//! Names that hold still: where nobody but us changes the tree (`exclusive`), a
+//! name that was looked at leads to the same object until we let it go. Then
+//! calls take the name ([`crate::named`]), and the object need not be opened to
+//! be sure of it: two system calls of five.
+//!
+//! Guests still rename beside each other. Whoever goes by a name holds its
+//! directory shared, whoever takes a name away or gives it to something else
+//! holds it exclusively. A name that comes takes none away, so making one needs
+//! no lock. The place of an inode is a hint even here, since a look-up may be
+//! overtaken by a rename before it is noted: so the look is under the lock.
+
+use crate::HostFs;
+use crate::attr::Stat;
+use crate::node::Inode;
+use crate::reach::Spot;
+use externfs::Result;
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+
+const SHARDS: usize = 64;
+
+/// A lock for each directory, some of them shared.
+pub(crate) struct Still([RwLock<()>; SHARDS]);
+
+/// Nobody goes by a name of one or two directories.
+#[must_use]
+pub(crate) struct Moving<'a> {
+    _locks: [Option<RwLockWriteGuard<'a, ()>>; 2],
+}
+
+fn shard(dir: &Inode) -> usize {
+    (dir.key().number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize % SHARDS
+}
+
+impl Still {
+    pub(crate) fn new() -> Still {
+        Still(std::array::from_fn(|_| RwLock::default()))
+    }
+
+    fn move_in(&self, one: &Inode, two: &Inode) -> Moving<'_> {
+        // In order of their index, so that two renames cannot wait for each other.
+        let (low, high) = (shard(one).min(shard(two)), shard(one).max(shard(two)));
+        let lock = |shard: usize| self.0[shard].write().unwrap_or_else(PoisonError::into_inner);
+        let first = lock(low);
+        Moving { _locks: [Some(first), (high != low).then(|| lock(high))] }
+    }
+}
+
+impl HostFs {
+    /// For whoever is about to take names in these directories away, or to give
+    /// them to something else. None where nobody goes by names.
+    pub(crate) fn move_names(&self, one: &Inode, two: &Inode) -> Option<Moving<'_>> {
+        self.still.as_ref().map(|still| still.move_in(one, two))
+    }
+
+    /// Calls `act` with the name of `node` and what the host says of it, while
+    /// that name holds still. None if it has to be done by a descriptor, which
+    /// `act` may say too.
+    pub(crate) fn by_name<T>(
+        &self,
+        node: &Arc<Inode>,
+        act: impl FnOnce(BorrowedFd<'_>, &CStr, &Stat) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        let Some(still) = &self.still else { return Ok(None) };
+        let Spot::Named { dir, parent, name } = self.spot(node)? else { return Ok(None) };
+        let _held = still.0[shard(&parent)].read().unwrap_or_else(PoisonError::into_inner);
+        let Ok(stat) = self.jail.stat(dir.as_fd(), &name) else { return Ok(None) };
+        if stat.key() != node.key() || stat.kind()? != node.kind() {
+            return Ok(None);
+        }
+        act(dir.as_fd(), &name, &stat)
+    }
+}
