@@ -10,6 +10,14 @@ fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
 }
 
+/// Of the flags that everything is built with, those about the linker: others,
+/// as for coverage, are for programs with `std`.
+fn linking(flags: &str) -> Vec<String> {
+    let joined = flags.replace("-C\u{1f}", "-C");
+    let flags = joined.split('\u{1f}');
+    flags.filter(|flag| flag.starts_with("-Clinker") || flag.starts_with("-Clink-arg")).map(str::to_owned).collect()
+}
+
 fn main() {
     println!("cargo::rerun-if-changed={SOURCE}");
     println!("cargo::rerun-if-changed=build.rs");
@@ -20,10 +28,12 @@ fn main() {
     }
     let mut rustc = Command::new(variable("RUSTC"));
     rustc.args(["--crate-name=xstate", "--crate-type=cdylib", "--edition=2024", "--target"]).arg(variable("TARGET"));
-    rustc.args(["-Copt-level=2", "-Cpanic=abort", "-Cstrip=symbols", "-Clink-arg=-nostartfiles"]);
+    // A program that is linked statically carries it too, and starts kernels that are not.
+    rustc.args(["-Copt-level=2", "-Cpanic=abort", "-Cstrip=symbols", "-Ctarget-feature=-crt-static", "-Clink-arg=-nostartfiles"]);
     if let Ok(linker) = std::env::var("RUSTC_LINKER") {
         rustc.arg(format!("-Clinker={linker}"));
     }
+    rustc.args(linking(&std::env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default()));
     let built = rustc.arg("-o").arg(&library).arg(SOURCE).status().expect("rustc runs");
     assert!(built.success(), "{SOURCE} does not build");
 }

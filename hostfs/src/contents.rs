@@ -78,10 +78,12 @@ impl HostFs {
     /// to be done the long way.
     fn open_by_name(&self, node: &Arc<Inode>, flags: OpenFlags) -> Result<Option<(OwnedFd, u64)>> {
         if !self.options.is_layers {
-            // A guest may make devices: it is looked at before, while it holds still.
-            return self.by_name(node, |dir, name, stat| {
-                let opened = self.jail.open_unchecked(dir, name, open_flags(flags));
-                Ok(opened.ok().map(|fd| (fd, stat.size())))
+            // A guest may make devices, so it is looked at before, while it holds
+            // still; and after, should somebody else have changed it all the same.
+            return self.by_name(node, |dir, name, _| {
+                let Ok(fd) = self.jail.open_unchecked(dir, name, open_flags(flags)) else { return Ok(None) };
+                let stat = Stat::of_open(fd.as_fd())?;
+                Ok(self.verify(node, &stat).is_ok().then_some((fd, stat.size())))
             });
         }
         // The layer makes none in a data tree, so one look afterwards will do.

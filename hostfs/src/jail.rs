@@ -327,7 +327,7 @@ pub(crate) fn fd_name(fd: BorrowedFd<'_>) -> rustix::path::DecInt {
 
 /// The bridge passes only checked names; this is the second line of defence,
 /// since everything rests on it.
-fn check_component(name: &[u8]) -> Fault<()> {
+pub(crate) fn check_component(name: &[u8]) -> Fault<()> {
     match name {
         b"" | b"." | b".." => Err(Errno::INVAL),
         _ if name.contains(&b'/') => Err(Errno::INVAL),

@@ -8,12 +8,13 @@ use crate::fdcache::DirFd;
 use crate::fs::c_name;
 use crate::layer::Spot;
 use crate::node::{Inode, OpenFile};
+use crate::pins::Evicted;
 use crate::watch::OwnName;
 use externfs::{Attr, Caller, Child, CreateFlags, Created, Errno, FileKind, Mode, Name, NewNode, Opened, RenameFlags, Result};
 use rustix::fs::{AtFlags, FileType, OFlags, RawMode};
 use rustix::io::Errno as Host;
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 type Node = Arc<Inode>;
@@ -135,6 +136,7 @@ impl HostFs {
         let linked = self.by_name(node, |dir, place, _| {
             self.jail.link_name((dir, place), to.as_fd(), &name).map_err(fault("linking a file"))?;
             let stat = Stat::of_name(dir, place).map_err(fault("looking at what was linked"))?;
+            self.verify(node, &stat)?;
             self.tell(node, &stat).map(Some)
         })?;
         if linked.is_some() {
@@ -189,13 +191,13 @@ impl HostFs {
         let dir = self.dir(parent)?;
         let name = c_name(child.name)?;
         let moving = self.move_names(parent, parent);
-        let pinned = self.pin_victim(parent, &dir, &name, child.node);
+        let victim = self.hold_victim(parent, &dir, &name, child.node);
         let own = self.own_name(parent, &name, 1);
         if let Some(node) = child.node {
             self.own_change(node);
         }
         if let Err(error) = remove(dir.as_fd(), &name) {
-            unpin(pinned);
+            victim.stays();
             return Err(error);
         }
         OwnName::happened(own);
@@ -203,12 +205,21 @@ impl HostFs {
             self.dirs.remove(node.key());
         }
         drop(moving);
+        drop(victim);
         self.sync_names(&dir)
     }
 
-    /// Holds what is about to lose `name`.
-    fn pin_victim<'n>(&self, parent: &Node, dir: &DirFd, name: &CStr, victim: Option<&'n Node>) -> Option<&'n Node> {
-        victim.filter(|node| self.pin_before_removal(node, parent, dir, name))
+    /// Holds what is about to lose `name`. To be dropped when no lock is held:
+    /// the last that holds a file removes it, which takes long for a large one.
+    fn hold_victim<'n>(&self, parent: &Node, dir: &DirFd, name: &CStr, victim: Option<&'n Node>) -> Victim<'n> {
+        match victim {
+            Some(node) => {
+                let evicted = self.pin_before_removal(node, parent, dir, name);
+                Victim { pinned: evicted.is_some().then_some(node), _evicted: evicted.unwrap_or_default(), _unknown: None }
+            }
+            // No guest knows it (any more). It matters where others wait for us only.
+            None => Victim { _unknown: self.still.as_ref().and_then(|_| self.jail.child(dir.as_fd(), name).ok()), ..Victim::default() },
+        }
     }
 
     /// See [`externfs::ExternFs::rename`].
@@ -246,7 +257,7 @@ impl HostFs {
         let (moved, victim) = (from.1.node, to.1.node);
         // Two names of one file: rename(2) does nothing then.
         let same = moved.zip(victim).is_some_and(|(a, b)| a.key() == b.key());
-        let pinned = if exchange || same { None } else { self.pin_victim(to.0, &to_dir, &to_name, victim) };
+        let held = if exchange || same { Victim::default() } else { self.hold_victim(to.0, &to_dir, &to_name, victim) };
         // An exchange is told as two moves; a rename to itself not at all.
         let events = if exchange { 2 } else { 1 };
         let own = (self.own_name(from.0, &from_name, events), self.own_name(to.0, &to_name, events));
@@ -254,7 +265,7 @@ impl HostFs {
             self.own_change(node);
         }
         if let Err(error) = rename((from_dir.as_fd(), &from_name), (to_dir.as_fd(), &to_name)) {
-            unpin(pinned);
+            held.stays();
             return Err(error);
         }
         if !same {
@@ -271,6 +282,7 @@ impl HostFs {
             self.dirs.remove(node.key());
         }
         drop(moving);
+        drop(held);
         self.sync_names(&from_dir)?;
         self.sync_names(&to_dir)
     }
@@ -307,8 +319,18 @@ impl HostFs {
     }
 }
 
-/// The name stayed after all: forget the pin.
-fn unpin(node: Option<&Node>) {
-    let pin = node.and_then(|node| node.place().set_pin(None));
-    drop(pin);
+/// What is about to lose its name, held.
+#[derive(Default)]
+struct Victim<'n> {
+    pinned: Option<&'n Node>,
+    _evicted: Evicted,
+    _unknown: Option<OwnedFd>,
+}
+
+impl Victim<'_> {
+    /// The name stayed after all: forget the pin.
+    fn stays(self) {
+        let pin = self.pinned.and_then(|node| node.place().set_pin(None));
+        drop(pin);
+    }
 }

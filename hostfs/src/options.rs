@@ -17,8 +17,11 @@ pub(crate) const OPTIONS: &[(&str, &str)] = &[
     ("nodev", "device nodes cannot be made, and those there have the number 0:0, which no driver serves"),
     ("nosuid", "setuid and setgid bits and file capabilities are neither shown nor settable"),
     ("one-file-system", "what is mounted below SRC is not entered (EXDEV)"),
-    ("cache=none|auto|always", "what guests may remember: nothing; for a second (the default); for a day"),
-    ("exclusive", "nobody else changes SRC: the same as cache=always"),
+    (
+        "cache=none|auto|always",
+        "what guests may remember: nothing; for a second (the default); for a day, if nobody else changes SRC, other guests included",
+    ),
+    ("exclusive", "nobody else changes SRC, not by another mount or server either: the same as cache=always"),
     ("direct-io", "guests keep no file data; needs FUSE_DIRECT_IO_ALLOW_MMAP for shared mappings"),
     ("noxattr", "no extended attributes, and so no ACLs"),
     ("locks=local|host", "flock and fcntl locks are seen in each guest alone (the default), or by the host too"),

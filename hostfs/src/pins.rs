@@ -28,6 +28,17 @@ pub(crate) struct Pins {
     queue: Mutex<VecDeque<Weak<Inode>>>,
 }
 
+/// Pins that had to go. Dropping them may be what removes a large file, so it is
+/// done where nobody waits.
+#[must_use]
+#[derive(Default)]
+pub(crate) struct Evicted {
+    _pins: Vec<Let>,
+}
+
+/// A pin, the directory that the inode was in, and the inode.
+type Let = (Arc<Pin>, Option<Arc<Inode>>, Arc<Inode>);
+
 impl Pins {
     pub(crate) fn new(max: usize) -> Pins {
         Pins { max: max.max(1), count: Arc::default(), queue: Mutex::default() }
@@ -41,7 +52,7 @@ impl Pins {
 
     /// Holds `node` through `fd`, and takes its name away: it no longer leads
     /// there.
-    pub(crate) fn pin(&self, node: &Arc<Inode>, fd: OwnedFd) {
+    pub(crate) fn pin(&self, node: &Arc<Inode>, fd: OwnedFd) -> Evicted {
         self.count.fetch_add(1, Ordering::Relaxed);
         let pin = Arc::new(Pin { fd, count: self.count.clone() });
         let before = node.place().set_pin(Some(pin));
@@ -64,6 +75,7 @@ impl Pins {
         if queue.len() > 2 * self.max {
             queue.retain(|weak| weak.upgrade().is_some_and(|node| node.place().pin().is_some()));
         }
+        Evicted { _pins: evicted }
     }
 }
 
@@ -86,7 +98,7 @@ mod tests {
         let pins = Pins::new(2);
         let nodes: Vec<_> = (0..3).map(inode).collect();
         for node in &nodes {
-            pins.pin(node, fd());
+            let _ = pins.pin(node, fd());
         }
         let held: Vec<_> = nodes.iter().map(|n| n.place().pin().is_some()).collect();
         assert_eq!((held, pins.count()), (vec![false, true, true], 2));
@@ -96,7 +108,7 @@ mod tests {
     fn a_forgotten_inode_frees_its_pin_and_the_queue_does_not_grow() {
         let pins = Pins::new(4);
         for number in 0..1000 {
-            pins.pin(&inode(number), fd());
+            let _ = pins.pin(&inode(number), fd());
         }
         assert_eq!(pins.count(), 0);
         assert!(pins.queue.lock().unwrap().len() <= 8);

@@ -7,7 +7,7 @@ use crate::fault::{Fault, fault, stale};
 use crate::fdcache::DirFd;
 use crate::label::Label;
 use crate::node::{Inode, OpenFile};
-use crate::pins::Pin;
+use crate::pins::{Evicted, Pin};
 use externfs::{Errno, Error, FileKind, Result};
 use rustix::io::Errno as Host;
 use std::ffi::CStr;
@@ -246,24 +246,21 @@ impl HostFs {
     }
 
     /// ESTALE unless `stat` is that of `node`.
-    fn verify(&self, node: &Inode, stat: &Stat) -> Result<()> {
+    pub(crate) fn verify(&self, node: &Inode, stat: &Stat) -> Result<()> {
         let same = stat.key() == node.key() && stat.kind()? == node.kind();
         if same { Ok(()) } else { Err(Errno::ESTALE.into()) }
     }
 
     /// Holds `node` if `name` in `parent` is all that leads to it; called
-    /// before that name goes. Whether it worked is told so that it can be
-    /// undone should the name stay.
-    pub(crate) fn pin_before_removal(&self, node: &Arc<Inode>, parent: &Inode, dir: &DirFd, name: &CStr) -> bool {
+    /// before that name goes. None if it is not; else what had to go for it, and
+    /// it can be undone should the name stay.
+    pub(crate) fn pin_before_removal(&self, node: &Arc<Inode>, parent: &Inode, dir: &DirFd, name: &CStr) -> Option<Evicted> {
         if !node.is_at(parent, name) {
-            return false;
+            return None;
         }
         // If it cannot be held, the removal is still right; the node is stale.
-        let Ok(fd) = self.with_spare_fds(|| self.jail.child(dir.as_fd(), name)) else { return false };
+        let fd = self.with_spare_fds(|| self.jail.child(dir.as_fd(), name)).ok()?;
         let same = Stat::of_fd(fd.as_fd()).is_ok_and(|stat| stat.key() == node.key());
-        if same {
-            self.pins.pin(node, fd);
-        }
-        same
+        same.then(|| self.pins.pin(node, fd))
     }
 }

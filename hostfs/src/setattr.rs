@@ -78,6 +78,7 @@ impl HostFs {
                 named::set_times(dir, name, change).map_err(fault("utimens"))?;
             }
             let after = Stat::of_name(dir, name).map_err(fault("looking at what was changed"))?;
+            self.verify(node, &after)?;
             self.tell(node, &after).map(Some)
         })
     }
@@ -185,7 +186,7 @@ impl HostFs {
     }
 
     /// What fsync(2) can reach is synced; a link or a FIFO cannot be opened.
-    fn sync_attr(&self, node: &Inode, held: &Held) -> Result<()> {
+    pub(crate) fn sync_attr(&self, node: &Inode, held: &Held) -> Result<()> {
         let fd = match node.kind() {
             _ if held.is_open() => return rustix::fs::fsync(held.as_fd()).map_err(fault("fsync")),
             FileKind::Regular => self.open_for_real(held.as_fd(), OFlags::RDONLY)?,

@@ -8,15 +8,22 @@
 //! holds it exclusively. A name that comes takes none away, so making one needs
 //! no lock. The place of an inode is a hint even here, since a look-up may be
 //! overtaken by a rename before it is noted: so the look is under the lock.
+//!
+//! A call may be slow, and the locks are held meanwhile. So nobody waits in order
+//! to go by a name: while names move, the descriptor way is taken, which is always
+//! right. And only names on the export's own file system are gone by, so that one
+//! that hangs below it (a network's) keeps nobody else from renaming.
 
 use crate::HostFs;
 use crate::attr::Stat;
+use crate::fault::fault;
+use crate::jail::check_component;
 use crate::node::Inode;
 use crate::reach::Spot;
 use externfs::Result;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard, TryLockError};
 
 const SHARDS: usize = 64;
 
@@ -64,9 +71,17 @@ impl HostFs {
     ) -> Result<Option<T>> {
         let Some(still) = &self.still else { return Ok(None) };
         let Spot::Named { dir, parent, name } = self.spot(node)? else { return Ok(None) };
-        let _held = still.0[shard(&parent)].read().unwrap_or_else(PoisonError::into_inner);
+        if parent.key().volume != self.root_key.volume {
+            return Ok(None);
+        }
+        let _held = match still.0[shard(&parent)].try_read() {
+            Ok(held) => held,
+            Err(TryLockError::Poisoned(held)) => held.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+        };
+        check_component(name.to_bytes()).map_err(fault("going by a name"))?;
         let Ok(stat) = self.jail.stat(dir.as_fd(), &name) else { return Ok(None) };
-        if stat.key() != node.key() || stat.kind()? != node.kind() {
+        if self.verify(node, &stat).is_err() {
             return Ok(None);
         }
         act(dir.as_fd(), &name, &stat)

@@ -20,7 +20,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::thread::JoinHandle;
 
 /// For how long an event may be the echo of what we did.
@@ -48,6 +48,8 @@ struct Shared {
     sink: ChangeSink,
     state: Mutex<State>,
     max: usize,
+    /// Said that not everything is watched: there are too many; one is refused.
+    said: [Once; 2],
 }
 
 #[derive(Default)]
@@ -94,6 +96,7 @@ impl Shared {
         if state.by_key.contains_key(&key) {
             return;
         }
+        let mut is_full = state.by_key.len() >= self.max;
         while state.by_key.len() >= self.max {
             self.drop_oldest(&mut state);
         }
@@ -101,14 +104,34 @@ impl Shared {
         let mut answer = inotify::add_watch(&self.inotify, &path, EVENTS);
         if answer == Err(Host::NOSPC) {
             // The user's limit is lower than ours.
+            is_full = true;
             self.drop_oldest(&mut state);
             answer = inotify::add_watch(&self.inotify, &path, EVENTS);
         }
         // A directory that cannot be watched is one more that times out.
-        let Ok(number) = answer else { return };
-        state.by_number.insert(number, (key, dir.clone()));
-        state.by_key.insert(key, number);
-        state.order.push_back(key);
+        if let Ok(number) = answer {
+            state.by_number.insert(number, (key, dir.clone()));
+            state.by_key.insert(key, number);
+            state.order.push_back(key);
+        }
+        let watched = state.by_key.len();
+        // A full log would keep everybody.
+        drop(state);
+        self.say_what_is_not(is_full.then_some(watched), answer.err());
+    }
+
+    /// There guests go by what they remember until it ends, which nobody would
+    /// notice otherwise.
+    fn say_what_is_not(&self, full: Option<usize>, refused: Option<Host>) {
+        const SO: &str = "in others a change is seen when what guests remember ends (cache=)";
+        let [of_full, of_refused] = &self.said;
+        if let Some(watched) = full {
+            of_full
+                .call_once(|| tracing::warn!("watch: guests look into more than {watched} directories, and the latest are watched: {SO}"));
+        }
+        if let Some(error) = refused {
+            of_refused.call_once(|| tracing::warn!("watch: a directory cannot be watched ({error}): {SO}"));
+        }
     }
 
     fn drop_oldest(&self, state: &mut State) {
@@ -202,6 +225,7 @@ fn start(sink: ChangeSink, max: usize) -> Fault<Watch> {
         sink,
         state: Mutex::default(),
         max,
+        said: [const { Once::new() }; 2],
     });
     let runs = shared.clone();
     let thread = std::thread::Builder::new().name("hostfs-watch".into()).spawn(move || runs.run());

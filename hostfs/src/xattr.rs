@@ -92,6 +92,7 @@ impl HostFs {
         let known = (flags & !XattrFlags::KILL_SGID).bits();
         let host_flags = rustix::fs::XattrFlags::from_bits_retain(known as u32);
         if known == flags.bits()
+            && !self.options.sync
             && let Some(done) = self.by_name(node, |dir, place, _| {
                 let unknown = || Err(Host::NOSYS);
                 let place = sys::Last::Itself(place);
@@ -121,7 +122,7 @@ impl HostFs {
                 self.chmod(held.as_fd(), !held.is_open(), mode & !0o2000).map_err(fault("chmod"))?;
             }
         }
-        Ok(())
+        if self.options.sync { self.sync_attr(node, &held) } else { Ok(()) }
     }
 
     /// See [`externfs::ExternFs::remove_xattr`].
@@ -134,7 +135,8 @@ impl HostFs {
             Held::Open(file) => rustix::fs::fremovexattr(&file.fd, &attribute),
             path => rustix::fs::removexattr(proc_path(path), &attribute),
         };
-        done.map_err(fault("removexattr"))
+        done.map_err(fault("removexattr"))?;
+        if self.options.sync { self.sync_attr(node, &held) } else { Ok(()) }
     }
 
     fn get(&self, held: &Held, attribute: &CStr) -> Fault<Vec<u8>> {

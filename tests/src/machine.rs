@@ -112,7 +112,7 @@ impl Machine {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).process_group(0);
         let _library = match plan.kind {
             Kind::Qemu => None,
-            Kind::Uml => Preload::into(&mut command).expect("a library in memory"),
+            Kind::Uml => Preload::into(&mut command),
         };
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let asks = child.stdin.take();

@@ -83,7 +83,7 @@ pub fn run(plan: &Plan) -> Result<i32> {
     };
     let mut command = uml::command(&machine, Stdio::from(log_writer), Stdio::from(log_copy));
     watchdog.guard(&mut command)?;
-    let library = Preload::into(&mut command).map_err(|e| Failure::io("cannot keep a library in memory", &e))?;
+    let library = Preload::into(&mut command);
     let started = command.spawn();
     // It holds the ends of pipes that are the guest's now.
     drop((command, library));

@@ -24,6 +24,11 @@ use std::time::Duration;
 /// How long a thread may take to end by itself, and then for each signal.
 pub(crate) const WAKE_AFTER: Duration = Duration::from_millis(10);
 
+thread_local! {
+    /// The kernel's number of this thread, asked once: it is needed twice a request.
+    static ME: i32 = rustix::thread::gettid().as_raw_nonzero().get();
+}
+
 /// One guest's threads that are in a system call on such a descriptor.
 #[derive(Default, Debug)]
 pub(crate) struct Stuck(Mutex<Vec<i32>>);
@@ -35,7 +40,7 @@ impl Stuck {
 
     /// Makes a system call that others may end. It must not panic.
     pub(crate) fn inside<T>(&self, call: impl FnOnce() -> T) -> T {
-        let me = rustix::thread::gettid().as_raw_nonzero().get();
+        let me = ME.with(|me| *me);
         self.threads().push(me);
         let answer = call();
         self.threads().retain(|thread| *thread != me);

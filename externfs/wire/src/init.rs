@@ -221,26 +221,28 @@ pub(crate) fn negotiate(ours: &Ours<'_>, request: &InitRequest) -> Result<Option
 pub(crate) fn encode(agreed: &Negotiated) -> Payload {
     let bits = agreed.flags.bits();
     let stack_depth = u32::from(agreed.flags.contains(InitFlags::PASSTHROUGH));
-    Payload::new()
-        .u32(abi::MAJOR)
-        .u32(agreed.minor)
-        .u32(agreed.max_readahead)
-        .u32(bits as u32)
-        .u16(agreed.max_background)
-        // Where the kernel slows its own background work: three quarters, as it does by default.
-        .u16((agreed.max_background / 4 * 3).max(1))
-        .u32(agreed.max_write)
-        // Times are exact to the nanosecond.
-        .u32(1)
-        .u16(agreed.max_pages)
-        .u16(0)
-        .u32((bits >> 32) as u32)
-        // The host file of a passthrough lies on a file system that is not stacked itself.
-        .u32(stack_depth)
-        .pad_to(64)
+    Payload::of(|payload| {
+        payload
+            .u32(abi::MAJOR)
+            .u32(agreed.minor)
+            .u32(agreed.max_readahead)
+            .u32(bits as u32)
+            .u16(agreed.max_background)
+            // Where the kernel slows its own background work: three quarters, as it does by default.
+            .u16((agreed.max_background / 4 * 3).max(1))
+            .u32(agreed.max_write)
+            // Times are exact to the nanosecond.
+            .u32(1)
+            .u16(agreed.max_pages)
+            .u16(0)
+            .u32((bits >> 32) as u32)
+            // The host file of a passthrough lies on a file system that is not stacked itself.
+            .u32(stack_depth)
+            .pad_to(64)
+    })
 }
 
 /// The answer to a kernel of a later major version: ours, and nothing else.
 pub(crate) fn encode_other_major() -> Payload {
-    Payload::new().u32(abi::MAJOR).u32(abi::MINOR).pad_to(64)
+    Payload::of(|payload| payload.u32(abi::MAJOR).u32(abi::MINOR).pad_to(64))
 }

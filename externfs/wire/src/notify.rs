@@ -25,7 +25,7 @@ pub enum Forgetting {
 /// request's number, the fixed part, the rest.
 fn message(code: i32, fixed: Payload, rest: &[u8], terminated: bool) -> Vec<u8> {
     let len = REPLY_HEADER_LEN + fixed.as_bytes().len() + rest.len() + usize::from(terminated);
-    let header = Payload::new().u32(u32::try_from(len).unwrap_or(u32::MAX)).i32(code).u64(0);
+    let header = Payload::of(|payload| payload.u32(u32::try_from(len).unwrap_or(u32::MAX)).i32(code).u64(0));
     let mut bytes = Vec::with_capacity(len);
     bytes.extend_from_slice(header.as_bytes());
     bytes.extend_from_slice(fixed.as_bytes());
@@ -40,35 +40,35 @@ fn message(code: i32, fixed: Payload, rest: &[u8], terminated: bool) -> Vec<u8> 
 pub fn inval_inode(node: NodeId, data: Option<(u64, u64)>) -> Vec<u8> {
     // A negative offset means attributes alone.
     let (offset, len) = data.map_or((-1, 0), |(offset, len)| (offset as i64, len as i64));
-    message(notify::INVAL_INODE, Payload::new().u64(node.0).i64(offset).i64(len), &[], false)
+    message(notify::INVAL_INODE, Payload::of(|payload| payload.u64(node.0).i64(offset).i64(len)), &[], false)
 }
 
 /// `name` in `parent` may lead elsewhere now.
 #[must_use]
 pub fn inval_entry(parent: NodeId, name: &[u8], forgetting: Forgetting) -> Vec<u8> {
     let flags = if forgetting == Forgetting::Expire { notify::EXPIRE_ONLY } else { 0 };
-    message(notify::INVAL_ENTRY, Payload::new().u64(parent.0).u32(name.len() as u32).u32(flags), name, true)
+    message(notify::INVAL_ENTRY, Payload::of(|payload| payload.u64(parent.0).u32(name.len() as u32).u32(flags)), name, true)
 }
 
 /// `name` in `parent`, which led to `child`, is gone: watchers in the kernel
 /// (inotify) hear of it, which [`inval_entry`] does not do.
 #[must_use]
 pub fn delete(parent: NodeId, child: NodeId, name: &[u8]) -> Vec<u8> {
-    let fixed = Payload::new().u64(parent.0).u64(child.0).u32(name.len() as u32).u32(0);
+    let fixed = Payload::of(|payload| payload.u64(parent.0).u64(child.0).u32(name.len() as u32).u32(0));
     message(notify::DELETE, fixed, name, true)
 }
 
 /// These bytes go into the node's page cache.
 #[must_use]
 pub fn store(node: NodeId, offset: u64, data: &[u8]) -> Vec<u8> {
-    message(notify::STORE, Payload::new().u64(node.0).u64(offset).u32(data.len() as u32).u32(0), data, false)
+    message(notify::STORE, Payload::of(|payload| payload.u64(node.0).u64(offset).u32(data.len() as u32).u32(0)), data, false)
 }
 
 /// No bytes of a regular file are to be sent back: the kernel makes a request
 /// of it (NOTIFY_REPLY, numbered `unique`), whose only purpose is to come.
 #[must_use]
 pub fn retrieve_nothing(node: NodeId, unique: u64) -> Vec<u8> {
-    message(notify::RETRIEVE, Payload::new().u64(unique).u64(node.0).u64(0).u32(0).u32(0), &[], false)
+    message(notify::RETRIEVE, Payload::of(|payload| payload.u64(unique).u64(node.0).u64(0).u32(0).u32(0)), &[], false)
 }
 
 /// Requests that were read and not answered are to be sent again (7.40), as
@@ -88,7 +88,7 @@ pub fn inc_epoch() -> Vec<u8> {
 #[must_use]
 pub fn prune(nodes: &[NodeId]) -> Vec<u8> {
     let rest: Vec<u8> = nodes.iter().flat_map(|node| node.0.to_ne_bytes()).collect();
-    message(notify::PRUNE, Payload::new().u32(nodes.len() as u32).u32(0).u64(0), &rest, false)
+    message(notify::PRUNE, Payload::of(|payload| payload.u32(nodes.len() as u32).u32(0).u64(0)), &rest, false)
 }
 
 /// The message that tells of `change`. A name that may be a mount point or

@@ -30,9 +30,9 @@ pub(crate) fn device(device: DeviceNumber) -> Result<u32, Errno> {
 }
 
 /// `fuse_attr`: 88 bytes.
-fn put_attr(payload: Payload, attr: &Attr, flags: u32) -> Result<Payload, Errno> {
+fn put_attr(payload: &mut Payload, attr: &Attr, flags: u32) -> Result<(), Errno> {
     let device = device(attr.device)?;
-    Ok(payload
+    payload
         .u64(attr.ino)
         .u64(attr.size)
         .u64(attr.blocks)
@@ -48,36 +48,43 @@ fn put_attr(payload: Payload, attr: &Attr, flags: u32) -> Result<Payload, Errno>
         .u32(attr.gid.0)
         .u32(device)
         .u32(attr.block_size)
-        .u32(flags))
+        .u32(flags);
+    Ok(())
 }
 
 /// `fuse_attr_out`.
 pub(crate) fn attr(attr: &Attr, ttl: Duration) -> Result<Payload, Errno> {
-    put_attr(Payload::new().u64(ttl.as_secs()).u32(ttl.subsec_nanos()).u32(0), attr, 0)
+    let mut payload = Payload::new();
+    payload.u64(ttl.as_secs()).u32(ttl.subsec_nanos()).u32(0);
+    put_attr(&mut payload, attr, 0)?;
+    Ok(payload)
 }
 
 /// `fuse_entry_out`.
 pub(crate) fn entry(entry: &Entry) -> Result<Payload, Errno> {
     let flags = if entry.submount { abi::ATTR_SUBMOUNT } else { 0 };
-    let payload = Payload::new()
+    let mut payload = Payload::new();
+    payload
         .u64(entry.id.0)
         .u64(entry.generation)
         .u64(entry.entry_ttl.as_secs())
         .u64(entry.attr_ttl.as_secs())
         .u32(entry.entry_ttl.subsec_nanos())
         .u32(entry.attr_ttl.subsec_nanos());
-    put_attr(payload, &entry.attr, flags)
+    put_attr(&mut payload, &entry.attr, flags)?;
+    Ok(payload)
 }
 
 /// A `fuse_entry_out` without a node: the kernel may remember for `ttl` that
 /// the name leads nowhere.
 pub(crate) fn no_entry(ttl: Duration) -> Payload {
-    Payload::new().u64(0).u64(0).u64(ttl.as_secs()).u64(0).u32(ttl.subsec_nanos()).u32(0).pad_to(abi::size::ENTRY_OUT)
+    Payload::of(|payload| payload.u64(0).u64(0).u64(ttl.as_secs()).u64(0).u32(ttl.subsec_nanos()).u32(0).pad_to(abi::size::ENTRY_OUT))
 }
 
 /// `fuse_open_out`, behind what `payload` holds already.
-pub(crate) fn put_open(payload: Payload, handle: &Handle, flags: OpenReply, backing: u32) -> Payload {
-    payload.u64(handle.id.0).u32(flags.bits()).u32(backing)
+pub(crate) fn put_open(mut payload: Payload, handle: &Handle, flags: OpenReply, backing: u32) -> Payload {
+    payload.u64(handle.id.0).u32(flags.bits()).u32(backing);
+    payload
 }
 
 /// What the kernel may do with an open file of this kind of caching.
@@ -97,31 +104,33 @@ pub(crate) fn dir_flags(handle: &Handle) -> OpenReply {
 
 /// `fuse_write_out`.
 pub(crate) fn written(count: u32) -> Payload {
-    Payload::new().u32(count).u32(0)
+    Payload::of(|payload| payload.u32(count).u32(0))
 }
 
 /// `fuse_getxattr_out`.
 pub(crate) fn xattr_size(size: u32) -> Payload {
-    Payload::new().u32(size).u32(0)
+    Payload::of(|payload| payload.u32(size).u32(0))
 }
 
 /// `fuse_lseek_out` and `fuse_copy_file_range_out`.
 pub(crate) fn offset(offset: u64) -> Payload {
-    Payload::new().u64(offset)
+    Payload::of(|payload| payload.u64(offset))
 }
 
 /// `fuse_statfs_out`.
 pub(crate) fn statfs(stat: &StatFs) -> Payload {
-    Payload::new()
-        .u64(stat.blocks)
-        .u64(stat.blocks_free)
-        .u64(stat.blocks_available)
-        .u64(stat.inodes)
-        .u64(stat.inodes_free)
-        .u32(stat.block_size)
-        .u32(stat.name_max)
-        .u32(stat.block_size)
-        .pad_to(80)
+    Payload::of(|payload| {
+        payload
+            .u64(stat.blocks)
+            .u64(stat.blocks_free)
+            .u64(stat.blocks_available)
+            .u64(stat.inodes)
+            .u64(stat.inodes_free)
+            .u32(stat.block_size)
+            .u32(stat.name_max)
+            .u32(stat.block_size)
+            .pad_to(80)
+    })
 }
 
 /// `fuse_lk_out`. None: nothing stands in the way of `wanted`.
@@ -134,17 +143,18 @@ pub(crate) fn lock(found: Option<&Lock>, wanted: &Lock) -> Payload {
     let lock = found.unwrap_or(wanted);
     // The kernel refuses an end past OFFSET_MAX, which means "to the end".
     let end = lock.end.min(i64::MAX as u64);
-    Payload::new().u64(lock.start).u64(end).u32(kind as u32).u32(lock.pid)
+    Payload::of(|payload| payload.u64(lock.start).u64(end).u32(kind as u32).u32(lock.pid))
 }
 
-fn put_statx_time(payload: Payload, time: Timestamp) -> Payload {
-    payload.i64(time.seconds).u32(time.nanoseconds).u32(0)
+fn put_statx_time(payload: &mut Payload, time: Timestamp) {
+    payload.i64(time.seconds).u32(time.nanoseconds).u32(0);
 }
 
 /// `fuse_statx_out`.
 pub(crate) fn statx(attr: &Attr, ttl: Duration) -> Payload {
     let birth = if attr.btime.is_some() { libc::STATX_BTIME } else { 0 };
-    let mut payload = Payload::new()
+    let mut payload = Payload::new();
+    payload
         .u64(ttl.as_secs())
         .u32(ttl.subsec_nanos())
         .u32(0)
@@ -162,13 +172,14 @@ pub(crate) fn statx(attr: &Attr, ttl: Duration) -> Payload {
         .u64(attr.blocks)
         .u64(0);
     for time in [attr.atime, attr.btime.unwrap_or_default(), attr.ctime, attr.mtime] {
-        payload = put_statx_time(payload, time);
+        put_statx_time(&mut payload, time);
     }
     // The device that the object lies on is the guest's to say.
-    payload.u32(attr.device.major).u32(attr.device.minor).u32(0).u32(0).pad_to(288)
+    payload.u32(attr.device.major).u32(attr.device.minor).u32(0).u32(0).pad_to(288);
+    payload
 }
 
 /// `fuse_ioctl_out` with what the command answers.
 pub(crate) fn ioctl(data: &[u8]) -> Payload {
-    Payload::new().i32(0).u32(0).u32(0).u32(0).put(data)
+    Payload::of(|payload| payload.i32(0).u32(0).u32(0).u32(0).put(data))
 }

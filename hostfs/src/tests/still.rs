@@ -1,6 +1,7 @@
 //! With `exclusive` calls go by names that hold still. What guests do beside
 //! each other must not lead them to something else.
 
+use crate::HostFs;
 use crate::testing::*;
 use externfs::*;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
@@ -71,6 +72,67 @@ fn what_takes_a_files_name_is_not_opened_nor_linked() {
     assert_eq!((fifo_now.ino(), fifo_now.nlink()), (fifo.key().number, 1));
 }
 
+/// Guests that rename from one directory to another and back, across each other,
+/// and go by the names meanwhile.
+#[test]
+fn nobody_waits_for_each_other() {
+    let export = Tree::new("exclusive");
+    let dirs: Vec<Node> = (0..80)
+        .map(|number| {
+            let text = format!("d{number}");
+            let made = export.fs.make(&Caller::root(), &export.root(), name(&text), &NewNode::Directory, Mode::new(0o755));
+            made.unwrap().0
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let (fs, dirs) = (&export.fs, &dirs);
+            scope.spawn(move || {
+                let text = format!("f{number}");
+                let own = name(&text);
+                let file = fs.make(&Caller::root(), &dirs[number], own, &NewNode::Regular, Mode::new(0o644)).unwrap().0;
+                let change = SetAttr { mode: Some(Mode::new(0o600)), ..SetAttr::default() };
+                for round in 0..400 {
+                    let [from, to] = [round, round + 1].map(|round| &dirs[(number + round * 37) % dirs.len()]);
+                    let child = Child { name: own, node: Some(&file) };
+                    fs.rename(&Caller::root(), (from, child), (to, Child { name: own, node: None }), RenameFlags::empty()).unwrap();
+                    fs.set_attr(&Caller::root(), &file, None, &change).unwrap();
+                    fs.open(&Caller::root(), &file, READ_WRITE).unwrap();
+                }
+            });
+        }
+    });
+}
+
+/// Two servers of one tree break the promise; what is opened is a file even so.
+#[test]
+fn another_server_does_not_have_a_fifo_opened() {
+    let export = Tree::new("exclusive");
+    let other = HostFs::open(&Source { path: export.host(""), options: options("exclusive") }).unwrap();
+    std::fs::write(export.host("a"), "").unwrap();
+    let root = other.root().unwrap();
+    other.make(&Caller::root(), &root, name("b"), &NewNode::Fifo, Mode::new(0o600)).unwrap();
+    let file = export.node("a");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let child = |text| Child { name: name(text), node: None };
+            while !stop.load(Ordering::Relaxed) {
+                other.rename(&Caller::root(), (&root, child("a")), (&root, child("b")), RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        let (began, mut opened) = (Instant::now(), 0);
+        while began.elapsed() < Duration::from_millis(700) {
+            if let Ok(open) = export.fs.open(&Caller::root(), &file, READ_WRITE) {
+                assert_eq!(rustix::fs::fstat(&open.file.fd).unwrap().st_ino, file.key().number);
+                opened += 1;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(opened > 0);
+    });
+}
+
 /// A look-up that was overtaken by a rename may leave an inode with a name that
 /// is another's.
 #[test]
@@ -104,9 +166,12 @@ fn changes_are_what_they_are_without_it() {
         }
         symlink("nowhere", export.host("l")).unwrap();
         export.fs.make(&Caller::root(), &export.root(), name("p"), &NewNode::Fifo, Mode::new(0o600)).unwrap();
+        export.fs.make(&Caller::root(), &export.root(), name("s"), &NewNode::Socket, Mode::new(0o600)).unwrap();
+        std::fs::write(export.host("h"), "").unwrap();
+        std::fs::hard_link(export.host("h"), export.host("hh")).unwrap();
         let mut seen = Vec::new();
         let at = |seconds| Some(SetTime::At(Timestamp { seconds, nanoseconds: 7 }));
-        for path in ["f", "d", "l", "p"] {
+        for path in ["f", "d", "l", "p", "s", "h", "hh"] {
             let node = export.node(path);
             let own = export.fs.attr(&node, None).unwrap();
             for change in [
@@ -130,6 +195,8 @@ fn changes_are_what_they_are_without_it() {
                 let got = export.fs.get_xattr(&node, attribute).map_err(|error| error.errno());
                 seen.push(format!("{path} {set:?} {got:?}"));
             }
+            let opened = export.fs.open(&Caller::root(), &node, READ_WRITE).map_err(|error| error.errno());
+            seen.push(format!("{path} {:?}", opened.map(|open| (open.size, export.read(&open.file)))));
             let linked = export.fs.link(&Caller::root(), &node, &export.root(), name("x")).map_err(|error| error.errno());
             seen.push(format!("{path} {:?}", linked.map(|attr| (attr.kind, attr.nlink))));
             let is = export.host("x").symlink_metadata().map(|is| is.file_type());
@@ -138,7 +205,11 @@ fn changes_are_what_they_are_without_it() {
         }
         seen
     };
-    let by_descriptor = run("cache=none");
-    assert_eq!(by_descriptor.len(), 4 * 11);
-    assert_eq!(run("exclusive"), by_descriptor);
+    for options in
+        ["", "nosuid", "nodev", "noxattr", "squash=0:0", "map-uid=0:0:10", "append", "sync", "one-file-system", "resolver=manual"]
+    {
+        let by_descriptor = run(&format!("{options},cache=none"));
+        assert_eq!(by_descriptor.len(), 7 * 12);
+        assert_eq!(run(&format!("{options},exclusive")), by_descriptor, "{options}");
+    }
 }

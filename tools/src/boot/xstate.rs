@@ -10,12 +10,32 @@
 //! never come to the host.
 
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
 use std::io::{Error, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 
 /// What `build.rs` made of it; empty where it is not needed.
 const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/xstate.so"));
+
+/// What such a kernel has room for, in bytes.
+#[cfg(target_arch = "x86_64")]
+const KERNELS_LEN: u32 = 2696;
+
+/// Whether this processor's state is longer than that.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code, unused_unsafe, reason = "safe in newer compilers")]
+fn is_needed() -> bool {
+    // SAFETY: every x86-64 processor has CPUID.
+    let leaves = unsafe { std::arch::x86_64::__cpuid(0) }.eax;
+    // SAFETY: the same. EBX is the length of what is switched on (Intel SDM, volume 2A, CPUID).
+    leaves >= 0xd && unsafe { std::arch::x86_64::__cpuid_count(0xd, 0) }.ebx > KERNELS_LEN
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_needed() -> bool {
+    false
+}
 
 /// The library as a kernel that is about to be started finds it. To be kept until it is.
 #[derive(Debug)]
@@ -24,22 +44,31 @@ pub struct Preload {
 }
 
 impl Preload {
-    /// Has `kernel` start with the library. None where processors are such that
-    /// it is not needed. A kernel that is linked statically takes no notice.
-    ///
+    /// Has `kernel` start with the library where the processor needs it. If that
+    /// does not work the log says so: newer kernels do without. One that is linked
+    /// statically takes no notice.
+    pub fn into(kernel: &mut Command) -> Option<Preload> {
+        if !is_needed() {
+            return None;
+        }
+        let added = Preload::add(kernel);
+        added.inspect_err(|error| tracing::warn!("a kernel before 6.13 will not run on this processor: no library in memory: {error}")).ok()
+    }
+
     /// # Errors
     /// What memfd_create(2) and write(2) say.
-    pub fn into(kernel: &mut Command) -> Result<Option<Preload>, Error> {
-        if LIBRARY.is_empty() {
-            return Ok(None);
-        }
+    fn add(kernel: &mut Command) -> Result<Preload, Error> {
         // In memory: a directory for temporary files may be mounted noexec. Not
         // closed by execve(2), of which User Mode Linux does a second.
-        let library = memfd_create(c"externfs-xstate", MemfdFlags::empty())?;
+        let library = match memfd_create(c"externfs-xstate", MemfdFlags::NOEXEC_SEAL) {
+            // Before Linux 6.3.
+            Err(Errno::INVAL) => memfd_create(c"externfs-xstate", MemfdFlags::empty())?,
+            library => library?,
+        };
         let mut file = std::fs::File::from(library);
         file.write_all(LIBRARY)?;
         kernel.env("LD_PRELOAD", format!("/proc/self/fd/{}", file.as_raw_fd()));
-        Ok(Some(Preload { _library: file.into() }))
+        Ok(Preload { _library: file.into() })
     }
 }
 
@@ -58,7 +87,7 @@ mod tests {
         }
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "boot::xstate::tests::a_short_state_can_be_set"]).env(INSIDE, "");
-        let _library = Preload::into(&mut command).unwrap().expect("x86-64 has one");
+        let _library = Preload::add(&mut command).unwrap();
         let done = command.output().unwrap();
         let said = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success() && said.contains("1 passed") && !said.contains("cannot be preloaded"), "{said}");

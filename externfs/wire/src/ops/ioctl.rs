@@ -73,8 +73,8 @@ pub(crate) fn ioctl(call: &Call<'_>, args: &IoctlArgs<'_>) -> Result<Answer> {
             _ => return Err(Errno::EINVAL.into()),
         };
         let bits = u64::from(flags.bits());
-        let wide = Payload::new().u64(bits);
-        let narrow = Payload::new().u32(flags.bits());
+        let wide = Payload::of(|payload| payload.u64(bits));
+        let narrow = Payload::of(|payload| payload.u32(flags.bits()));
         return Ok(reply::ioctl(if room == 8 { wide.as_bytes() } else { narrow.as_bytes() }).into());
     }
     if SETFLAGS.contains(&command) {
@@ -85,7 +85,7 @@ pub(crate) fn ioctl(call: &Call<'_>, args: &IoctlArgs<'_>) -> Result<Answer> {
     match command {
         FSGETXATTR if args.out_size as usize == FSXATTR_LEN => {
             let flags = call.export.inode_flags(call.node, handle)?;
-            let xattr = Payload::new().u32(to_xflags(flags.bits())).pad_to(FSXATTR_LEN);
+            let xattr = Payload::of(|payload| payload.u32(to_xflags(flags.bits())).pad_to(FSXATTR_LEN));
             Ok(reply::ioctl(xattr.as_bytes()).into())
         }
         FSSETXATTR => {

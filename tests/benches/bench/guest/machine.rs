@@ -35,7 +35,7 @@ impl Machine {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).process_group(0);
         let _library = match kind {
             Kind::Qemu => None,
-            Kind::Uml => Preload::into(&mut command).naming("a library in memory")?,
+            Kind::Uml => Preload::into(&mut command),
         };
         let mut child = command.spawn().naming(command.get_program().display())?;
         let console = child.stdout.take().ok_or_else(|| crate::fault::Fault("no console".into()))?;

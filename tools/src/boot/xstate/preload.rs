@@ -6,7 +6,6 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
 use core::ffi::{c_int, c_long, c_void};
-use core::ptr::{copy_nonoverlapping, write_bytes};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 /// Number of ptrace(2) on x86-64.
@@ -79,12 +78,27 @@ pub unsafe extern "C" fn ptrace(request: c_int, pid: c_int, address: *mut c_void
 unsafe fn set_whole(request: c_int, pid: c_int, address: *mut c_void, given: &Iovec, full: usize) -> c_long {
     let whole = (&raw mut WHOLE).cast::<u8>();
     unsafe {
-        copy_nonoverlapping(given.base, whole, given.len);
-        write_bytes(whole.add(given.len), 0, full - given.len);
+        copy(given.base, whole, given.len);
+        clear(whole.add(given.len), full - given.len);
         let present = whole.add(HEADER_AT).cast::<u64>();
         *present &= whole_components(given.len) as u64;
         let mut all = Iovec { base: whole, len: full };
         system_call(request, pid, address, (&raw mut all).cast())
+    }
+}
+
+/// As memcpy(3), which is not called: that the C library chooses among several of
+/// its own when it is loaded, and this library may be before it.
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    unsafe {
+        asm!("rep movsb", inout("rcx") len => _, inout("rsi") from => _, inout("rdi") to => _, options(nostack, preserves_flags));
+    }
+}
+
+/// As memset(3) with 0.
+unsafe fn clear(at: *mut u8, len: usize) {
+    unsafe {
+        asm!("rep stosb", inout("rcx") len => _, inout("rdi") at => _, in("al") 0_u8, options(nostack, preserves_flags));
     }
 }
 
