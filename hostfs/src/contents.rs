@@ -9,6 +9,7 @@ use crate::reach::Spot;
 use externfs::{DataSource, Errno, Error, FallocateFlags, FileCache, FileKind, OpenFlags, Opened, Result, StatFs, WriteFlags, WritePlace};
 use rustix::fs::OFlags;
 use rustix::io::Errno as Host;
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -77,20 +78,19 @@ impl HostFs {
     /// size. Only where nobody else can put a device in its place. None if it has
     /// to be done the long way.
     fn open_by_name(&self, node: &Arc<Inode>, flags: OpenFlags) -> Result<Option<(OwnedFd, u64)>> {
+        let open = |dir: BorrowedFd<'_>, name: &CStr| {
+            let Ok(fd) = self.jail.open_unchecked(dir, name, open_flags(flags)) else { return Ok(None) };
+            let stat = Stat::of_open(fd.as_fd())?;
+            Ok(self.verify(node, &stat).is_ok().then_some((fd, stat.size())))
+        };
         if !self.options.is_layers {
             // A guest may make devices, so it is looked at before, while it holds
             // still; and after, should somebody else have changed it all the same.
-            return self.by_name(node, |dir, name, _| {
-                let Ok(fd) = self.jail.open_unchecked(dir, name, open_flags(flags)) else { return Ok(None) };
-                let stat = Stat::of_open(fd.as_fd())?;
-                Ok(self.verify(node, &stat).is_ok().then_some((fd, stat.size())))
-            });
+            return self.by_name(node, |dir, name, _| open(dir, name));
         }
         // The layer makes none in a data tree, so one look afterwards will do.
         let Spot::Named { dir, name, .. } = self.spot(node)? else { return Ok(None) };
-        let Ok(fd) = self.jail.open_unchecked(dir.as_fd(), &name, open_flags(flags)) else { return Ok(None) };
-        let stat = Stat::of_open(fd.as_fd())?;
-        Ok((stat.key() == node.key() && stat.kind()? == FileKind::Regular).then_some((fd, stat.size())))
+        open(dir.as_fd(), &name)
     }
 
     /// A regular file, known to be one, opened for I/O.

@@ -1,5 +1,5 @@
-//! Calls on a name in a directory, for a [layer](crate::layer) that keeps names
-//! from changing meanwhile: a third of what opening the object first takes. No
+//! Calls on a name in a directory, for whoever keeps names from changing meanwhile, as
+//! hostfs itself may ([`crate::still`]) and a [layer](crate::layer) does: a third of what opening the object first takes. No
 //! link is followed, and the name is a single component.
 
 use crate::HostFs;
@@ -10,7 +10,7 @@ use crate::setattr::timestamps;
 use crate::sys;
 use crate::xattr::XATTR_AT;
 use externfs::{Attr, SetAttr};
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, XattrFlags};
 use rustix::io::Errno;
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
@@ -52,14 +52,14 @@ pub fn get_xattr(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, buffer: &mu
     )
 }
 
-/// Sets an attribute of `name` in `dir`.
+/// Sets an attribute of `name` in `dir`; `flags` as for setxattr(2).
 ///
 /// # Errors
 /// What setxattr(2) says.
-pub fn set_xattr(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, value: &[u8]) -> Result<(), Errno> {
+pub fn set_xattr(dir: BorrowedFd<'_>, name: &CStr, attribute: &CStr, value: &[u8], flags: XattrFlags) -> Result<(), Errno> {
     XATTR_AT.call(
-        || sys::set_xattr_at(dir, sys::Last::Itself(name), attribute, value, 0),
-        || rustix::fs::lsetxattr(path_below(dir, name), attribute, value, rustix::fs::XattrFlags::empty()),
+        || sys::set_xattr_at(dir, sys::Last::Itself(name), attribute, value, flags.bits()),
+        || rustix::fs::lsetxattr(path_below(dir, name), attribute, value, flags),
     )
 }
 

@@ -131,6 +131,9 @@ impl HostFs {
 
     /// The same by a name that holds still; None if there is none.
     fn link_by_name(&self, node: &Node, parent: &Node, name: Name<'_>) -> Result<Option<Attr>> {
+        if self.still.is_none() {
+            return Ok(None);
+        }
         let to = self.dir(parent)?;
         let name = c_name(name)?;
         let linked = self.by_name(node, |dir, place, _| {

@@ -196,19 +196,26 @@ impl HostFs {
 
     /// A descriptor of `node`, which is surely that object.
     pub(crate) fn reach(&self, node: &Arc<Inode>) -> Result<Held> {
-        self.reach_with_stat(node).map(|(held, _)| held)
+        match self.spot(node)? {
+            Spot::Held(held) => Ok(held),
+            Spot::Named { dir, name, .. } => self.hold_named(node, &dir, &name).map(|(held, _)| held),
+        }
     }
 
     /// As [`HostFs::reach`], with its status.
     pub(crate) fn reach_with_stat(&self, node: &Arc<Inode>) -> Result<(Held, Stat)> {
-        let (dir, name) = match self.spot(node)? {
+        match self.spot(node)? {
             Spot::Held(held) => {
                 let stat = Stat::of_open(held.as_fd())?;
-                return Ok((held, stat));
+                Ok((held, stat))
             }
-            Spot::Named { dir, name, .. } => (dir, name),
-        };
-        let opened = self.with_spare_fds(|| self.jail.child(dir.as_fd(), &name));
+            Spot::Named { dir, name, .. } => self.hold_named(node, &dir, &name),
+        }
+    }
+
+    /// A descriptor of what is called `name` in `dir`, if that is `node`.
+    fn hold_named(&self, node: &Arc<Inode>, dir: &DirFd, name: &CStr) -> Result<(Held, Stat)> {
+        let opened = self.with_spare_fds(|| self.jail.child(dir.as_fd(), name));
         let verified = opened.map_err(stale).and_then(|fd| {
             let stat = Stat::of_open(fd.as_fd())?;
             self.verify(node, &stat)?;

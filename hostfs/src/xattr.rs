@@ -4,6 +4,7 @@ use crate::HostFs;
 use crate::fault::{Fault, fault};
 use crate::idmap::OVERFLOW_ID;
 use crate::jail::{fd_name, fd_path};
+use crate::named;
 use crate::node::Inode;
 use crate::reach::Held;
 use crate::sys;
@@ -38,15 +39,8 @@ impl HostFs {
             return Err(Errno::ENODATA.into());
         }
         let attribute = attribute_name(name)?;
-        let value = self.by_name(node, |dir, place, _| {
-            let unknown = || Err(Host::NOSYS);
-            let place = sys::Last::Itself(place);
-            Ok(match XATTR_AT.call(|| whole(|buffer| sys::get_xattr_at(dir, place, &attribute, buffer)), unknown) {
-                Err(Host::NOSYS) => None,
-                answer => Some(answer),
-            })
-        })?;
-        let value = match value {
+        let by_name = self.by_name(node, |dir, place, _| Ok(Some(whole(|buffer| named::get_xattr(dir, place, &attribute, buffer)))))?;
+        let value = match by_name {
             Some(value) => value,
             None => self.get(&self.reach(node)?, &attribute),
         };
@@ -93,14 +87,8 @@ impl HostFs {
         let host_flags = rustix::fs::XattrFlags::from_bits_retain(known as u32);
         if known == flags.bits()
             && !self.options.sync
-            && let Some(done) = self.by_name(node, |dir, place, _| {
-                let unknown = || Err(Host::NOSYS);
-                let place = sys::Last::Itself(place);
-                Ok(match XATTR_AT.call(|| sys::set_xattr_at(dir, place, &attribute, &value, host_flags.bits()), unknown) {
-                    Err(Host::NOSYS) => None,
-                    answer => Some(answer),
-                })
-            })?
+            && let Some(done) =
+                self.by_name(node, |dir, place, _| Ok(Some(named::set_xattr(dir, place, &attribute, &value, host_flags))))?
         {
             return done.map_err(fault("setxattr"));
         }

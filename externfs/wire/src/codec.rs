@@ -65,8 +65,9 @@ impl<'a> Fields<'a> {
 const PAYLOAD_MAX: usize = 288;
 
 /// Builds one fixed structure, in place: handing it from field to field would
-/// copy all of it each time, which was a tenth of answering a GETATTR. The sizes are ours alone, so running over is a
-/// mistake of this crate that the tests of sizes find.
+/// copy all of it each time, which was a tenth of answering a GETATTR. The sizes
+/// are ours alone, so running over is a mistake of this crate that the tests of
+/// sizes find.
 #[derive(Clone)]
 pub(crate) struct Payload {
     bytes: [u8; PAYLOAD_MAX],

@@ -8,16 +8,13 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Runs `attack` while another guest exchanges the names of `a` and `b`.
-fn while_guests_swap(export: &Tree, (a, b): (&Node, &Node), mut attack: impl FnMut()) {
+/// Runs `attack` for a while, and `meanwhile` beside it again and again.
+fn beside(meanwhile: impl Fn() + Sync, mut attack: impl FnMut()) {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut swapped = false;
             while !stop.load(Ordering::Relaxed) {
-                let (from, to) = if swapped { (b, a) } else { (a, b) };
-                export.rename_known(("a", Some(from)), ("b", Some(to)), RenameFlags::EXCHANGE).unwrap();
-                swapped = !swapped;
+                meanwhile();
             }
         });
         let began = Instant::now();
@@ -28,12 +25,29 @@ fn while_guests_swap(export: &Tree, (a, b): (&Node, &Node), mut attack: impl FnM
     });
 }
 
+/// Runs `attack` while another guest exchanges the names of `a` and `b`.
+fn while_guests_swap(export: &Tree, (a, b): (&Node, &Node), attack: impl FnMut()) {
+    let swap = |from, to| export.rename_known(("a", Some(from)), ("b", Some(to)), RenameFlags::EXCHANGE).unwrap();
+    let there_and_back = || {
+        swap(a, b);
+        swap(b, a);
+    };
+    beside(there_and_back, attack);
+}
+
+/// The files `a` and `b`.
+fn two_files() -> (Tree, Node, Node) {
+    let export = Tree::new("exclusive");
+    for path in ["a", "b"] {
+        std::fs::write(export.host(path), "").unwrap();
+    }
+    let (a, b) = (export.node("a"), export.node("b"));
+    (export, a, b)
+}
+
 #[test]
 fn a_change_never_lands_on_what_takes_the_name() {
-    let export = Tree::new("exclusive");
-    std::fs::write(export.host("a"), "").unwrap();
-    std::fs::write(export.host("b"), "").unwrap();
-    let (meant, other) = (export.node("a"), export.node("b"));
+    let (export, meant, other) = two_files();
     let mut changed = 0;
     let change = SetAttr { mode: Some(Mode::new(0o711)), atime: Some(SetTime::Now), ..SetAttr::default() };
     while_guests_swap(&export, (&meant, &other), || {
@@ -113,34 +127,23 @@ fn another_server_does_not_have_a_fifo_opened() {
     let root = other.root().unwrap();
     other.make(&Caller::root(), &root, name("b"), &NewNode::Fifo, Mode::new(0o600)).unwrap();
     let file = export.node("a");
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let child = |text| Child { name: name(text), node: None };
-            while !stop.load(Ordering::Relaxed) {
-                other.rename(&Caller::root(), (&root, child("a")), (&root, child("b")), RenameFlags::EXCHANGE).unwrap();
-            }
-        });
-        let (began, mut opened) = (Instant::now(), 0);
-        while began.elapsed() < Duration::from_millis(700) {
-            if let Ok(open) = export.fs.open(&Caller::root(), &file, READ_WRITE) {
-                assert_eq!(rustix::fs::fstat(&open.file.fd).unwrap().st_ino, file.key().number);
-                opened += 1;
-            }
+    let child = |text| Child { name: name(text), node: None };
+    let swap = || other.rename(&Caller::root(), (&root, child("a")), (&root, child("b")), RenameFlags::EXCHANGE).unwrap();
+    let mut opened = 0;
+    beside(swap, || {
+        if let Ok(open) = export.fs.open(&Caller::root(), &file, READ_WRITE) {
+            assert_eq!(rustix::fs::fstat(&open.file.fd).unwrap().st_ino, file.key().number);
+            opened += 1;
         }
-        stop.store(true, Ordering::Relaxed);
-        assert!(opened > 0);
     });
+    assert!(opened > 0);
 }
 
 /// A look-up that was overtaken by a rename may leave an inode with a name that
 /// is another's.
 #[test]
 fn a_place_that_is_no_longer_right_changes_nothing() {
-    let export = Tree::new("exclusive");
-    std::fs::write(export.host("a"), "").unwrap();
-    std::fs::write(export.host("b"), "").unwrap();
-    let (a, b) = (export.node("a"), export.node("b"));
+    let (export, a, b) = two_files();
     export.fs.settle(&a, export.root(), c"b");
     let before = export.host("b").metadata().unwrap();
     let change =

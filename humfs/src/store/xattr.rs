@@ -99,7 +99,7 @@ fn put(hold: Hold<'_>, block: &[u8]) -> Fault<()> {
     match hold {
         Hold::Open(fd) => rustix::fs::fsetxattr(fd, ATTRIBUTE, block, XattrFlags::empty()),
         Hold::Path(fd) => rustix::fs::setxattr(host::proc_path(fd), ATTRIBUTE, block, XattrFlags::empty()),
-        Hold::Name(at) => hostfs::named::set_xattr(at.dir, at.name, ATTRIBUTE, block),
+        Hold::Name(at) => hostfs::named::set_xattr(at.dir, at.name, ATTRIBUTE, block, XattrFlags::empty()),
     }
 }
 

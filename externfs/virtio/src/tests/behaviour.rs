@@ -9,6 +9,14 @@ use vm_memory::{Bytes, GuestAddress};
 
 #[test]
 fn many_requests_at_once_come_back_each_once() {
+    // On a busy machine the server may sleep before each request is made.
+    let kicks: Vec<u64> = (0..3).map(|_| kicks_for_many_requests()).collect();
+    assert!(kicks.iter().any(|&kicks| kicks < MANY / 2), "kicks are not suppressed: {kicks:?} of {MANY}");
+}
+
+const MANY: u64 = 700 * 32;
+
+fn kicks_for_many_requests() -> u64 {
     let host = Host::new();
     let (_frontend, mut driver) = Frontend::uml(&host.path);
     for round in 0..700_u32 {
@@ -27,9 +35,8 @@ fn many_requests_at_once_come_back_each_once() {
     }
     assert_eq!(driver.poll_used(), None);
     let statistics = host.server.statistics();
-    assert_eq!(statistics.requests, 700 * 32);
-    // How many are left depends on who runs when.
-    assert!(statistics.kicks < statistics.requests / 4 * 3, "kicks are not suppressed: {statistics:?}");
+    assert_eq!(statistics.requests, MANY);
+    statistics.kicks
 }
 
 #[test]
