@@ -1,5 +1,5 @@
 //! Calls on a name in a directory, for whoever keeps names from changing meanwhile, as
-//! hostfs itself may ([`crate::still`]) and a [layer](crate::layer) does: a third of what opening the object first takes. No
+//! hostfs itself may (`still.rs`) and a [layer](crate::layer) does: a third of what opening the object first takes. No
 //! link is followed, and the name is a single component.
 
 use crate::HostFs;
