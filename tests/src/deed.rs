@@ -27,8 +27,8 @@ pub struct Deed {
     pub vanished: Option<&'static str>,
     /// Looks up and opens what the request takes.
     pub aim: fn(&Guest) -> std::result::Result<Act, Errno>,
-    /// Where POSIX has the request do two things in order, the first alone. It
-    /// is seen as if only this had been asked for.
+    /// Where POSIX has the request do two things in order, or lets it end early, the
+    /// first alone. It is seen as if only this had been asked for.
     pub between: Option<fn(&Guest) -> Answer>,
 }
 

@@ -39,6 +39,12 @@ fn write(g: &Guest, offset: u64, data: Vec<u8>, flags: WriteFlags) -> std::resul
     })
 }
 
+/// As far as the end of a page, where a kill may end the host's write: one that came
+/// while another thread was about its own.
+fn write_now(g: &Guest, offset: u64, data: &[u8]) -> Answer {
+    write(g, offset, data.to_vec(), WriteFlags::default())?(g)
+}
+
 fn truncate(g: &Guest, size: u64, by_handle: bool) -> std::result::Result<Act, Errno> {
     let old = find(g, "old")?;
     let handle = if by_handle { Some(g.open(old, BOTH)?) } else { None };
@@ -73,9 +79,12 @@ fn synced(g: &Guest) -> std::result::Result<Act, Errno> {
 const KILL: WriteFlags = WriteFlags { append: false, sync: false, cached: false, kill_suid_sgid: true };
 
 pub(super) const DEEDS: &[Deed] = &[
-    Deed::new("write-first", empty, |g| write(g, 0, pattern(3, 5_000), WriteFlags::default())),
-    Deed::new("write-over", full, |g| write(g, 4_000, pattern(3, 5_000), WriteFlags::default())),
-    Deed::new("write-append", full, |g| write(g, 0, pattern(3, 5_000), WriteFlags { append: true, ..WriteFlags::default() })),
+    Deed::new("write-first", empty, |g| write(g, 0, pattern(3, 5_000), WriteFlags::default()))
+        .between(|g| write_now(g, 0, &pattern(3, 5_000)[..4_096])),
+    Deed::new("write-over", full, |g| write(g, 4_000, pattern(3, 4_000), WriteFlags::default()))
+        .between(|g| write_now(g, 4_000, &pattern(3, 4_000)[..96])),
+    Deed::new("write-append", full, |g| write(g, 0, pattern(3, 4_000), WriteFlags { append: true, ..WriteFlags::default() }))
+        .between(|g| write_now(g, 20_000, &pattern(3, 4_000)[..480])),
     Deed::new("write-synced", full, |g| write(g, 100, pattern(3, 500), WriteFlags { sync: true, ..WriteFlags::default() })),
     Deed::new("write-far", full, |g| write(g, 9_000_000, pattern(3, 10), WriteFlags::default())),
     Deed::new("write-setuid", setuid, |g| write(g, 10, pattern(3, 500), KILL)).between(lose_privileges),
