@@ -132,6 +132,11 @@ fn listen(mut machine: Machine, contenders: &[Contender], lines: &mut [Line]) ->
     fault(format!("the guest ended early; its last words: {}", machine.said()))
 }
 
+/// What is served as nobody else's to change, as a guest's own tree is. The
+/// kernel's own hostfs never looks whether a file that it has cached has changed.
+const ALWAYS: &str = "ours-always";
+const EXCLUSIVE: [&str; 2] = ["-o", "exclusive"];
+
 fn contenders(kind: Kind, choice: &Choice, room: &TempDir, archive: &Path) -> Result<Vec<Contender>> {
     let tree = |name: &str| {
         let tree = room.path().join(name);
@@ -148,21 +153,22 @@ fn contenders(kind: Kind, choice: &Choice, room: &TempDir, archive: &Path) -> Re
     };
     match kind {
         Kind::Qemu => {
-            let peer = virtiofsd(choice.virtiofsd.as_deref()).and_then(|program| {
-                let (tree, socket) = (tree("virtiofsd")?, room.path().join("virtiofsd.sock"));
+            let peer = |name: &str, cache: &str| {
+                let program = virtiofsd(choice.virtiofsd.as_deref())?;
+                let (tree, socket) = (tree(name)?, room.path().join(format!("{name}.sock")));
                 let mut command = Command::new(program);
                 // The features that ours has: without xattrs its guest never asks for security.capability.
-                command.arg("--shared-dir").arg(&tree).arg("--socket-path").arg(&socket).args(["--cache", "auto", "--xattr"]);
-                contender("virtiofsd", Role::Peer, command, socket)
-            });
-            all([peer, ours("ours", &[])])
+                command.arg("--shared-dir").arg(&tree).arg("--socket-path").arg(&socket).args(["--cache", cache, "--xattr"]);
+                contender(name, Role::Peer, command, socket)
+            };
+            all([peer("virtiofsd", "auto"), peer("virtiofsd-always", "always"), ours("ours", &[]), ours(ALWAYS, &EXCLUSIVE)])
         }
         Kind::Uml => {
             let tree = tree("hostfs")?;
             let share = Share { name: "hostfs".into(), kind: "hostfs".into(), source: "none".into(), data: tree.display().to_string() };
             let column = Column { name: "hostfs".into(), role: Role::Peer, how: "the guest kernel's own, no server".into() };
             let native = Contender { column, share, clock: ServerClock::new(None), socket: None, _server: None };
-            all([Ok(native), ours("ours", &[])])
+            all([Ok(native), ours("ours", &[]), ours(ALWAYS, &EXCLUSIVE)])
         }
     }
 }
