@@ -3,7 +3,7 @@
 //! Locks, outermost first; none is held during a plugin call but `key`:
 //! ```text
 //! Bridge.sessions
-//!   Lookups shard | Handles shard
+//!   Lookups shard | Handles shard | Unopened
 //!     NodeTable shard
 //! ```
 

@@ -95,6 +95,14 @@ pub trait Export: Send + Sync {
     /// From now on `watcher` hears of changes made by others, and the answers'
     /// time-outs count on it. At most once per export.
     fn set_watcher(&self, watcher: Arc<dyn Watcher>);
+    /// This kernel would do without opening files and listings (FUSE's "zero-message
+    /// opens"). If it may, it reads and writes [`HandleId::unopened`] from now on, until
+    /// the next `reset`, and what is open on its behalf is ours to decide. Only where
+    /// the plugin can do without, and neither the host nor another kernel changes the
+    /// tree: what such a kernel has cached it does not check when it opens.
+    fn begin_unopened(&self) -> bool;
+    /// The kernel uses `handle`, a new file's, no more, and the file unopened instead.
+    fn leave_unopened(&self, handle: HandleId);
     /// Drops every handle and count, as after a guest's reboot.
     fn reset(&self);
 
@@ -164,7 +172,7 @@ pub trait Export: Send + Sync {
 pub struct Statistics {
     /// Nodes that this kernel remembers, the root included.
     pub nodes: usize,
-    /// Files and listings that it has open.
+    /// Files and listings that it has open; not those that are open on its behalf.
     pub handles: usize,
     /// Nodes that any kernel on the same bridge remembers.
     pub bridge_nodes: usize,

@@ -6,7 +6,9 @@
 //!   keeps it while a guest's kernel remembers that number, and drops it when
 //!   every guest has forgotten it.
 //! * [`ExternFs::File`]: an open file. Dropped when the last descriptor in the
-//!   guest is closed; I/O goes on working after the name is gone.
+//!   guest is closed; I/O goes on working after the name is gone. (Of a kernel that
+//!   does not tell what it opens, [`ExternFs::begin_unopened`]: sooner or later, and
+//!   another may be opened meanwhile.)
 //! * [`ExternFs::Dir`]: an open listing.
 //!
 //! # Rules
@@ -115,6 +117,17 @@ pub trait ExternFs: Send + Sync + 'static {
     /// trait, as far as it can see them. Called at most once.
     fn watch(&self, sink: ChangeSink) -> Result<()> {
         Ok(())
+    }
+
+    /// The kernel is going to read and write without opening anything, if the plugin
+    /// agrees ([`crate::Export::begin_unopened`]); there is no other one. Nobody tells
+    /// then whether a file whose last name goes is open somewhere: from now on, each
+    /// that the kernel remembers can be opened until it is forgotten, whatever becomes
+    /// of its names meanwhile, and where it cannot be held, the removal is refused.
+    /// That the kernel found a file's permission bits to allow something is enough
+    /// for it to be opened.
+    fn begin_unopened(&self) -> bool {
+        false
     }
 
     /// What is served shows in `mount`; see [`crate::Connect::mounted`].

@@ -2,7 +2,9 @@
 //! check numbers, kinds and limits, then call the plugin.
 
 mod export;
+mod unopened;
 
+use self::unopened::Unopened;
 use crate::bridge::Bridge;
 use crate::error::{Errno, Error, Result};
 use crate::export::{Entry, Export, Handle, Memory, Watcher};
@@ -10,7 +12,7 @@ use crate::fs::{Child, ExternFs};
 use crate::name::Name;
 use crate::table::{Handles, Lookups, NodeEntry};
 use crate::types::*;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -21,8 +23,39 @@ type Node<F> = Arc<NodeEntry<F>>;
 struct OpenFile<F: ExternFs> {
     node: Arc<NodeEntry<F>>,
     file: F::File,
-    write: bool,
+    flags: OpenFlags,
 }
+
+/// What a file is used for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Read,
+    Write,
+    /// To write at its end, which may be all that is allowed (chattr +a).
+    Append,
+    /// Neither.
+    Either,
+}
+
+impl Use {
+    fn flags(self) -> OpenFlags {
+        let write = matches!(self, Use::Write | Use::Append);
+        OpenFlags { read: !write, write, append: self == Use::Append, ..OpenFlags::default() }
+    }
+
+    fn is_served_by(self, flags: OpenFlags) -> bool {
+        match self {
+            Use::Read => flags.read,
+            Use::Write => flags.write && !flags.append,
+            Use::Append => flags.write,
+            Use::Either => true,
+        }
+    }
+}
+
+/// Most files and listings that are open on behalf of a kernel that opens none.
+const UNOPENED_FILES: usize = 64;
+const UNOPENED_DIRS: usize = 16;
 
 struct OpenDir<F: ExternFs> {
     node: Arc<NodeEntry<F>>,
@@ -35,6 +68,10 @@ pub(crate) struct Session<F: ExternFs> {
     lookups: Lookups<F>,
     files: Handles<OpenFile<F>>,
     dirs: Handles<OpenDir<F>>,
+    /// The kernel opens nothing: what it uses is open on its behalf.
+    opens_nothing: AtomicBool,
+    unopened_files: Unopened<OpenFile<F>>,
+    unopened_dirs: Unopened<OpenDir<F>>,
     watcher: OnceLock<Arc<dyn Watcher>>,
     limits: Limits,
     features: Features,
@@ -56,6 +93,9 @@ impl<F: ExternFs> Session<F> {
             lookups: Lookups::new(bridge.nodes_cost.clone()),
             files: Handles::new(),
             dirs: Handles::new(),
+            opens_nothing: AtomicBool::new(false),
+            unopened_files: Unopened::new(UNOPENED_FILES),
+            unopened_dirs: Unopened::new(UNOPENED_DIRS),
             watcher: OnceLock::new(),
             limits,
             features: bridge.fs().features(),
@@ -105,9 +145,70 @@ impl<F: ExternFs> Session<F> {
     }
 
     fn file_of(&self, node: &Node<F>, handle: Option<HandleId>) -> Result<Option<Arc<OpenFile<F>>>> {
-        let Some(handle) = handle else { return Ok(None) };
+        let Some(handle) = handle.filter(|handle| self.unopened_node(*handle).is_none()) else { return Ok(None) };
         let open = self.files.get(handle)?;
         if open.node.id() == node.id() { Ok(Some(open)) } else { Err(Errno::EBADF.into()) }
+    }
+
+    /// The node that `handle` stands for in place of what was opened.
+    fn unopened_node(&self, handle: HandleId) -> Option<NodeId> {
+        handle.node().filter(|_| self.opens_nothing.load(Ordering::Relaxed))
+    }
+
+    /// The file behind `handle`, opened now for `what` if nobody has.
+    fn file(&self, handle: HandleId, what: Use) -> Result<Arc<OpenFile<F>>> {
+        let Some(id) = self.unopened_node(handle) else {
+            let open = self.files.get(handle)?;
+            // Kernels write back through any handle that was opened for writing.
+            return if what.flags().write && !open.flags.write { Err(Errno::EBADF.into()) } else { Ok(open) };
+        };
+        if let Some(open) = self.unopened_files.get(id, |open| what.is_served_by(open.flags)) {
+            return Ok(open);
+        }
+        let node = self.regular(id)?;
+        let flags = what.flags();
+        let opened = self.with_spare_handles(|| self.fs().open(&Caller::root(), &node.node, flags))?;
+        let open = Arc::new(OpenFile { node, file: opened.file, flags });
+        self.unopened_files.put(id, open.clone());
+        Ok(open)
+    }
+
+    /// The listing behind `handle`, the same way.
+    fn listing(&self, handle: HandleId) -> Result<Arc<OpenDir<F>>> {
+        let Some(id) = self.unopened_node(handle) else { return self.dirs.get(handle) };
+        if let Some(open) = self.unopened_dirs.get(id, |_| true) {
+            return Ok(open);
+        }
+        let node = self.directory(id)?;
+        let dir = self.with_spare_handles(|| self.fs().open_dir(&node.node))?;
+        let open = Arc::new(OpenDir { node, dir });
+        self.unopened_dirs.put(id, open.clone());
+        Ok(open)
+    }
+
+    /// Runs `act`, which takes a descriptor or does nothing; where there are none left,
+    /// what is open on the kernel's behalf closes, and it is tried once more.
+    fn with_spare_handles<T>(&self, act: impl Fn() -> Result<T>) -> Result<T> {
+        match act() {
+            Err(error) if matches!(error.errno(), Errno::EMFILE | Errno::ENFILE) && self.opens_nothing.load(Ordering::Relaxed) => {
+                self.unopened_files.clear();
+                self.unopened_dirs.clear();
+                act()
+            }
+            answer => answer,
+        }
+    }
+
+    /// A node that is a file to be opened.
+    fn regular(&self, id: NodeId) -> Result<Node<F>> {
+        let node = self.node(id)?;
+        match node.kind() {
+            FileKind::Regular => Ok(node),
+            FileKind::Directory => Err(Errno::EISDIR.into()),
+            FileKind::Symlink => Err(Errno::ELOOP.into()),
+            // The guest's kernel has drivers of its own for these.
+            _ => Err(Errno::ENXIO.into()),
+        }
     }
 
     fn check_name(&self, name: Name<'_>) -> Result<()> {
@@ -184,8 +285,15 @@ impl<F: ExternFs> Session<F> {
     }
 
     /// The node behind a name, if any kernel remembers it.
-    fn known_child(&self, parent: &Node<F>, name: Name<'_>) -> Option<Node<F>> {
-        self.fs().child_key(&parent.node, name).ok().and_then(|key| self.bridge.table.find(key))
+    ///
+    /// # Errors
+    /// EMFILE and its like: to whoever takes the name away it would pass for unknown.
+    fn known_child(&self, parent: &Node<F>, name: Name<'_>) -> Result<Option<Node<F>>> {
+        match self.fs().child_key(&parent.node, name) {
+            Ok(key) => Ok(self.bridge.table.find(key)),
+            Err(error) if matches!(error.errno(), Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => Err(error),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Two kernels may give two processes the same name as a lock's owner.
@@ -219,9 +327,9 @@ impl<F: ExternFs> Session<F> {
         self.tell_node(parent, false);
     }
 
-    fn insert_file(&self, node: Node<F>, opened: Opened<F::File>, write: bool) -> Handle {
+    fn insert_file(&self, node: Node<F>, opened: Opened<F::File>, flags: OpenFlags) -> Handle {
         let (cache, size) = (self.effective(opened.cache), opened.size);
-        let id = self.files.insert(OpenFile { node, file: opened.file, write });
+        let id = self.files.insert(OpenFile { node, file: opened.file, flags });
         Handle { id, cache, keep_listing: false, size }
     }
 
@@ -234,17 +342,34 @@ impl<F: ExternFs> Session<F> {
     ) -> Result<(Entry, Handle)> {
         let entry = self.admit(created.node, created.attr, Some(parent), name_len);
         let node = self.node(entry.id)?;
-        Ok((entry, self.insert_file(node, created.opened, flags.open.write)))
+        Ok((entry, self.insert_file(node, created.opened, flags.open)))
     }
 
     fn remove(&self, caller: &Caller, parent: NodeId, name: Name<'_>, directory: bool) -> Result<()> {
         let parent = self.writable_directory(parent, name)?;
-        let known = self.known_child(&parent, name);
-        let child = Child { name, node: known.as_ref().map(|entry| &entry.node) };
-        self.fs().remove(caller, &parent.node, child, directory)?;
+        let known = self.known_child(&parent, name)?;
+        self.with_spare_handles(|| {
+            let child = Child { name, node: known.as_ref().map(|entry| &entry.node) };
+            self.fs().remove(caller, &parent.node, child, directory)
+        })?;
         self.tell_name(parent.id(), name);
         if let Some(known) = known {
             self.tell_node(known.id(), false);
+        }
+        Ok(())
+    }
+
+    /// Gives `emit` what `handle` lists from `cookie` on.
+    fn list(&self, handle: HandleId, cookie: u64, mut emit: impl FnMut(&OpenDir<F>, &DirEntry<'_>) -> bool) -> Result<()> {
+        let open = self.listing(handle)?;
+        let mut ended = true;
+        self.fs().read_dir(&open.dir, cookie, &mut |entry| {
+            ended = false;
+            emit(&open, entry)
+        })?;
+        if ended && let Some(id) = self.unopened_node(handle) {
+            // A kernel that gets nothing has all of it.
+            self.unopened_dirs.close(id);
         }
         Ok(())
     }

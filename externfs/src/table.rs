@@ -327,18 +327,19 @@ impl<F: ExternFs> Lookups<F> {
         Some(Duration::from_millis(u64::from(self.now_ms().wrapping_sub(told_ms))))
     }
 
-    /// `count` lookups fewer, but never below none.
-    pub(crate) fn forget(&self, id: NodeId, count: u64) {
+    /// `count` lookups fewer, but never below none. Says whether it is not known any
+    /// longer.
+    pub(crate) fn forget(&self, id: NodeId, count: u64) -> bool {
         let hash = self.hash(id);
         let mut shard = self.shard(hash);
-        let Ok(mut slot) = shard.find_entry(hash, |known| known.entry.id() == id) else { return };
+        let Ok(mut slot) = shard.find_entry(hash, |known| known.entry.id() == id) else { return true };
         let known = slot.get_mut();
         if known.lookups() == LOOKUPS_MAX {
-            return;
+            return false;
         }
         known.set_lookups(known.lookups().saturating_sub(u32::try_from(count).unwrap_or(u32::MAX)));
         if known.lookups() > 0 {
-            return;
+            return false;
         }
         let (gone, _) = slot.remove();
         self.costs_less(gone.cost());
@@ -349,6 +350,7 @@ impl<F: ExternFs> Lookups<F> {
         }
         drop(shard);
         drop(gone);
+        true
     }
 
     pub(crate) fn clear(&self) {
@@ -381,6 +383,9 @@ struct Held<T> {
     what: Arc<T>,
 }
 
+/// What fits into a [`HandleId`] below the mark of those that nobody has opened.
+const GENERATION_MASK: u32 = (1 << 30) - 1;
+
 /// Open files or listings by number. A number is never given twice in a row,
 /// so a guest that uses one after its release gets EBADF, not a stranger.
 pub(crate) struct Handles<T> {
@@ -402,7 +407,7 @@ impl<T> Handles<T> {
     pub(crate) fn insert(&self, what: T) -> HandleId {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let shard = turn % SHARDS;
-        let generation = (turn / SHARDS) as u32;
+        let generation = (turn / SHARDS) as u32 & GENERATION_MASK;
         let index = locked(&self.shards[shard]).insert(Held { generation, what: Arc::new(what) });
         self.open.fetch_add(1, Ordering::Relaxed);
         HandleId(u64::from(generation) << 32 | (index * SHARDS + shard) as u64)

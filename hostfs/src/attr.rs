@@ -79,6 +79,10 @@ impl Stat {
         self.0.stx_mode & 0o6000 != 0
     }
 
+    pub(crate) fn nlink(&self) -> u32 {
+        self.0.stx_nlink
+    }
+
     pub(crate) fn size(&self) -> u64 {
         self.0.stx_size
     }

@@ -35,6 +35,10 @@ impl HostFs {
         if self.options.read_only && (flags.write || flags.truncate) {
             return Err(Errno::EROFS.into());
         }
+        self.when_still(|| self.open_once(node, flags))
+    }
+
+    fn open_once(&self, node: &Arc<Inode>, flags: OpenFlags) -> Result<Opened<Arc<OpenFile>>> {
         if !flags.truncate
             && let Some((fd, size)) = self.open_by_name(node, flags)?
         {

@@ -38,7 +38,9 @@ pub struct HostFs {
     pub(crate) still: Option<Still>,
     /// Of a layer.
     pub(crate) known: Option<Arc<Known>>,
-    handles_max: usize,
+    pub(crate) handles_max: usize,
+    /// No permission bits keep us from a file that a kernel may open.
+    pub(crate) opens_all: bool,
     /// Descriptions that may hold locks.
     pub(crate) locks_max: usize,
     /// Directories that may be watched.
@@ -89,6 +91,8 @@ impl HostFs {
             still: (options.is_exclusive() && !options.is_layers).then(Still::new),
             known: None,
             handles_max: budget.handles,
+            // All that is in a layer's tree is the server's own.
+            opens_all: options.is_exclusive() && (options.is_layers || crate::unopened::opens_all()),
             locks_max: budget.locks,
             watches_max: budget.watches,
             options,
@@ -202,7 +206,7 @@ impl ExternFs for HostFs {
     fn attr(&self, node: &Arc<Inode>, file: Option<&Arc<OpenFile>>) -> Result<Attr> {
         let stat = match file {
             Some(file) => Stat::of_open(file.fd.as_fd())?,
-            None => self.stat(node)?,
+            None => self.when_still(|| self.stat(node))?,
         };
         self.tell(node, &stat)
     }
@@ -248,7 +252,9 @@ impl ExternFs for HostFs {
         // place that is known stays while it is right; it is right to have
         // either if the file has two names.
         let is_there = !is_lost && before.is_some_and(|(parent, name)| self.leads_to(known, &parent, &name));
-        if !is_there && self.leads_to(known, &parent, &name) {
+        if is_there {
+            self.learn_name(known, &parent, &name);
+        } else if self.leads_to(known, &parent, &name) {
             self.settle(known, parent, name);
         }
     }
@@ -263,7 +269,7 @@ impl ExternFs for HostFs {
     }
 
     fn open_dir(&self, node: &Arc<Inode>) -> Result<Listing> {
-        let dir = self.dir(node)?;
+        let dir = self.when_still(|| self.dir(node))?;
         self.watch_dir(node, &dir);
         let fd = self.with_spare_fds(|| self.jail.reopen_dir(dir.as_fd())).map_err(fault("opening a directory"))?;
         Ok(Listing::new(fd))
@@ -308,6 +314,10 @@ impl ExternFs for HostFs {
             coherent: cache != Cache::Always,
             exclusive: self.options.is_exclusive(),
         }
+    }
+
+    fn begin_unopened(&self) -> bool {
+        self.begin_without_opens()
     }
 
     fn mounted(&self, mount: Option<HostMount>) {

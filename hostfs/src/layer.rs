@@ -114,6 +114,9 @@ impl HostFs {
         let stat = Stat::of_open(fd.as_fd())?;
         let (parent, name) = place.map_or((None, CString::default()), |(parent, name)| (Some(parent.clone()), name.to_owned()));
         let node = Arc::new(Inode::new(stat.key(), stat.kind()?, parent, name));
+        if place.is_none() {
+            self.keep_unnamed(&node, fd.as_fd())?;
+        }
         let attr = self.tell(&node, &stat)?;
         let file = OpenFile::register(fd, node.clone(), writable, &self.locks);
         Ok(Created { node, attr, opened: Opened { file, cache: FileCache::Drop, size: stat.size() } })

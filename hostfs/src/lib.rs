@@ -61,6 +61,7 @@ mod sys;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod unopened;
 mod watch;
 mod xattr;
 

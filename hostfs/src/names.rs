@@ -116,6 +116,7 @@ impl HostFs {
         let fd = created.map_err(fault("creating a file without a name"))?;
         let stat = Stat::of_open(fd.as_fd())?;
         let node = Arc::new(Inode::new(stat.key(), stat.kind()?, None, c""));
+        self.keep_unnamed(&node, fd.as_fd())?;
         let attr = self.tell(&node, &stat)?;
         let file = OpenFile::register(fd, node.clone(), flags.open.write, &self.locks);
         Ok(Created { node, attr, opened: Opened { file, cache: self.cache_for_new(flags.open), size: 0 } })
@@ -143,9 +144,17 @@ impl HostFs {
             self.tell(node, &stat).map(Some)
         })?;
         if linked.is_some() {
+            self.learn_name(node, parent, &name);
             self.sync_names(&to)?;
         }
         Ok(linked)
+    }
+
+    /// `node` goes by `name` in `parent` too: of use where it may not be lost.
+    pub(crate) fn learn_name(&self, node: &Node, parent: &Node, name: &CStr) {
+        if self.pins.keeps_files() && node.kind() == FileKind::Regular {
+            node.also_at(parent, name);
+        }
     }
 
     /// [`HostFs::link_node`] by way of `link`.
@@ -170,6 +179,8 @@ impl HostFs {
         };
         if is_lost {
             self.settle(node, parent.clone(), name);
+        } else {
+            self.learn_name(node, parent, &name);
         }
         self.tell(node, &Stat::of_open(held.as_fd())?)
     }
@@ -194,7 +205,7 @@ impl HostFs {
         let dir = self.dir(parent)?;
         let name = c_name(child.name)?;
         let moving = self.move_names(parent, parent);
-        let victim = self.hold_victim(parent, &dir, &name, child.node);
+        let victim = self.hold_victim(parent, &dir, &name, child.node)?;
         let own = self.own_name(parent, &name, 1);
         if let Some(node) = child.node {
             self.own_change(node);
@@ -204,6 +215,9 @@ impl HostFs {
             return Err(error);
         }
         OwnName::happened(own);
+        if let Some(node) = child.node {
+            node.no_longer_at(parent, &name);
+        }
         if let Some(node) = child.node.filter(|_| directory) {
             self.dirs.remove(node.key());
         }
@@ -212,17 +226,18 @@ impl HostFs {
         self.sync_names(&dir)
     }
 
-    /// Holds what is about to lose `name`. To be dropped when no lock is held:
+    /// Holds what is about to lose `name`; where kernels open nothing, fails if it
+    /// cannot. To be dropped when no lock is held:
     /// the last that holds a file removes it, which takes long for a large one.
-    fn hold_victim<'n>(&self, parent: &Node, dir: &DirFd, name: &CStr, victim: Option<&'n Node>) -> Victim<'n> {
-        match victim {
+    fn hold_victim<'n>(&self, parent: &Node, dir: &DirFd, name: &CStr, victim: Option<&'n Node>) -> Result<Victim<'n>> {
+        Ok(match victim {
             Some(node) => {
-                let evicted = self.pin_before_removal(node, parent, dir, name);
+                let evicted = self.pin_before_removal(node, parent, dir, name)?;
                 Victim { pinned: evicted.is_some().then_some(node), _evicted: evicted.unwrap_or_default(), _unknown: None }
             }
             // No guest knows it (any more). It matters where others wait for us only.
             None => Victim { _unknown: self.still.as_ref().and_then(|_| self.jail.child(dir.as_fd(), name).ok()), ..Victim::default() },
-        }
+        })
     }
 
     /// See [`externfs::ExternFs::rename`].
@@ -260,7 +275,7 @@ impl HostFs {
         let (moved, victim) = (from.1.node, to.1.node);
         // Two names of one file: rename(2) does nothing then.
         let same = moved.zip(victim).is_some_and(|(a, b)| a.key() == b.key());
-        let held = if exchange || same { Victim::default() } else { self.hold_victim(to.0, &to_dir, &to_name, victim) };
+        let held = if exchange || same { Victim::default() } else { self.hold_victim(to.0, &to_dir, &to_name, victim)? };
         // An exchange is told as two moves; a rename to itself not at all.
         let events = if exchange { 2 } else { 1 };
         let own = (self.own_name(from.0, &from_name, events), self.own_name(to.0, &to_name, events));
@@ -277,8 +292,10 @@ impl HostFs {
             if let Some(node) = moved {
                 self.move_place(node, from.0, &from_name, to.0, &to_name);
             }
-            if let Some(node) = victim.filter(|_| exchange) {
-                self.move_place(node, to.0, &to_name, from.0, &from_name);
+            match victim {
+                Some(node) if exchange => self.move_place(node, to.0, &to_name, from.0, &from_name),
+                Some(node) => node.no_longer_at(to.0, &to_name),
+                None => {}
             }
         }
         if let Some(node) = victim.filter(|node| !exchange && !same && node.kind() == FileKind::Directory) {
@@ -303,8 +320,11 @@ impl HostFs {
     /// which is still right. One that had lost its name has one again.
     fn move_place(&self, node: &Node, from: &Node, from_name: &CStr, to: &Node, to_name: &CString) {
         let is_lost = node.place().pin().is_some();
+        node.no_longer_at(from, from_name);
         if is_lost || node.is_at(from, from_name) {
             self.settle(node, to.clone(), to_name.as_c_str());
+        } else {
+            self.learn_name(node, to, to_name);
         }
     }
 

@@ -47,7 +47,12 @@ struct Rare {
     pin: Option<Arc<Pin>>,
     /// The file opened last, while it is open.
     opened: Weak<OpenFile>,
+    /// Names that it has, or had, beside the one that is noted, the latest last.
+    others: Vec<(Arc<Inode>, Label)>,
 }
+
+/// Most names beside the one that is noted.
+const OTHERS_MAX: usize = 8;
 
 impl Place {
     pub(crate) fn pin(&self) -> Option<&Arc<Pin>> {
@@ -73,6 +78,27 @@ impl Place {
         self.rare.get_or_insert_default().opened = Arc::downgrade(file);
     }
 
+    /// The name in `parent` is one of its, or is not any more. Returns what was noted
+    /// of it, to be dropped when the lock is free.
+    #[must_use]
+    fn set_other(&mut self, parent: &Arc<Inode>, name: &CStr, is: bool) -> Vec<(Arc<Inode>, Label)> {
+        let is_noted = *self.name == *name && self.parent.as_ref().is_some_and(|p| p.key() == parent.key());
+        if self.rare.is_none() && (!is || is_noted) {
+            return Vec::new();
+        }
+        let others = &mut self.rare.get_or_insert_default().others;
+        let is_it = |other: &mut (Arc<Inode>, Label)| *other.1 == *name && other.0.key() == parent.key();
+        let mut gone: Vec<_> = others.extract_if(.., is_it).collect();
+        if is && !is_noted {
+            if others.len() >= OTHERS_MAX {
+                gone.push(others.remove(0));
+            }
+            others.push((parent.clone(), name.into()));
+        }
+        self.tidy();
+        gone
+    }
+
     /// Frees what is no longer needed. A dead weak reference would keep its
     /// file's memory for as long as the inode is remembered.
     fn tidy(&mut self) {
@@ -80,7 +106,7 @@ impl Place {
             && rare.opened.strong_count() == 0
         {
             rare.opened = Weak::new();
-            if rare.pin.is_none() {
+            if rare.pin.is_none() && rare.others.is_empty() {
                 self.rare = None;
             }
         }
@@ -146,6 +172,27 @@ impl Inode {
         // Dropping these may close a descriptor or drop a chain of directories.
         drop(place);
         drop(before);
+    }
+
+    /// It also goes by `name` in `parent` now.
+    pub(crate) fn also_at(&self, parent: &Arc<Inode>, name: &CStr) {
+        let before = self.place().set_other(parent, name, true);
+        drop(before);
+    }
+
+    /// It does so no longer.
+    pub(crate) fn no_longer_at(&self, parent: &Arc<Inode>, name: &CStr) {
+        let before = self.place().set_other(parent, name, false);
+        drop(before);
+    }
+
+    /// One of the names beside the one that is noted, which may be wrong by now. It is
+    /// forgotten.
+    pub(crate) fn take_other(&self) -> Option<(Arc<Inode>, Label)> {
+        let mut place = self.place();
+        let other = place.rare.as_mut()?.others.pop();
+        place.tidy();
+        other
     }
 
     /// Whether it is remembered under `name` in `parent`.

@@ -1,8 +1,12 @@
 //! [`Pin`]: an `O_PATH` descriptor of an object whose name is gone, so that
 //! whoever has it open can go on asking. [`Pins`] bounds how many there are;
-//! the oldest goes first, and its inode answers ESTALE from then on.
+//! the oldest goes first, and its inode answers ESTALE from then on. Where a
+//! kernel opens nothing ([`externfs::ExternFs::begin_unopened`]) a file may be in use for
+//! as long as it is remembered: then none of a file goes, and there is an end to
+//! how many can be removed that somebody remembers.
 
 use crate::node::Inode;
+use externfs::Errno;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,6 +28,10 @@ impl Drop for Pin {
 pub(crate) struct Pins {
     max: usize,
     count: Arc<AtomicUsize>,
+    /// Files that are kept whatever happens, and how many may be; 0 while no kernel
+    /// does without opening.
+    kept: Arc<AtomicUsize>,
+    kept_max: AtomicUsize,
     /// Pinned inodes, oldest first; some may have let go of theirs already.
     queue: Mutex<VecDeque<Weak<Inode>>>,
 }
@@ -41,13 +49,48 @@ type Let = (Arc<Pin>, Option<Arc<Inode>>, Arc<Inode>);
 
 impl Pins {
     pub(crate) fn new(max: usize) -> Pins {
-        Pins { max: max.max(1), count: Arc::default(), queue: Mutex::default() }
+        Pins { max: max.max(1), count: Arc::default(), kept: Arc::default(), kept_max: AtomicUsize::new(0), queue: Mutex::default() }
     }
 
     /// How many there are.
     #[cfg(test)]
     pub(crate) fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
+        self.count.load(Ordering::Relaxed) + self.kept.load(Ordering::Relaxed)
+    }
+
+    /// From now on files are kept, so many at most.
+    pub(crate) fn keep_files(&self, max: usize) {
+        self.kept_max.store(max, Ordering::Relaxed);
+    }
+
+    /// Whether files are kept.
+    pub(crate) fn keeps_files(&self) -> bool {
+        self.kept_max.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether `pin` is one that is kept.
+    fn is_kept(&self, pin: &Pin) -> bool {
+        Arc::ptr_eq(&pin.count, &self.kept)
+    }
+
+    /// Whether `node` is held by one that is kept.
+    pub(crate) fn keeps(&self, node: &Inode) -> bool {
+        node.place().pin().is_some_and(|pin| self.is_kept(pin))
+    }
+
+    /// As [`Pins::pin`], for good.
+    ///
+    /// # Errors
+    /// ENFILE if there are as many as may be.
+    pub(crate) fn keep(&self, node: &Arc<Inode>, fd: OwnedFd) -> Result<(), Errno> {
+        let others = self.kept.fetch_add(1, Ordering::Relaxed);
+        let pin = Arc::new(Pin { fd, count: self.kept.clone() });
+        if others >= self.kept_max.load(Ordering::Relaxed) {
+            return Err(Errno::ENFILE);
+        }
+        let before = node.place().set_pin(Some(pin));
+        drop(before);
+        Ok(())
     }
 
     /// Holds `node` through `fd`, and takes its name away: it no longer leads
@@ -64,6 +107,9 @@ impl Pins {
             let Some(oldest) = queue.pop_front() else { break };
             let Some(oldest) = oldest.upgrade() else { continue };
             let mut place = oldest.place();
+            if place.pin().is_some_and(|pin| self.is_kept(pin)) {
+                continue;
+            }
             if let Some(pin) = place.set_pin(None) {
                 // Its name leads to something else by now, or to nothing.
                 let parent = place.parent.take();
@@ -102,6 +148,23 @@ mod tests {
         }
         let held: Vec<_> = nodes.iter().map(|n| n.place().pin().is_some()).collect();
         assert_eq!((held, pins.count()), (vec![false, true, true], 2));
+    }
+
+    #[test]
+    fn a_kept_pin_stays_and_there_is_an_end_to_them() {
+        let pins = Pins::new(1);
+        assert!(!pins.keeps_files());
+        pins.keep_files(2);
+        let nodes: Vec<_> = (0..5).map(inode).collect();
+        let kept = nodes[..3].iter().map(|node| pins.keep(node, fd()).is_ok()).collect::<Vec<_>>();
+        assert_eq!((kept, pins.count()), (vec![true, true, false], 2));
+        for node in &nodes[3..] {
+            let _ = pins.pin(node, fd());
+        }
+        let held: Vec<_> = nodes.iter().map(|n| n.place().pin().is_some()).collect();
+        assert_eq!(held, [true, true, false, false, true]);
+        drop(nodes);
+        assert_eq!(pins.count(), 0);
     }
 
     #[test]

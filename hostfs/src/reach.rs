@@ -9,6 +9,7 @@ use crate::label::Label;
 use crate::node::{Inode, OpenFile};
 use crate::pins::{Evicted, Pin};
 use externfs::{Errno, Error, FileKind, Result};
+use rustix::fs::OFlags;
 use rustix::io::Errno as Host;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -261,13 +262,71 @@ impl HostFs {
     /// Holds `node` if `name` in `parent` is all that leads to it; called
     /// before that name goes. None if it is not; else what had to go for it, and
     /// it can be undone should the name stay.
-    pub(crate) fn pin_before_removal(&self, node: &Arc<Inode>, parent: &Inode, dir: &DirFd, name: &CStr) -> Option<Evicted> {
-        if !node.is_at(parent, name) {
-            return None;
+    ///
+    /// # Errors
+    /// Where kernels open nothing, that a file cannot be held: EMFILE, ENFILE.
+    pub(crate) fn pin_before_removal(&self, node: &Arc<Inode>, parent: &Inode, dir: &DirFd, name: &CStr) -> Result<Option<Evicted>> {
+        let keep = self.pins.keeps_files() && node.kind() == FileKind::Regular;
+        // Where it must not be lost, a place that was noted wrongly does not count.
+        if !node.is_at(parent, name) && !keep {
+            return Ok(None);
         }
-        // If it cannot be held, the removal is still right; the node is stale.
-        let fd = self.with_spare_fds(|| self.jail.child(dir.as_fd(), name)).ok()?;
-        let same = Stat::of_fd(fd.as_fd()).is_ok_and(|stat| stat.key() == node.key());
-        same.then(|| self.pins.pin(node, fd))
+        let held = self.with_spare_fds(|| self.jail.child(dir.as_fd(), name));
+        let fd = match held {
+            Ok(fd) => fd,
+            Err(host @ (Host::MFILE | Host::NFILE | Host::NOMEM)) if keep => return Err(fault("holding a file that is removed")(host)),
+            // The removal is still right; the node is stale.
+            Err(_) => return Ok(None),
+        };
+        let Some(stat) = Stat::of_fd(fd.as_fd()).ok().filter(|stat| stat.key() == node.key()) else { return Ok(None) };
+        if keep && stat.nlink() <= 1 {
+            if self.pins.keeps(node) {
+                return Ok(None);
+            }
+            let is_held = node.place().pin().is_some();
+            self.pins.keep(node, self.held_open(node, fd))?;
+            // What was held before goes on being held should the name stay.
+            return Ok((!is_held).then(Evicted::default));
+        }
+        if keep && (!node.is_at(parent, name) || self.goes_by_another(node, (parent, name))) {
+            return Ok(None);
+        }
+        Ok(Some(self.pins.pin(node, fd)))
+    }
+
+    /// Has `node`, whose noted name `gone` goes, noted by another that it is known to
+    /// have. False if there is none.
+    fn goes_by_another(&self, node: &Arc<Inode>, gone: (&Inode, &CStr)) -> bool {
+        while let Some((parent, name)) = node.take_other() {
+            let is_gone = *name == *gone.1 && parent.key() == gone.0.key();
+            if !is_gone && self.leads_to(node, &parent, &name) {
+                self.settle(node, parent, name);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What keeps `node` in being after its last name. On a file system that was
+    /// chosen that is `fd`, an `O_PATH` descriptor; others, which hang below, may
+    /// belong to a server that removes what nobody has open.
+    fn held_open(&self, node: &Inode, fd: OwnedFd) -> OwnedFd {
+        if node.key().volume == self.root_key.volume {
+            return fd;
+        }
+        self.open_for_real(fd.as_fd(), OFlags::RDONLY).unwrap_or(fd)
+    }
+
+    /// Holds `node`, a file that was made without a name and is open as `file`, where
+    /// kernels open nothing.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE.
+    pub(crate) fn keep_unnamed(&self, node: &Arc<Inode>, file: BorrowedFd<'_>) -> Result<()> {
+        if !self.pins.keeps_files() {
+            return Ok(());
+        }
+        let held = self.with_spare_fds(|| self.jail.reopen_unchecked(file, OFlags::PATH));
+        Ok(self.pins.keep(node, held.map_err(fault("holding a file without a name"))?)?)
     }
 }

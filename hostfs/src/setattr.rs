@@ -27,7 +27,7 @@ impl HostFs {
         }
         let (held, before) = match file {
             Some(file) => (Held::Open(file.clone()), None),
-            None => self.reach_with_stat(node).map(|(held, stat)| (held, Some(stat)))?,
+            None => self.when_still(|| self.reach_with_stat(node)).map(|(held, stat)| (held, Some(stat)))?,
         };
         self.own_change(node);
         if change.uid.is_some() || change.gid.is_some() {
@@ -201,7 +201,7 @@ impl HostFs {
         let answer = match (file, node.kind()) {
             (Some(file), _) => call(file.fd.as_fd()),
             (None, FileKind::Regular) => {
-                let held = self.reach(node)?;
+                let held = self.when_still(|| self.reach(node))?;
                 call(self.open_for_real(held.as_fd(), OFlags::RDONLY)?.as_fd())
             }
             (None, FileKind::Directory) => {

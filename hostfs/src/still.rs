@@ -11,7 +11,8 @@
 //!
 //! A call may be slow, and the locks are held meanwhile. So nobody waits in order
 //! to go by a name: while names move, the descriptor way is taken, which is always
-//! right. And only names on the export's own file system are gone by, so that one
+//! right; only who finds nothing by it waits until they hold still
+//! ([`HostFs::when_still`]). And only names on the export's own file system are gone by, so that one
 //! that hangs below it (a network's) keeps nobody else from renaming.
 
 use crate::HostFs;
@@ -20,7 +21,7 @@ use crate::fault::fault;
 use crate::jail::check_component;
 use crate::node::Inode;
 use crate::reach::Spot;
-use externfs::Result;
+use externfs::{Errno, Result};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard, TryLockError};
@@ -59,6 +60,21 @@ impl HostFs {
     /// them to something else. None where nobody goes by names.
     pub(crate) fn move_names(&self, one: &Inode, two: &Inode) -> Option<Moving<'_>> {
         self.still.as_ref().map(|still| still.move_in(one, two))
+    }
+
+    /// What `act` makes of a node whose name, or that of a directory above it, may be
+    /// moving at this moment: then once more while nothing moves. For what the
+    /// kernel does not look up again itself: it does so for an open that is ESTALE,
+    /// and not for a read.
+    pub(crate) fn when_still<T>(&self, act: impl Fn() -> Result<T>) -> Result<T> {
+        match (act(), &self.still) {
+            (Err(error), Some(still)) if error.errno() == Errno::ESTALE => {
+                // In order of their index, as those do that move names.
+                let _held = still.0.each_ref().map(|lock| lock.read().unwrap_or_else(PoisonError::into_inner));
+                act()
+            }
+            (answer, _) => answer,
+        }
     }
 
     /// Calls `act` with the name of `node` and what the host says of it, while

@@ -7,3 +7,4 @@ mod options;
 mod places;
 mod races;
 mod still;
+mod unopened;

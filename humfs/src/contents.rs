@@ -66,7 +66,7 @@ impl HumFs {
         if let Some(opened) = self.open_late(node, flags) {
             return Ok(opened);
         }
-        let opened = self.base.open(caller, &node.inner, OpenFlags { truncate: false, ..flags })?;
+        let opened = self.in_place(node, || self.base.open(caller, &node.inner, OpenFlags { truncate: false, ..flags }))?;
         let file = HumFile { data: Data::Open(opened.file), node: node.clone() };
         Ok(Opened { file, cache: opened.cache, size: opened.size })
     }

@@ -426,6 +426,10 @@ impl ExternFs for HumFs {
         CachePolicy { attr: ttl, entry: ttl, negative: ttl, listings: exclusive, writeback: false, coherent: true, exclusive }
     }
 
+    fn begin_unopened(&self) -> bool {
+        !self.is_read_only() && self.base.begin_unopened()
+    }
+
     fn read_link(&self, node: &Arc<HumNode>) -> Result<Vec<u8>> {
         let kept = {
             let state = node.state();

@@ -47,7 +47,7 @@ impl HumFs {
         }
         let mut state = node.state();
         // One that is about to lose its name, or goes by one of several that it may
-        // have to look for: the kernel looks its path up again if it cannot be opened,
+        // have to look for: a kernel that opens looks the path up again if it cannot,
         // and does nothing of the kind if it cannot be read.
         if state.orphan || !state.aliases.is_empty() || node.inner.whereabouts().is_none() {
             return None;

@@ -100,8 +100,12 @@ impl Scene {
 
     /// With a server that holds few objects.
     fn remount_with_few_descriptors(&mut self) {
+        self.remount_with_few_descriptors_and("allow_other");
+    }
+
+    fn remount_with_few_descriptors_and(&mut self, options: &str) {
         let limit = |command: &mut Command| fixture::limit_descriptors(command, 256);
-        self.remount_by(|tree| Mount::humfs_with(&tree.path(), "allow_other", limit));
+        self.remount_by(|tree| Mount::humfs_with(&tree.path(), options, limit));
     }
 
     fn remount_by(&mut self, mount: impl FnOnce(&HumTree) -> Mount) {

@@ -32,6 +32,7 @@ mod crew;
 mod device;
 mod error;
 mod helper;
+mod kernel;
 mod listing;
 mod mount;
 mod mountinfo;

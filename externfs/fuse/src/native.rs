@@ -6,6 +6,7 @@
 
 use crate::crew::Crew;
 use crate::device::{Backing, Device};
+use crate::kernel;
 use crate::options::ServeOptions;
 use crate::order::{Order, Place};
 use crate::passthrough::{Asked, Backings, Claim, PassthroughChoice, is_permitted};
@@ -90,6 +91,7 @@ impl Native {
         let queues = muster(rings, &device, &*export, options)?;
         let config = Config {
             flush_on_close: options.flush_on_close,
+            may_not_open: kernel::may_not_open(),
             callers_are_root: options.callers_are_root,
             uring: queues.is_some(),
             ..Config::new(TransportKind::DevFuse)

@@ -183,7 +183,7 @@ pub const SERVE_OPTIONS: &[(&str, &str)] = &[
     ("clone_fd", "a /dev/fuse descriptor for each worker"),
     ("passthrough=auto|on|off", "let the kernel read and write host files directly (Linux 6.9, root; default auto)"),
     ("uring=auto|on|off", "FUSE over io_uring: a queue for each processor (Linux 6.14 with fuse.enable_uring; default off)"),
-    ("flush_on_close", "let close(2) tell of write errors that come late (SRC on NFS, quotas); costs a round trip"),
+    ("flush_on_close", "let close(2) tell of write errors that come late (SRC on NFS, quotas), and open(2) ask; costs round trips"),
     ("transport=native|fuser", "who speaks the protocol: our own code (the default) or the crate fuser"),
 ];
 

@@ -1,6 +1,6 @@
 //! The operations of a [`Session`], as frontends call them.
 
-use super::{OpenDir, Session, attr_ttl};
+use super::{OpenDir, Session, Use, attr_ttl};
 use crate::data::{DataSink, DataSource};
 use crate::error::{Errno, Result};
 use crate::export::{Entry, Export, Handle, Listing, Memory, Statistics, Watcher};
@@ -10,6 +10,7 @@ use crate::name::Name;
 use crate::types::*;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Longest xattr name and value that Linux knows (`XATTR_NAME_MAX`, `XATTR_SIZE_MAX`), in bytes.
@@ -49,7 +50,26 @@ impl<F: ExternFs> Export for Session<F> {
         }
     }
 
+    fn begin_unopened(&self) -> bool {
+        let policy = self.cache_policy();
+        // Another kernel's pages would have to be checked, and what one never forgets
+        // would be in the other's way. Locks of the plugin's are let go of with FLUSH.
+        let is_alone = !self.bridge.is_shared() && policy.exclusive && policy.listings;
+        let can = is_alone && !policy.writeback && !self.features.locks && self.fs().begin_unopened();
+        self.opens_nothing.store(can, Ordering::Relaxed);
+        can
+    }
+
+    fn leave_unopened(&self, handle: HandleId) {
+        if let Some(open) = self.files.remove(handle) {
+            self.unopened_files.put(open.node.id(), open);
+        }
+    }
+
     fn reset(&self) {
+        self.opens_nothing.store(false, Ordering::Relaxed);
+        self.unopened_files.clear();
+        self.unopened_dirs.clear();
         self.files.clear();
         self.dirs.clear();
         self.lookups.clear();
@@ -85,7 +105,10 @@ impl<F: ExternFs> Export for Session<F> {
 
     fn forget(&self, id: NodeId, count: u64) {
         span!("forget", id = id, count = count);
-        self.lookups.forget(id, count);
+        if self.lookups.forget(id, count) {
+            self.unopened_files.close(id);
+            self.unopened_dirs.close(id);
+        }
     }
 
     fn get_attr(&self, id: NodeId, handle: Option<HandleId>) -> Result<(Attr, Duration)> {
@@ -102,7 +125,7 @@ impl<F: ExternFs> Export for Session<F> {
         self.check_writable()?;
         let node = self.node(id)?;
         let open = self.file_of(&node, handle)?;
-        let file = open.as_ref().filter(|open| open.write).map(|open| &open.file);
+        let file = open.as_ref().filter(|open| open.flags.write).map(|open| &open.file);
         let attr = self.fs().set_attr(caller, &node.node, file, change)?;
         self.tell_node(id, change.size.is_some());
         Ok((attr, attr_ttl(&self.cache_policy(), &attr)))
@@ -222,14 +245,13 @@ impl<F: ExternFs> Export for Session<F> {
         span!("rename", from = from, to = to, flags = flags);
         let from_dir = self.writable_directory(from.0, from.1)?;
         let to_dir = self.writable_directory(to.0, to.1)?;
-        let moved = self.known_child(&from_dir, from.1);
-        let replaced = self.known_child(&to_dir, to.1);
-        self.fs().rename(
-            caller,
-            (&from_dir.node, Child { name: from.1, node: moved.as_ref().map(|entry| &entry.node) }),
-            (&to_dir.node, Child { name: to.1, node: replaced.as_ref().map(|entry| &entry.node) }),
-            flags,
-        )?;
+        let moved = self.known_child(&from_dir, from.1)?;
+        let replaced = self.known_child(&to_dir, to.1)?;
+        self.with_spare_handles(|| {
+            let from = Child { name: from.1, node: moved.as_ref().map(|entry| &entry.node) };
+            let to = Child { name: to.1, node: replaced.as_ref().map(|entry| &entry.node) };
+            self.fs().rename(caller, (&from_dir.node, from), (&to_dir.node, to), flags)
+        })?;
         if let Some(moved) = moved {
             self.lookups.named(moved.id(), to.1.as_bytes().len());
         }
@@ -247,20 +269,13 @@ impl<F: ExternFs> Export for Session<F> {
         if flags.write || flags.truncate {
             self.check_writable()?;
         }
-        let node = self.node(id)?;
-        match node.kind() {
-            FileKind::Regular => {}
-            FileKind::Directory => return Err(Errno::EISDIR.into()),
-            FileKind::Symlink => return Err(Errno::ELOOP.into()),
-            // The guest's kernel has drivers of its own for these.
-            _ => return Err(Errno::ENXIO.into()),
-        }
+        let node = self.regular(id)?;
         self.check_handles()?;
         let opened = self.fs().open(caller, &node.node, flags)?;
         if flags.truncate {
             self.tell_node(id, true);
         }
-        Ok(self.insert_file(node, opened, flags.write))
+        Ok(self.insert_file(node, opened, flags))
     }
 
     fn create(&self, caller: &Caller, parent: NodeId, name: Name<'_>, flags: CreateFlags) -> Result<(Entry, Handle)> {
@@ -268,7 +283,7 @@ impl<F: ExternFs> Export for Session<F> {
         let parent = self.writable_directory(parent, name)?;
         self.check_handles()?;
         self.check_nodes()?;
-        let created = self.fs().create(caller, &parent.node, name, flags)?;
+        let created = self.with_spare_handles(|| self.fs().create(caller, &parent.node, name, flags))?;
         let answer = self.admit_created(created, &parent, name.as_bytes().len(), flags)?;
         self.tell_name(parent.id(), name);
         Ok(answer)
@@ -280,26 +295,30 @@ impl<F: ExternFs> Export for Session<F> {
         let parent = self.directory(parent)?;
         self.check_handles()?;
         self.check_nodes()?;
-        let created = self.fs().create_unnamed(caller, &parent.node, flags)?;
+        let created = self.with_spare_handles(|| self.fs().create_unnamed(caller, &parent.node, flags))?;
         self.admit_created(created, &parent, 0, flags)
     }
 
     fn read(&self, handle: HandleId, offset: u64, size: usize, sink: &mut dyn DataSink) -> Result<usize> {
         span!("read", handle = handle, offset = offset, size = size);
-        let open = self.files.get(handle)?;
+        let open = self.file(handle, Use::Read)?;
         check_range(offset, 0)?;
         let size = size.min(sink.room());
-        self.fs().read(&open.file, offset, size, sink)
+        match self.fs().read(&open.file, offset, size, sink) {
+            // One that is opened late, with its first READ.
+            Err(error) if error.errno() == Errno::EMFILE && self.unopened_node(handle).is_some() => {
+                self.unopened_files.clear();
+                self.unopened_dirs.clear();
+                self.fs().read(&open.file, offset, size, sink)
+            }
+            answer => answer,
+        }
     }
 
     fn write(&self, handle: HandleId, offset: u64, source: &mut dyn DataSource, flags: WriteFlags) -> Result<usize> {
         span!("write", handle = handle, offset = offset, flags = flags);
         self.check_writable()?;
-        let open = self.files.get(handle)?;
-        // Kernels write back through any handle that was opened for writing.
-        if !open.write {
-            return Err(Errno::EBADF.into());
-        }
+        let open = self.file(handle, if flags.append { Use::Append } else { Use::Write })?;
         let length = source.remaining();
         check_range(offset, length as u64)?;
         let mut written = self.fs().write(&open.file, offset, source, flags)?;
@@ -336,16 +355,13 @@ impl<F: ExternFs> Export for Session<F> {
 
     fn fsync(&self, handle: HandleId, data_only: bool) -> Result<()> {
         span!("fsync", handle = handle, data_only = data_only);
-        self.fs().fsync(&self.files.get(handle)?.file, data_only)
+        self.fs().fsync(&self.file(handle, Use::Either)?.file, data_only)
     }
 
     fn fallocate(&self, handle: HandleId, offset: u64, length: u64, flags: FallocateFlags) -> Result<()> {
         span!("fallocate", handle = handle, offset = offset, length = length, flags = flags);
         self.check_writable()?;
-        let open = self.files.get(handle)?;
-        if !open.write {
-            return Err(Errno::EBADF.into());
-        }
+        let open = self.file(handle, Use::Write)?;
         if length == 0 {
             return Err(Errno::EINVAL.into());
         }
@@ -360,17 +376,14 @@ impl<F: ExternFs> Export for Session<F> {
         if offset > i64::MAX as u64 {
             return Err(Errno::ENXIO.into());
         }
-        self.fs().seek(&self.files.get(handle)?.file, offset, what)
+        self.fs().seek(&self.file(handle, Use::Either)?.file, offset, what)
     }
 
     fn copy_range(&self, from: (HandleId, u64), to: (HandleId, u64), length: u64) -> Result<u64> {
         span!("copy_range", from = from, to = to, length = length);
         self.check_writable()?;
-        let source = self.files.get(from.0)?;
-        let target = self.files.get(to.0)?;
-        if !target.write {
-            return Err(Errno::EBADF.into());
-        }
+        let source = self.file(from.0, Use::Read)?;
+        let target = self.file(to.0, Use::Write)?;
         check_range(from.1, length)?;
         check_range(to.1, length)?;
         let copied = self.fs().copy_range((&source.file, from.1), (&target.file, to.1), length)?;
@@ -404,8 +417,7 @@ impl<F: ExternFs> Export for Session<F> {
 
     fn read_dir(&self, handle: HandleId, cookie: u64, listing: &mut dyn Listing) -> Result<()> {
         span!("read_dir", handle = handle, cookie = cookie);
-        let open = self.dirs.get(handle)?;
-        self.fs().read_dir(&open.dir, cookie, &mut |entry| {
+        self.list(handle, cookie, |open, entry| {
             let (entry, ok) = self.numbered(&open.node, entry);
             if !ok {
                 return true;
@@ -420,8 +432,7 @@ impl<F: ExternFs> Export for Session<F> {
 
     fn read_dir_plus(&self, handle: HandleId, cookie: u64, listing: &mut dyn Listing) -> Result<()> {
         span!("read_dir_plus", handle = handle, cookie = cookie);
-        let open = self.dirs.get(handle)?;
-        self.fs().read_dir(&open.dir, cookie, &mut |entry| {
+        self.list(handle, cookie, |open, entry| {
             let (entry, ok) = self.numbered(&open.node, entry);
             if !ok {
                 return true;
@@ -459,7 +470,7 @@ impl<F: ExternFs> Export for Session<F> {
 
     fn fsync_dir(&self, handle: HandleId, data_only: bool) -> Result<()> {
         span!("fsync_dir", handle = handle, data_only = data_only);
-        self.fs().fsync_dir(&self.dirs.get(handle)?.dir, data_only)
+        self.fs().fsync_dir(&self.listing(handle)?.dir, data_only)
     }
 
     fn release_dir(&self, handle: HandleId) {

@@ -21,6 +21,24 @@ impl NodeId {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct HandleId(pub u64);
 
+/// Set in handles that nobody has opened, and in no other; no node's number has it.
+const UNOPENED: u64 = 1 << 62;
+
+impl HandleId {
+    /// What a kernel that opens nothing reads and writes: the object itself.
+    /// See [`crate::Export::begin_unopened`].
+    #[must_use]
+    pub fn unopened(node: NodeId) -> HandleId {
+        HandleId(node.0 | UNOPENED)
+    }
+
+    /// The object that it stands for, if nobody has opened it.
+    #[must_use]
+    pub fn node(self) -> Option<NodeId> {
+        (self.0 & UNOPENED != 0).then_some(NodeId(self.0 & !UNOPENED))
+    }
+}
+
 /// What makes two lookups the same object: a plugin's claim of identity.
 ///
 /// For host files: device, inode number, birth time in nanoseconds, so that

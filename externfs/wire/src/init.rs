@@ -14,9 +14,9 @@
 //! | CACHE_SYMLINKS | the policy says that nobody else looks at or changes the tree; or as for AUTO_INVAL_DATA |
 //! | OVER_IO_URING | the transport has the rings ready: once agreed, the kernel waits for them |
 //! | PASSTHROUGH | the transport can register backing files ([`crate::Passthrough`]), without WRITEBACK_CACHE, which excludes it |
+//! | NO_OPEN_SUPPORT with NO_OPENDIR_SUPPORT | nobody else changes the tree and the export can do without OPEN ([`Export::begin_unopened`](externfs::Export::begin_unopened)), there is no PASSTHROUGH, which OPEN negotiates, and FLUSH has no meaning: no locks of ours, no WRITEBACK_CACHE, no `flush_on_close`. What is agreed here the kernel learns by ENOSYS, which then answers OPEN, OPENDIR and FLUSH |
 //!
-//! Never asked for: NO_OPEN_SUPPORT and NO_OPENDIR_SUPPORT (a handle keeps an
-//! unlinked file alive), SECURITY_CTX (labels are xattrs of the plugin's),
+//! Never asked for: SECURITY_CTX (labels are xattrs of the plugin's),
 //! HANDLE_KILLPRIV (V2 is the exact one), ATOMIC_O_TRUNC (OPEN is sent before
 //! the kernel refuses to truncate a running program with ETXTBSY, which then
 //! loses its text and dies; without, a SETATTR follows once it may), SPLICE_* (a matter
@@ -54,6 +54,9 @@ pub struct Config {
     /// no locks of ours, no write-back cache. It costs a round trip a close.
     /// Wanted where a host reports late write errors at close (NFS, quotas).
     pub flush_on_close: bool,
+    /// The kernel may read and write without opening anything, where the export
+    /// can do without.
+    pub may_not_open: bool,
     /// The kernel does not check who may do what, and whoever asks is root.
     pub callers_are_root: bool,
     /// The transport has rings ready for FUSE over io_uring.
@@ -70,6 +73,7 @@ impl Config {
             max_readahead: u32::MAX,
             max_background: 64,
             flush_on_close: false,
+            may_not_open: true,
             callers_are_root: false,
             uring: false,
         }
@@ -150,18 +154,29 @@ pub struct Negotiated {
 }
 
 /// What the server's side brings.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Ours<'a> {
     pub(crate) config: &'a Config,
     pub(crate) features: Features,
     pub(crate) policy: CachePolicy,
     /// There is somebody to register backing files.
     pub(crate) passthrough: bool,
+    /// Asked whether the export can do without OPEN, if nothing else is against it.
+    pub(crate) unopened: &'a dyn Fn() -> bool,
+}
+
+/// What a kernel offers that can do without OPEN and OPENDIR.
+pub(crate) const UNOPENED: InitFlags = InitFlags::NO_OPEN_SUPPORT.union(InitFlags::NO_OPENDIR_SUPPORT);
+
+impl std::fmt::Debug for Ours<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ours").field("config", self.config).field("features", &self.features).finish_non_exhaustive()
+    }
 }
 
 /// The flags to ask for where a kernel offers them: the table above.
 fn wanted(ours: &Ours<'_>) -> InitFlags {
-    let Ours { config, features, policy, passthrough } = *ours;
+    let Ours { config, features, policy, passthrough, .. } = *ours;
     let mut wanted = InitFlags::ASYNC_READ
         | InitFlags::BIG_WRITES
         | InitFlags::EXPORT_SUPPORT
@@ -188,6 +203,7 @@ fn wanted(ours: &Ours<'_>) -> InitFlags {
     let passthrough = passthrough && config.transport == TransportKind::DevFuse && !policy.writeback;
     wanted.set(InitFlags::PASSTHROUGH, passthrough);
     wanted.set(InitFlags::OVER_IO_URING, config.uring && config.transport == TransportKind::DevFuse);
+    wanted.set(UNOPENED, policy.exclusive && !policy.writeback && !features.locks && !config.flush_on_close && config.may_not_open);
     wanted
 }
 
@@ -203,7 +219,10 @@ pub(crate) fn negotiate(ours: &Ours<'_>, request: &InitRequest) -> Result<Option
     }
     let mut wanted = wanted(ours);
     wanted.set(InitFlags::READDIRPLUS_AUTO, request.minor < MINOR_LONG_LISTINGS);
-    let flags = wanted & request.flags;
+    let mut flags = wanted & request.flags;
+    if !flags.contains(UNOPENED) || flags.contains(InitFlags::PASSTHROUGH) || !(ours.unopened)() {
+        flags.remove(UNOPENED);
+    }
     let config = ours.config;
     let max_write = max_write(config, flags);
     Ok(Some(Negotiated {

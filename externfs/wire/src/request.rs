@@ -98,6 +98,7 @@ pub(crate) struct ReleaseArgs {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct CopyArgs {
     pub(crate) from: (HandleId, u64),
+    pub(crate) to_node: NodeId,
     pub(crate) to: (HandleId, u64),
     pub(crate) length: u64,
 }
@@ -257,6 +258,57 @@ impl<'a> Operation<'a> {
     }
 }
 
+impl Operation<'_> {
+    /// The same from a kernel that opens nothing: its handles say nothing, and what
+    /// it does with one it does with the object, `node`. OPEN and its like are
+    /// answered ENOSYS, which tells it so.
+    pub(crate) fn unopened(mut self, node: NodeId) -> Self {
+        let itself = HandleId::unopened(node);
+        match &mut self {
+            Operation::Open(_) | Operation::OpenDir | Operation::Flush { .. } => return Operation::Never,
+            Operation::GetAttr(handle) | Operation::StatX(handle) | Operation::SetAttr(handle, _) => *handle = None,
+            Operation::Read(args) | Operation::ReadDir { args, .. } => args.handle = itself,
+            Operation::Write(args) => args.handle = itself,
+            // Of a new file, by a kernel that has not tried yet to open anything.
+            Operation::Release(args) => (args.handle, args.flush) = (itself, false),
+            Operation::ReleaseDir(handle) | Operation::GetLock(handle, _) => *handle = itself,
+            Operation::Ioctl(args) => args.handle = itself,
+            Operation::Copy { args, .. } => {
+                (args.from.0, args.to.0) = (itself, HandleId::unopened(args.to_node));
+            }
+            Operation::FSync { handle, .. }
+            | Operation::FSyncDir { handle, .. }
+            | Operation::SetLock { handle, .. }
+            | Operation::FAllocate { handle, .. }
+            | Operation::Seek { handle, .. } => *handle = itself,
+            Operation::Lookup(_)
+            | Operation::Forget(_)
+            | Operation::BatchForget(_)
+            | Operation::ReadLink
+            | Operation::Make(..)
+            | Operation::Unlink(_)
+            | Operation::RmDir(_)
+            | Operation::Rename { .. }
+            | Operation::Link { .. }
+            | Operation::Create(..)
+            | Operation::TmpFile { .. }
+            | Operation::StatFs
+            | Operation::SetXattr { .. }
+            | Operation::GetXattr { .. }
+            | Operation::ListXattr { .. }
+            | Operation::RemoveXattr { .. }
+            | Operation::Init(_)
+            | Operation::Access(_)
+            | Operation::Interrupt(_)
+            | Operation::Destroy
+            | Operation::SyncFs
+            | Operation::NotifyReply
+            | Operation::Never => {}
+        }
+        self
+    }
+}
+
 /// None: not of this family.
 type Parsed<'a> = Option<Result<Operation<'a>, Errno>>;
 
@@ -330,8 +382,11 @@ fn parse_xattrs<'a>(opcode: Opcode, terms: InitFlags, fields: &mut Fields<'a>) -
 
 // ----- fields that recur ------------------------------------------------------
 
+/// # Errors
+/// EBADF for a number that is none of a handle that was opened.
 fn handle(fields: &mut Fields<'_>) -> Result<HandleId, Errno> {
-    fields.u64().map(HandleId)
+    let handle = HandleId(fields.u64()?);
+    if handle.node().is_none() { Ok(handle) } else { Err(Errno::EBADF) }
 }
 
 fn name<'a>(fields: &mut Fields<'a>) -> Result<Name<'a>, Errno> {

@@ -266,8 +266,9 @@ impl Core {
         }
         let passthrough = self.passthrough.as_deref().filter(|_| terms.contains(InitFlags::PASSTHROUGH));
         let passthrough = passthrough.map(|passthrough| (passthrough, passthrough.mark()));
-        let call =
-            Call { export: &*self.export, config: &self.config, terms, habit: &self.habit, passthrough, node: NodeId(header.node), caller };
+        let node = NodeId(header.node);
+        let operation = if terms.contains(init::UNOPENED) { operation.unopened(node) } else { operation };
+        let call = Call { export: &*self.export, config: &self.config, terms, habit: &self.habit, passthrough, node, caller };
         self.run(&call, operation, request, reply)
     }
 
@@ -302,6 +303,7 @@ impl Core {
             features: self.export.features(),
             policy: self.export.cache_policy(),
             passthrough: self.passthrough.is_some(),
+            unopened: &|| self.export.begin_unopened(),
         };
         let agreed = init::negotiate(&ours, request)?;
         let Some(agreed) = agreed else { return Ok(init::encode_other_major().into()) };

@@ -8,6 +8,7 @@ mod leaks;
 mod locks;
 mod operations;
 mod passthrough;
+mod unopened;
 
 use crate::abi::InitFlags;
 use crate::buffer::{SliceSource, VecReply};

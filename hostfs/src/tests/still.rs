@@ -10,8 +10,16 @@ use std::time::{Duration, Instant};
 
 /// Runs `attack` for a while, and `meanwhile` beside it again and again.
 fn beside(meanwhile: impl Fn() + Sync, mut attack: impl FnMut()) {
+    /// Also when the attack fails: its neighbour would go on for ever.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 meanwhile();
@@ -21,12 +29,11 @@ fn beside(meanwhile: impl Fn() + Sync, mut attack: impl FnMut()) {
         while began.elapsed() < Duration::from_millis(700) {
             attack();
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }
 
 /// Runs `attack` while another guest exchanges the names of `a` and `b`.
-fn while_guests_swap(export: &Tree, (a, b): (&Node, &Node), attack: impl FnMut()) {
+pub(super) fn while_guests_swap(export: &Tree, (a, b): (&Node, &Node), attack: impl FnMut()) {
     let swap = |from, to| export.rename_known(("a", Some(from)), ("b", Some(to)), RenameFlags::EXCHANGE).unwrap();
     let there_and_back = || {
         swap(a, b);

@@ -95,26 +95,33 @@ pub(super) fn readers_go_on_whatever_becomes_of_the_name(scene: &mut Scene) {
 /// Objects without a name that a server with so few descriptors does not hold any more.
 const MANY: usize = 150;
 
-/// Nor does it matter how much else loses its name while a kernel remembers it,
-/// which is held only in so far as there are descriptors.
+/// Nor does it matter how much else loses its name while a kernel remembers it. One
+/// that tells what it opens has the rest held in so far as there are descriptors; for
+/// one that does not all is held that may be open, or stays.
 pub(super) fn readers_go_on_among_many_removed(scene: &mut Scene) {
-    fs::write(scene.at("f"), "what it had").unwrap();
-    scene.remount_with_few_descriptors();
-    let file = File::open(scene.at("f")).unwrap();
-    fs::remove_file(scene.at("f")).unwrap();
-    let others: Vec<_> = (0..MANY)
-        .map(|number| {
+    for (options, refuses) in [("allow_other,flush_on_close", false), ("allow_other", true)] {
+        fs::write(scene.at("f"), "what it had").unwrap();
+        scene.remount_with_few_descriptors_and(options);
+        let file = File::open(scene.at("f")).unwrap();
+        fs::remove_file(scene.at("f")).unwrap();
+        let mut held = Vec::new();
+        for number in 0..MANY {
             let path = scene.at(&format!("g{number}"));
             File::create(&path).unwrap();
-            let held = rustix::fs::open(&path, OFlags::PATH, Mode::empty()).unwrap();
-            fs::remove_file(&path).unwrap();
-            held
-        })
-        .collect();
-    let mut text = [0; 32];
-    let length = file.read_at(&mut text, 0).unwrap();
-    assert_eq!(&text[..length], b"what it had");
-    drop(others);
+            held.push(rustix::fs::open(&path, OFlags::PATH, Mode::empty()).unwrap());
+            if let Err(error) = fs::remove_file(&path) {
+                assert!(refuses && error.raw_os_error() == Some(libc::ENFILE), "{options}: {number}: {error}");
+                assert!(fs::metadata(&path).is_ok(), "it is still there");
+            }
+        }
+        let mut text = [0; 32];
+        let length = file.read_at(&mut text, 0).unwrap();
+        assert_eq!(&text[..length], b"what it had", "{options}");
+        drop(held);
+        for number in 0..MANY {
+            let _ = fs::remove_file(scene.at(&format!("g{number}")));
+        }
+    }
 }
 
 /// One of two names goes, the object is not held any more, and the kernel comes by

@@ -50,6 +50,9 @@ pub(crate) fn open(call: &Call<'_>, flags: OpenFlags) -> Result<Answer> {
 }
 
 fn created(call: &Call<'_>, (entry, handle): (Entry, Handle), flags: OpenFlags) -> Result<Answer> {
+    if call.terms.contains(init::UNOPENED) {
+        return created_unopened(call, &entry, handle);
+    }
     let held = Held::NewFile(entry.id, handle.id);
     // First: attributes of a file that is backed from now on do not live.
     let (flags, backing) = serve_as(call, (entry.id, true), &handle, flags);
@@ -57,6 +60,22 @@ fn created(call: &Call<'_>, (entry, handle): (Entry, Handle), flags: OpenFlags) 
         Ok(payload) => Ok(Answer::from(reply::put_open(payload, &handle, flags, backing)).holding(held)),
         Err(errno) => {
             call.give_back(held);
+            Err(errno.into())
+        }
+    }
+}
+
+/// The handle stays ours: a kernel that opens nothing releases nothing.
+fn created_unopened(call: &Call<'_>, entry: &Entry, handle: Handle) -> Result<Answer> {
+    call.export.leave_unopened(handle.id);
+    match reply::entry(&call.told(entry)) {
+        Ok(payload) => {
+            let handle = Handle { id: HandleId(0), cache: FileCache::Keep, ..handle };
+            let flags = reply::file_flags(handle.cache) | OpenReply::NOFLUSH;
+            Ok(Answer::from(reply::put_open(payload, &handle, flags, 0)).holding(Held::Node(entry.id)))
+        }
+        Err(errno) => {
+            call.give_back(Held::Node(entry.id));
             Err(errno.into())
         }
     }

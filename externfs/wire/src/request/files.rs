@@ -101,14 +101,14 @@ pub(super) fn seek<'a>(fields: &mut Fields<'a>) -> Result<Operation<'a>, Errno> 
 
 pub(super) fn copy(fields: &mut Fields<'_>) -> Result<CopyArgs, Errno> {
     let from = (handle(fields)?, fields.u64()?);
-    fields.skip(8)?;
+    let to_node = NodeId(fields.u64()?);
     let to = (handle(fields)?, fields.u64()?);
     let length = fields.u64()?;
     // copy_file_range(2) knows no flags yet.
     if fields.u64()? != 0 {
         return Err(Errno::EINVAL);
     }
-    Ok(CopyArgs { from, to, length })
+    Ok(CopyArgs { from, to_node, to, length })
 }
 
 pub(super) fn lock(fields: &mut Fields<'_>) -> Result<(HandleId, Lock), Errno> {

@@ -30,6 +30,7 @@ pub(super) struct Fake {
     pub(super) lock_taken: bool,
     /// Locks that were got and not released.
     pub(super) locks: Mutex<i64>,
+    pub(super) unopened: bool,
     pub(super) names: Vec<String>,
     /// The listing fails behind its last name.
     pub(super) listing_error: bool,
@@ -76,6 +77,7 @@ impl Default for Fake {
             link: b"target".to_vec(),
             lock_taken: false,
             locks: Mutex::default(),
+            unopened: false,
             names: vec![".".into(), "..".into(), "one".into(), "four".into()],
             listing_error: false,
         }
@@ -132,6 +134,12 @@ impl Export for Fake {
         false
     }
     fn set_watcher(&self, _watcher: Arc<dyn Watcher>) {}
+    fn begin_unopened(&self) -> bool {
+        self.unopened
+    }
+    fn leave_unopened(&self, handle: HandleId) {
+        self.calls.lock().unwrap().push(format!("leave_unopened {}", self.handles.lock().unwrap().remove(&handle.0)));
+    }
     fn reset(&self) {
         self.calls.lock().unwrap().push("reset".into());
         self.nodes.lock().unwrap().clear();

@@ -12,7 +12,7 @@ const OFFERED_7_38: u64 = 0x7fff_ffff | 0xb_0000_0000;
 
 fn agree(minor: u32, offered: u64, config: Config, features: Features, policy: CachePolicy) -> crate::Negotiated {
     let request = InitRequest { major: 7, minor, max_readahead: 131_072, flags: InitFlags::from_bits_retain(offered) };
-    init::negotiate(&Ours { config: &config, features, policy, passthrough: false }, &request).unwrap().unwrap()
+    init::negotiate(&Ours { config: &config, features, policy, passthrough: false, unopened: &|| false }, &request).unwrap().unwrap()
 }
 
 const ALWAYS: InitFlags = InitFlags::ASYNC_READ
@@ -71,7 +71,7 @@ fn each_ability_brings_its_flags() {
     let with_passthrough = |policy, transport| {
         let config = Config::new(transport);
         let request = InitRequest { major: 7, minor: 45, max_readahead: 0, flags: InitFlags::from_bits_retain(OFFERED_7_45) };
-        init::negotiate(&Ours { config: &config, features: none, policy, passthrough: true }, &request)
+        init::negotiate(&Ours { config: &config, features: none, policy, passthrough: true, unopened: &|| true }, &request)
             .unwrap()
             .unwrap()
             .flags
@@ -81,6 +81,42 @@ fn each_ability_brings_its_flags() {
     let writeback = CachePolicy { writeback: true, ..policy };
     assert_eq!(with_passthrough(writeback, TransportKind::DevFuse), InitFlags::WRITEBACK_CACHE, "the two exclude each other");
     assert_eq!(with_passthrough(policy, TransportKind::Virtio), InitFlags::empty(), "a guest has no files of ours");
+}
+
+#[test]
+fn a_kernel_does_without_open_where_nothing_is_against_it() {
+    let exclusive = CachePolicy { exclusive: true, listings: true, ..CachePolicy::NONE };
+    let config = Config::new(TransportKind::DevFuse);
+    let none = Features::default();
+    let asked = std::cell::Cell::new(0);
+    let agreed = |offered, config, features, policy, passthrough, can| {
+        let request = InitRequest { major: 7, minor: 45, max_readahead: 0, flags: InitFlags::from_bits_retain(offered) };
+        let unopened = || {
+            asked.set(asked.get() + 1);
+            can
+        };
+        let flags = init::negotiate(&Ours { config: &config, features, policy, passthrough, unopened: &unopened }, &request);
+        let flags = flags.unwrap().unwrap().flags & init::UNOPENED;
+        assert!(flags.is_empty() || flags == init::UNOPENED, "both or neither");
+        !flags.is_empty()
+    };
+    for transport in [TransportKind::DevFuse, TransportKind::Virtio] {
+        assert!(agreed(OFFERED_7_45, Config::new(transport), none, exclusive, false, true));
+    }
+    assert!(agreed(OFFERED_7_31, config, none, exclusive, false, true), "5.4 offers it");
+    assert!(agreed(OFFERED_7_45, Config::new(TransportKind::Virtio), none, exclusive, true, true), "a guest has no files of ours");
+    assert!(!agreed(OFFERED_7_45, config, none, exclusive, false, false), "the export cannot");
+    asked.set(0);
+    assert!(!agreed(OFFERED_7_45, config, none, exclusive, true, true), "files are handed over when they are opened");
+    assert!(!agreed(OFFERED_7_45, config, none, CachePolicy { exclusive: false, ..exclusive }, false, true));
+    assert!(!agreed(OFFERED_7_45, config, none, CachePolicy { writeback: true, ..exclusive }, false, true));
+    assert!(!agreed(OFFERED_7_45, config, Features { locks: true, ..none }, exclusive, false, true));
+    assert!(!agreed(OFFERED_7_45, Config { flush_on_close: true, ..config }, none, exclusive, false, true));
+    assert!(!agreed(OFFERED_7_45, Config { may_not_open: false, ..config }, none, exclusive, false, true), "the kernel is not to");
+    for flag in [InitFlags::NO_OPEN_SUPPORT, InitFlags::NO_OPENDIR_SUPPORT] {
+        assert!(!agreed(OFFERED_7_45 & !flag.bits(), config, none, exclusive, false, true));
+    }
+    assert_eq!(asked.get(), 0, "an export that is asked acts upon it");
 }
 
 #[test]
