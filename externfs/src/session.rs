@@ -347,7 +347,7 @@ impl<F: ExternFs> Session<F> {
 
     fn remove(&self, caller: &Caller, parent: NodeId, name: Name<'_>, directory: bool) -> Result<()> {
         let parent = self.writable_directory(parent, name)?;
-        let known = self.known_child(&parent, name)?;
+        let known = self.with_spare_handles(|| self.known_child(&parent, name))?;
         self.with_spare_handles(|| {
             let child = Child { name, node: known.as_ref().map(|entry| &entry.node) };
             self.fs().remove(caller, &parent.node, child, directory)

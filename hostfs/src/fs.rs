@@ -220,7 +220,7 @@ impl ExternFs for HostFs {
     }
 
     fn child_key(&self, parent: &Arc<Inode>, name: Name<'_>) -> Result<NodeKey> {
-        let dir = self.dir(parent)?;
+        let dir = self.when_still(|| self.dir(parent))?;
         Ok(self.find(dir.as_fd(), &c_name(name)?)?.key())
     }
 
@@ -248,6 +248,7 @@ impl ExternFs for HostFs {
             let place = known.place();
             place.parent.clone().map(|parent| (parent, place.name.clone()))
         };
+        let _still = is_lost.then(|| self.await_moves(&parent));
         // This look-up may have been overtaken by a rename or a removal. The
         // place that is known stays while it is right; it is right to have
         // either if the file has two names.

@@ -319,7 +319,10 @@ impl HostFs {
     /// `node` has moved, unless it is remembered under another of its names,
     /// which is still right. One that had lost its name has one again.
     fn move_place(&self, node: &Node, from: &Node, from_name: &CStr, to: &Node, to_name: &CString) {
-        let is_lost = node.place().pin().is_some();
+        let is_lost = {
+            let place = node.place();
+            place.pin().is_some() || place.parent.is_none()
+        };
         node.no_longer_at(from, from_name);
         if is_lost || node.is_at(from, from_name) {
             self.settle(node, to.clone(), to_name.as_c_str());

@@ -2,11 +2,10 @@
 //! whoever has it open can go on asking. [`Pins`] bounds how many there are;
 //! the oldest goes first, and its inode answers ESTALE from then on. Where a
 //! kernel opens nothing ([`externfs::ExternFs::begin_unopened`]) a file may be in use for
-//! as long as it is remembered: then none of a file goes, and there is an end to
-//! how many can be removed that somebody remembers.
+//! as long as it is remembered: then that of a file without any other name stays, and
+//! there is an end to how many can be removed that somebody remembers.
 
 use crate::node::Inode;
-use externfs::Errno;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,6 +41,8 @@ pub(crate) struct Pins {
 #[derive(Default)]
 pub(crate) struct Evicted {
     _pins: Vec<Let>,
+    /// Inodes that were looked at and stay; somebody else may have let go of them.
+    _passed: Vec<Arc<Inode>>,
 }
 
 /// A pin, the directory that the inode was in, and the inode.
@@ -81,13 +82,13 @@ impl Pins {
     /// As [`Pins::pin`], for good.
     ///
     /// # Errors
-    /// ENFILE if there are as many as may be.
-    pub(crate) fn keep(&self, node: &Arc<Inode>, fd: OwnedFd) -> Result<(), Errno> {
-        let others = self.kept.fetch_add(1, Ordering::Relaxed);
-        let pin = Arc::new(Pin { fd, count: self.kept.clone() });
-        if others >= self.kept_max.load(Ordering::Relaxed) {
-            return Err(Errno::ENFILE);
+    /// The descriptor, if there are as many as may be.
+    pub(crate) fn keep(&self, node: &Arc<Inode>, fd: OwnedFd) -> Result<(), OwnedFd> {
+        if self.kept.fetch_add(1, Ordering::Relaxed) >= self.kept_max.load(Ordering::Relaxed) {
+            self.kept.fetch_sub(1, Ordering::Relaxed);
+            return Err(fd);
         }
+        let pin = Arc::new(Pin { fd, count: self.kept.clone() });
         let before = node.place().set_pin(Some(pin));
         drop(before);
         Ok(())
@@ -100,7 +101,7 @@ impl Pins {
         let pin = Arc::new(Pin { fd, count: self.count.clone() });
         let before = node.place().set_pin(Some(pin));
         drop(before);
-        let mut evicted = Vec::new();
+        let (mut evicted, mut passed) = (Vec::new(), Vec::new());
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.push_back(Arc::downgrade(node));
         while self.count.load(Ordering::Relaxed) - evicted.len() > self.max {
@@ -108,6 +109,8 @@ impl Pins {
             let Some(oldest) = oldest.upgrade() else { continue };
             let mut place = oldest.place();
             if place.pin().is_some_and(|pin| self.is_kept(pin)) {
+                drop(place);
+                passed.push(oldest);
                 continue;
             }
             if let Some(pin) = place.set_pin(None) {
@@ -121,7 +124,7 @@ impl Pins {
         if queue.len() > 2 * self.max {
             queue.retain(|weak| weak.upgrade().is_some_and(|node| node.place().pin().is_some()));
         }
-        Evicted { _pins: evicted }
+        Evicted { _pins: evicted, _passed: passed }
     }
 }
 

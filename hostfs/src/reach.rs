@@ -265,7 +265,7 @@ impl HostFs {
     ///
     /// # Errors
     /// Where kernels open nothing, that a file cannot be held: EMFILE, ENFILE.
-    pub(crate) fn pin_before_removal(&self, node: &Arc<Inode>, parent: &Inode, dir: &DirFd, name: &CStr) -> Result<Option<Evicted>> {
+    pub(crate) fn pin_before_removal(&self, node: &Arc<Inode>, parent: &Arc<Inode>, dir: &DirFd, name: &CStr) -> Result<Option<Evicted>> {
         let keep = self.pins.keeps_files() && node.kind() == FileKind::Regular;
         // Where it must not be lost, a place that was noted wrongly does not count.
         if !node.is_at(parent, name) && !keep {
@@ -284,23 +284,33 @@ impl HostFs {
                 return Ok(None);
             }
             let is_held = node.place().pin().is_some();
-            self.pins.keep(node, self.held_open(node, fd))?;
+            self.pins.keep(node, self.held_open(node, fd)).map_err(|_| Errno::ENFILE)?;
             // What was held before goes on being held should the name stay.
             return Ok((!is_held).then(Evicted::default));
         }
-        if keep && (!node.is_at(parent, name) || self.goes_by_another(node, (parent, name))) {
+        if !keep {
+            return Ok(Some(self.pins.pin(node, fd)));
+        }
+        // It has other names. While they are known it need not be held; if they are
+        // not, and too many are held, it may have to be looked up by one of them.
+        if !node.is_at(parent, name) || self.goes_by_another(node, (parent, name)) || self.pins.keeps(node) {
             return Ok(None);
         }
-        Ok(Some(self.pins.pin(node, fd)))
+        Ok(Some(match self.pins.keep(node, fd) {
+            Ok(()) => Evicted::default(),
+            Err(fd) => self.pins.pin(node, fd),
+        }))
     }
 
     /// Has `node`, whose noted name `gone` goes, noted by another that it is known to
     /// have. False if there is none.
-    fn goes_by_another(&self, node: &Arc<Inode>, gone: (&Inode, &CStr)) -> bool {
+    fn goes_by_another(&self, node: &Arc<Inode>, gone: (&Arc<Inode>, &CStr)) -> bool {
         while let Some((parent, name)) = node.take_other() {
             let is_gone = *name == *gone.1 && parent.key() == gone.0.key();
             if !is_gone && self.leads_to(node, &parent, &name) {
                 self.settle(node, parent, name);
+                // Until it is surely gone.
+                node.also_at(gone.0, gone.1);
                 return true;
             }
         }
@@ -327,6 +337,7 @@ impl HostFs {
             return Ok(());
         }
         let held = self.with_spare_fds(|| self.jail.reopen_unchecked(file, OFlags::PATH));
-        Ok(self.pins.keep(node, held.map_err(fault("holding a file without a name"))?)?)
+        let held = held.map_err(fault("holding a file without a name"))?;
+        self.pins.keep(node, held).map_err(|_| Errno::ENFILE.into())
     }
 }

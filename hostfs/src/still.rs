@@ -11,8 +11,8 @@
 //!
 //! A call may be slow, and the locks are held meanwhile. So nobody waits in order
 //! to go by a name: while names move, the descriptor way is taken, which is always
-//! right; only who finds nothing by it waits until they hold still
-//! ([`HostFs::when_still`]). And only names on the export's own file system are gone by, so that one
+//! right; only who finds nothing by it, or finds again what has lost its name, waits until
+//! they hold still ([`HostFs::when_still`]). And only names on the export's own file system are gone by, so that one
 //! that hangs below it (a network's) keeps nobody else from renaming.
 
 use crate::HostFs;
@@ -24,7 +24,7 @@ use crate::reach::Spot;
 use externfs::{Errno, Result};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard, TryLockError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 const SHARDS: usize = 64;
 
@@ -75,6 +75,13 @@ impl HostFs {
             }
             (answer, _) => answer,
         }
+    }
+
+    /// Waits until no name in `dir` is being taken away, and keeps it so. For who would
+    /// let go of what a removal holds because its name still leads there.
+    pub(crate) fn await_moves(&self, dir: &Inode) -> Option<RwLockReadGuard<'_, ()>> {
+        let still = self.still.as_ref()?;
+        Some(still.0[shard(dir)].read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Calls `act` with the name of `node` and what the host says of it, while

@@ -245,8 +245,8 @@ impl<F: ExternFs> Export for Session<F> {
         span!("rename", from = from, to = to, flags = flags);
         let from_dir = self.writable_directory(from.0, from.1)?;
         let to_dir = self.writable_directory(to.0, to.1)?;
-        let moved = self.known_child(&from_dir, from.1)?;
-        let replaced = self.known_child(&to_dir, to.1)?;
+        let moved = self.with_spare_handles(|| self.known_child(&from_dir, from.1))?;
+        let replaced = self.with_spare_handles(|| self.known_child(&to_dir, to.1))?;
         self.with_spare_handles(|| {
             let from = Child { name: from.1, node: moved.as_ref().map(|entry| &entry.node) };
             let to = Child { name: to.1, node: replaced.as_ref().map(|entry| &entry.node) };
