@@ -191,12 +191,17 @@ impl<F: ExternFs> Session<F> {
     fn with_spare_handles<T>(&self, act: impl Fn() -> Result<T>) -> Result<T> {
         match act() {
             Err(error) if matches!(error.errno(), Errno::EMFILE | Errno::ENFILE) && self.opens_nothing.load(Ordering::Relaxed) => {
-                self.unopened_files.clear();
-                self.unopened_dirs.clear();
+                self.close_unopened();
                 act()
             }
             answer => answer,
         }
+    }
+
+    /// Closes all that is open on the kernel's behalf.
+    fn close_unopened(&self) {
+        self.unopened_files.clear();
+        self.unopened_dirs.clear();
     }
 
     /// A node that is a file to be opened.

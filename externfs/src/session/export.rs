@@ -68,8 +68,7 @@ impl<F: ExternFs> Export for Session<F> {
 
     fn reset(&self) {
         self.opens_nothing.store(false, Ordering::Relaxed);
-        self.unopened_files.clear();
-        self.unopened_dirs.clear();
+        self.close_unopened();
         self.files.clear();
         self.dirs.clear();
         self.lookups.clear();
@@ -307,8 +306,7 @@ impl<F: ExternFs> Export for Session<F> {
         match self.fs().read(&open.file, offset, size, sink) {
             // One that is opened late, with its first READ.
             Err(error) if error.errno() == Errno::EMFILE && self.unopened_node(handle).is_some() => {
-                self.unopened_files.clear();
-                self.unopened_dirs.clear();
+                self.close_unopened();
                 self.fs().read(&open.file, offset, size, sink)
             }
             answer => answer,

@@ -168,12 +168,6 @@ pub(crate) struct Ours<'a> {
 /// What a kernel offers that can do without OPEN and OPENDIR.
 pub(crate) const UNOPENED: InitFlags = InitFlags::NO_OPEN_SUPPORT.union(InitFlags::NO_OPENDIR_SUPPORT);
 
-impl std::fmt::Debug for Ours<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ours").field("config", self.config).field("features", &self.features).finish_non_exhaustive()
-    }
-}
-
 /// The flags to ask for where a kernel offers them: the table above.
 fn wanted(ours: &Ours<'_>) -> InitFlags {
     let Ours { config, features, policy, passthrough, .. } = *ours;
